@@ -1,0 +1,1 @@
+//! What the Godot extension and the watchdog agree on byte for byte.

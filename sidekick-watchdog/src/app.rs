@@ -1,0 +1,1 @@
+//! Wires the parts; the only file that knows them all.

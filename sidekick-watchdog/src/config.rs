@@ -1,0 +1,1 @@
+//! `sidekick.toml`, environment and flags.

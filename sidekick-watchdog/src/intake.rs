@@ -1,0 +1,1 @@
+//! Takes frames out of the ring and forms slabs.

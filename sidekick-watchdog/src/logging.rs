@@ -1,0 +1,1 @@
+//! The watchdog's own log.

@@ -1,0 +1,1 @@
+//! The seam behind which every system call of the watchdog lies.

@@ -1,0 +1,17 @@
+//! Where a record stands in the committed log.
+
+use serde::{Deserialize, Serialize};
+
+/// A record's place: the log entry that holds its slab, and its number inside that slab (from 0).
+///
+/// Positions order as records were committed. They are unique within a group (which has a UUID, see
+/// [`crate::store`]) and are never used again, so a backend may remember them.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Position {
+    /// Index of the log entry.
+    pub index: u64,
+    /// Number of the frame, counted over all slabs of the entry in their order, from 0.
+    pub item: u32,
+}

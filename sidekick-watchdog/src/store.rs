@@ -1,0 +1,1 @@
+//! The replicated store: commits slabs to a fsynced log.

@@ -1,0 +1,1 @@
+//! Launches, watches, relaunches and adopts the engine.
