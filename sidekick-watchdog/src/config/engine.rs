@@ -1,0 +1,98 @@
+//! `[engine]`: what is launched and when it is launched again.
+
+use std::path::PathBuf;
+
+use super::reader::{Pass, any, between};
+use super::value::{HiddenMap, keywords};
+
+keywords! {
+    /// After which ends of the engine it is launched again.
+    pub enum RestartPolicy {
+        /// After every end but a clean one with a success exit code.
+        OnFailure = "on-failure",
+        /// After every end.
+        Always = "always",
+        /// After none: the watchdog drains, uploads and ends with it.
+        Never = "never",
+    }
+}
+
+/// What is launched and when it is launched again.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Program and arguments; empty when not configured (`run` refuses that).
+    pub command: Vec<String>,
+    /// The engine's working directory; the watchdog's own when `None`.
+    pub working_dir: Option<PathBuf>,
+    /// Environment variables added to the watchdog's own.
+    pub env: HiddenMap,
+    /// When it is launched again.
+    pub restart: RestartPolicy,
+    /// Exit codes that count as a clean end.
+    pub success_exit_codes: Vec<i32>,
+}
+
+impl EngineConfig {
+    pub(super) fn read(pass: &mut Pass<'_>) -> Self {
+        let mut section = pass.section("engine");
+        let command = section
+            .optional(
+                "command",
+                "[\"godot\", \"--headless\", \"--path\", \".\"]",
+                "The engine and its arguments. What follows `--` on the command line replaces it.",
+                |command: &Vec<String>| match command.first() {
+                    Some(program) if !program.is_empty() => Ok(()),
+                    _ => Err("must name a program first".into()),
+                },
+            )
+            .unwrap_or_default();
+        let working_dir = section.optional_path(
+            "working_dir",
+            "\".\"",
+            "The engine's working directory; without it, the watchdog's own.",
+        );
+        let env = section.get(
+            "env",
+            HiddenMap::default(),
+            "Environment variables for the engine, added to the watchdog's own.",
+            |env: &HiddenMap| check_env(env),
+        );
+        let restart = section.get(
+            "restart",
+            RestartPolicy::OnFailure,
+            "When the engine is launched again: \"on-failure\", \"always\" or \"never\".",
+            any,
+        );
+        let success_exit_codes = section.get(
+            "success_exit_codes",
+            vec![0],
+            "Exit codes that count as a clean end for \"on-failure\".",
+            |codes: &Vec<i32>| codes.iter().try_for_each(between(0, 255)),
+        );
+        section.later("log_lines_kept", "crash reports with log lines");
+        section.later("standby", "warm standby");
+        section.later("project_dir", "finding the project by itself");
+        section.finish();
+        Self {
+            command,
+            working_dir,
+            env,
+            restart,
+            success_exit_codes,
+        }
+    }
+}
+
+fn check_env(env: &HiddenMap) -> Result<(), String> {
+    for name in env.0.keys() {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(format!("has {name:?}, which cannot be a variable's name"));
+        }
+        if name.starts_with("SIDEKICK_") {
+            return Err(format!(
+                "sets {name}: variables that start with SIDEKICK_ are set by the watchdog itself"
+            ));
+        }
+    }
+    Ok(())
+}

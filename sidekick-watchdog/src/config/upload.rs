@@ -1,0 +1,303 @@
+//! `[upload]`, `[upload.http]`, `[upload.file]`: where records go and in which batches.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use super::reader::{Pass, any, between};
+use super::secret;
+use super::value::{DURATION_MAX, HiddenMap, Size, keywords};
+
+keywords! {
+    /// A place that records are uploaded to.
+    pub enum SinkKind {
+        /// NDJSON files in a folder.
+        File = "file",
+        /// `POST` to a backend.
+        Http = "http",
+        /// Rows of a table; not in this version.
+        Postgres = "postgres",
+    }
+}
+
+keywords! {
+    /// How an upload's body is compressed.
+    pub enum Compression {
+        /// gzip, understood everywhere.
+        Gzip = "gzip",
+        /// Zstandard: smaller and faster.
+        Zstd = "zstd",
+        /// Not at all.
+        None = "none",
+    }
+}
+
+/// Where records go and in which batches.
+#[derive(Clone, Debug)]
+pub struct UploadConfig {
+    /// The sinks in use; empty: nothing is uploaded and records count as uploaded once committed.
+    pub sinks: Vec<SinkKind>,
+    /// A batch is cut at this many records,
+    pub batch_records_max: u32,
+    /// or at this many bytes before compression,
+    pub batch_bytes_max: u64,
+    /// or when its oldest record has waited this long.
+    pub batch_age_max: Duration,
+    /// How HTTP bodies are compressed; files are never compressed, so that they can be resumed by truncating.
+    pub compression: Compression,
+    /// The wait after the first failed try.
+    pub retry_first: Duration,
+    /// The longest wait between two tries.
+    pub retry_max: Duration,
+    /// Batches under way at once over all lanes of a sink.
+    pub concurrency_max: u32,
+    /// `[upload.http]`; set when `sinks` has `"http"`.
+    pub http: Option<HttpSinkConfig>,
+    /// `[upload.file]`.
+    pub file: FileSinkConfig,
+}
+
+/// `[upload.http]`: the backend.
+#[derive(Clone, Debug)]
+pub struct HttpSinkConfig {
+    /// Where batches are sent by `POST`, `http` or `https`.
+    pub url: Url,
+    /// Headers added to each request.
+    pub headers: HiddenMap,
+    /// A file whose content is sent as `Authorization: Bearer …`; read anew for each connection attempt.
+    pub token_file: Option<PathBuf>,
+    /// The longest that one request may take.
+    pub timeout: Duration,
+}
+
+/// `[upload.file]`: NDJSON files.
+#[derive(Clone, Debug)]
+pub struct FileSinkConfig {
+    /// The folder; `<data_dir>/uploads` when `None` in the file.
+    pub dir: PathBuf,
+    /// A file is finished and the next one begun at this many bytes.
+    pub rotate_bytes: u64,
+}
+
+impl UploadConfig {
+    pub(super) fn read(pass: &mut Pass<'_>, data_dir: &std::path::Path) -> Self {
+        let mut section = pass.section("upload");
+        section.subsection("http");
+        section.subsection("file");
+        section.later("postgres", "the PostgreSQL sink");
+        let sinks = section.get(
+            "sinks",
+            vec![SinkKind::File],
+            "Where records go: any of \"file\" and \"http\"; [] keeps nothing to upload.",
+            |sinks: &Vec<SinkKind>| check_sinks(sinks),
+        );
+        let batch_records_max = section.get(
+            "batch_max_records",
+            5000,
+            "A batch is cut at this many records,",
+            between(1, 100_000),
+        );
+        let batch_bytes_max = section.get(
+            "batch_max_bytes",
+            Size(1 << 20),
+            "or at this size before compression (one record is always sent, however large),",
+            between(Size(4 << 10), Size(64 << 20)),
+        );
+        let batch_age_max = section.get(
+            "batch_max_age",
+            Duration::from_secs(1),
+            "or when its oldest record has waited this long.",
+            between(Duration::ZERO, Duration::from_secs(3600)),
+        );
+        let compression = section.get(
+            "compression",
+            Compression::Gzip,
+            "Compression of HTTP bodies: \"gzip\", \"zstd\" or \"none\". Files are never compressed.",
+            any,
+        );
+        let retry_first = section.get(
+            "retry_first",
+            Duration::from_millis(250),
+            "Wait after the first failed try; it doubles, with jitter, up to retry_max.",
+            between(Duration::from_millis(1), DURATION_MAX),
+        );
+        let retry_max = section.get(
+            "retry_max",
+            Duration::from_secs(60),
+            "The longest wait between two tries; trying never ends.",
+            between(Duration::from_millis(1), DURATION_MAX),
+        );
+        let concurrency_max = section.get(
+            "concurrency_max",
+            4,
+            "Batches under way at once.",
+            between(1, 64),
+        );
+        section.finish();
+        if retry_first > retry_max {
+            pass.complain(
+                "upload.retry_first",
+                format!("is {retry_first:?}, longer than upload.retry_max ({retry_max:?})"),
+            );
+        }
+        Self {
+            http: HttpSinkConfig::read(pass, &sinks),
+            file: FileSinkConfig::read(pass, data_dir),
+            sinks,
+            batch_records_max,
+            batch_bytes_max: batch_bytes_max.0,
+            batch_age_max,
+            compression,
+            retry_first,
+            retry_max,
+            concurrency_max,
+        }
+    }
+}
+
+impl HttpSinkConfig {
+    fn read(pass: &mut Pass<'_>, sinks: &[SinkKind]) -> Option<Self> {
+        let mut section = pass.section("upload.http");
+        let url: Option<String> = section.optional(
+            "url",
+            "\"https://backend.example/ingest\"",
+            "Where batches are sent by POST.",
+            |url: &String| parse_url(url).map(drop),
+        );
+        let headers = section.get(
+            "headers",
+            HiddenMap::default(),
+            "Headers added to each request.",
+            |headers: &HiddenMap| check_headers(headers),
+        );
+        let token_file = section.optional_path(
+            "token_file",
+            "\"/run/secrets/sidekick-token\"",
+            "File with the token sent as \"Authorization: Bearer ...\".",
+        );
+        let timeout = section.get(
+            "timeout",
+            Duration::from_secs(30),
+            "The longest that one request may take.",
+            between(Duration::from_millis(100), Duration::from_secs(3600)),
+        );
+        section.later("tls", "TLS settings; the system's trusted roots are used");
+        section.finish();
+        let wanted = sinks.contains(&SinkKind::Http);
+        let written = pass.has_section("upload.http");
+        if let Some(Err(why)) = token_file.as_deref().map(secret::check_file) {
+            pass.complain("upload.http.token_file", why);
+        }
+        let url = url.and_then(|url| parse_url(&url).ok());
+        match url {
+            Some(url) if wanted => Some(Self {
+                url,
+                headers,
+                token_file,
+                timeout,
+            }),
+            None if wanted => {
+                let given = pass.complaints.iter().any(|c| c.key == "upload.http.url");
+                if !given {
+                    pass.complain(
+                        "upload.sinks",
+                        "has \"http\", but upload.http.url is not set; add [upload.http] url = \"https://…\"",
+                    );
+                }
+                None
+            }
+            _ => {
+                if written {
+                    pass.warnings.push(
+                        "[upload.http] is set but not used: upload.sinks does not have \"http\""
+                            .into(),
+                    );
+                }
+                None
+            }
+        }
+    }
+}
+
+impl FileSinkConfig {
+    fn read(pass: &mut Pass<'_>, data_dir: &std::path::Path) -> Self {
+        let mut section = pass.section("upload.file");
+        let dir = section.optional_path(
+            "dir",
+            "\"sidekick-data/uploads\"",
+            "Folder of the NDJSON files; without it, \"uploads\" in data_dir.",
+        );
+        let rotate = section.get(
+            "rotate_bytes",
+            Size(64 << 20),
+            "A file is finished and the next one begun at this size.",
+            between(Size(64 << 10), Size(1 << 40)),
+        );
+        section.finish();
+        Self {
+            dir: dir.unwrap_or_else(|| data_dir.join("uploads")),
+            rotate_bytes: rotate.0,
+        }
+    }
+}
+
+fn check_sinks(sinks: &[SinkKind]) -> Result<(), String> {
+    for (at, sink) in sinks.iter().enumerate() {
+        if *sink == SinkKind::Postgres {
+            return Err("has \"postgres\", which is not available in this version; \
+                        use \"http\" or \"file\""
+                .into());
+        }
+        if sinks[..at].contains(sink) {
+            return Err(format!("has {:?} twice", sink.word()));
+        }
+    }
+    Ok(())
+}
+
+fn parse_url(text: &str) -> Result<Url, String> {
+    // The text itself may hold a password: it is never repeated in a complaint.
+    let url = Url::parse(text)
+        .map_err(|error| format!("is not a URL ({error}); write \"https://host/path\""))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!(
+            "has the scheme {:?}: must be http or https",
+            url.scheme()
+        ));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user name or password; put the secret into token_file".into());
+    }
+    Ok(url)
+}
+
+fn check_headers(headers: &HiddenMap) -> Result<(), String> {
+    /// Headers that the sink sets itself.
+    const OURS: &[&str] = &[
+        "content-type",
+        "content-encoding",
+        "content-length",
+        "idempotency-key",
+        "host",
+        "transfer-encoding",
+    ];
+    for (name, value) in &headers.0 {
+        let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if name.is_empty() || !name.chars().all(is_token) {
+            return Err(format!("has {name:?}, which cannot be a header's name"));
+        }
+        if !value.bytes().all(|b| b == b'\t' || (32..127).contains(&b)) {
+            return Err(format!(
+                "has characters in {name:?} that a header cannot carry"
+            ));
+        }
+        if name.eq_ignore_ascii_case("authorization") {
+            return Err("has \"Authorization\"; put the token into token_file".into());
+        }
+        if OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
+            return Err(format!("has {name:?}, which Sidekick sets itself"));
+        }
+    }
+    Ok(())
+}
