@@ -1,5 +1,22 @@
-//! The harness of the end-to-end tests: engines, receivers, directories, ports.
+//! The harness of the end-to-end tests: engines, watchdogs, receivers, folders, ports.
 //!
+//! Nothing here is mocked: a test starts the real programs, disturbs them, and looks at what came out.
+//! Harness functions panic with a sentence when the surroundings fail them, as assertions do.
+//!
+//! # Layout
+//! - [`claims`]: declares tests that need a Godot, ignored with the reason where there is none.
 //! - [`godot`]: finds a real Godot, or unpacks one into a cache folder.
+//! - [`build`]: builds the extension and the watchdog, once a process.
+//! - [`project`]: a Godot project made for one test, and the engine that runs it.
+//! - [`watchdog`]: a watchdog with its own folders, and everything that it started.
+//! - [`receiver`]: an HTTP backend with faults on demand; [`ledger`] is what it took.
+//! - [`folders`], [`ports`], [`process`], [`wait`]: what a test needs of the system, given back at its end.
 
+pub mod build;
+pub mod claims;
+pub mod folders;
 pub mod godot;
+pub mod ports;
+pub mod process;
+pub mod project;
+pub mod wait;

@@ -1,0 +1,222 @@
+//! Builds the extension and the watchdog and hands out their paths; each is built once a process.
+//!
+//! `cargo test` builds neither the cdylib's nor the binary's final file for another package, so the harness
+//! asks cargo itself. What it builds is copied beside, so that a later build with other features of the same
+//! library cannot change what a running test uses.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::Value;
+
+use crate::folders::repository;
+
+/// How a program is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Profile {
+    /// Unoptimized, with overflow checks and F1 help: what the engine's debug builds load.
+    Debug,
+    /// Optimized: what the engine's release templates load, and what is measured.
+    Release,
+    /// What ships: small, stripped, with link-time optimization.
+    Dist,
+}
+
+impl Profile {
+    /// As cargo calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "dev",
+            Self::Release => "release",
+            Self::Dist => "dist",
+        }
+    }
+}
+
+/// What can be built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Artifact {
+    Extension,
+    Watchdog,
+}
+
+static BUILT: Mutex<Option<HashMap<(Artifact, Profile), PathBuf>>> = Mutex::new(None);
+
+/// The extension's library. The debug one has the F1 help in it, as the one that ships.
+///
+/// # Panics
+/// When it does not compile.
+pub fn extension(profile: Profile) -> PathBuf {
+    built(Artifact::Extension, profile)
+}
+
+/// The watchdog's executable. `HARNESS_WATCHDOG` names another one to test, such as a shipped one.
+///
+/// # Panics
+/// When it does not compile.
+pub fn watchdog(profile: Profile) -> PathBuf {
+    match std::env::var_os("HARNESS_WATCHDOG") {
+        Some(path) => PathBuf::from(path),
+        None => built(Artifact::Watchdog, profile),
+    }
+}
+
+/// Builds extension and watchdog and puts both where the addon looks for them: its folder `bin/`, under the
+/// names that `sidekick.gdextension` gives them. Returns that folder.
+///
+/// # Panics
+/// When something does not compile or cannot be written.
+pub fn install(profile: Profile) -> PathBuf {
+    let bin = repository().join("addons/sidekick/bin").join(platform());
+    let put = |from: &Path, name: &str| {
+        replace(from, &bin.join(name))
+            .unwrap_or_else(|error| panic!("cannot write {name} into {bin:?}: {error}"));
+    };
+    put(&extension(Profile::Debug), &library_name(Profile::Debug));
+    if profile != Profile::Debug {
+        put(&extension(profile), &library_name(profile));
+    }
+    put(&watchdog(profile), "sidekick-watchdog");
+    bin
+}
+
+/// The folder's name for this platform, as in `linux.x86_64`.
+pub fn platform() -> String {
+    let architecture = match std::env::consts::ARCH {
+        "aarch64" => "arm64", // as Godot calls it
+        other => other,
+    };
+    format!("{}.{architecture}", std::env::consts::OS)
+}
+
+/// The file name that `sidekick.gdextension` gives to the library.
+pub fn library_name(profile: Profile) -> String {
+    let kind = if profile == Profile::Debug {
+        ".debug"
+    } else {
+        ""
+    };
+    format!(
+        "{}sidekick{kind}{}",
+        std::env::consts::DLL_PREFIX,
+        std::env::consts::DLL_SUFFIX
+    )
+}
+
+fn built(artifact: Artifact, profile: Profile) -> PathBuf {
+    // Held while building: a second test of this process waits instead of building again.
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let paths = built.get_or_insert_default();
+    if let Some(path) = paths.get(&(artifact, profile)) {
+        return path.clone();
+    }
+    let output = compile(artifact, profile);
+    let name = output.file_name().unwrap_or_default().to_owned();
+    let kept = output.with_file_name("harness").join(name);
+    replace(&output, &kept)
+        .unwrap_or_else(|error| panic!("cannot copy {output:?} to {kept:?}: {error}"));
+    paths.insert((artifact, profile), kept.clone());
+    kept
+}
+
+fn compile(artifact: Artifact, profile: Profile) -> PathBuf {
+    let (package, target) = match artifact {
+        Artifact::Extension => ("sidekick-gdext", "sidekick_gdext"),
+        Artifact::Watchdog => ("sidekick-watchdog", "sidekick-watchdog"),
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(cargo);
+    command
+        .args([
+            "build",
+            "--quiet",
+            "--message-format",
+            "json-render-diagnostics",
+            "--package",
+            package,
+        ])
+        .args(["--profile", profile.name()])
+        .current_dir(repository())
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    if artifact == Artifact::Extension && profile == Profile::Debug {
+        command.args(["--features", "docs"]);
+    }
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run cargo: {error}"));
+    assert!(
+        output.status.success(),
+        "{package} does not compile ({})",
+        output.status
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    let files = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["reason"] == "compiler-artifact")
+        .filter(|message| message["target"]["name"] == target)
+        .filter_map(|message| message["filenames"].as_array().cloned())
+        .flatten();
+    let wanted = |path: &PathBuf| {
+        let extension = path.extension().unwrap_or_default();
+        match artifact {
+            Artifact::Extension => extension == std::env::consts::DLL_EXTENSION,
+            Artifact::Watchdog => extension == std::env::consts::EXE_EXTENSION,
+        }
+    };
+    files
+        .filter_map(|file| file.as_str().map(PathBuf::from))
+        .find(wanted)
+        .unwrap_or_else(|| panic!("cargo named no file of {package}"))
+}
+
+/// Copies by renaming: an engine that has the old file mapped goes on with the old one. Nothing is written
+/// when the two are the same, so that no engine reloads for nothing.
+fn replace(from: &Path, to: &Path) -> io::Result<()> {
+    if let (Ok(new), Ok(old)) = (fs::read(from), fs::read(to))
+        && new == old
+    {
+        return Ok(());
+    }
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let partial = to.with_extension(format!("{}.tmp", std::process::id()));
+    fs::copy(from, &partial)?;
+    fs::rename(&partial, to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_gdextension_file() {
+        if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+            assert_eq!(platform(), "linux.x86_64");
+            assert_eq!(library_name(Profile::Debug), "libsidekick.debug.so");
+            assert_eq!(library_name(Profile::Release), "libsidekick.so");
+        }
+    }
+
+    #[test]
+    fn an_equal_file_is_left_alone() {
+        let folder = crate::folders::Folder::new();
+        let (from, to) = (folder.join("from"), folder.join("deep/to"));
+        fs::write(&from, "one").unwrap();
+        replace(&from, &to).unwrap();
+        let before = fs::metadata(&to).unwrap().modified().unwrap();
+        replace(&from, &to).unwrap();
+        assert_eq!(fs::metadata(&to).unwrap().modified().unwrap(), before);
+        fs::write(&from, "two").unwrap();
+        replace(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"two");
+        assert_eq!(fs::read_dir(folder.join("deep")).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,86 @@
+//! Temporary folders with short paths, removed at the end of the test.
+//!
+//! `HARNESS_KEEP=1` keeps them and prints where they are.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+/// The repository's root.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or_else(|| Path::new("."))
+}
+
+/// A folder that goes away with this value.
+#[derive(Debug)]
+pub struct Folder(TempDir);
+
+impl Folder {
+    /// Makes a folder under the system's temporary folder. Its path is short: socket names have 108 bytes.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn new() -> Self {
+        Self::under(&env::temp_dir())
+    }
+
+    /// Makes a folder in memory, where the system has such a place: for what is mapped, not stored.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() {
+            Self::under(memory)
+        } else {
+            Self::new()
+        }
+    }
+
+    fn under(parent: &Path) -> Self {
+        let mut folder = tempfile::Builder::new()
+            .prefix("sk-")
+            .rand_bytes(6)
+            .tempdir_in(parent)
+            .unwrap_or_else(|error| panic!("cannot make a folder in {parent:?}: {error}"));
+        if env::var_os("HARNESS_KEEP").is_some() {
+            folder.disable_cleanup(true);
+            eprintln!("harness: keeping {:?}", folder.path());
+        }
+        Self(folder)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// The path of something inside.
+    pub fn join(&self, inside: impl AsRef<Path>) -> PathBuf {
+        self.0.path().join(inside)
+    }
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_short_and_goes_away() {
+        let folder = Folder::in_memory();
+        let path = folder.path().to_owned();
+        assert!(path.is_dir());
+        assert!(path.as_os_str().len() < 40, "{path:?}");
+        drop(folder);
+        assert!(!path.exists());
+    }
+}

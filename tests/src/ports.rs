@@ -1,0 +1,26 @@
+//! Ports that nobody uses. Prefer port 0 wherever the program tells which one it got.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+/// A loopback port that was free a moment ago. Another program may take it first, so a test that can must
+/// let the program choose.
+///
+/// # Panics
+/// When the system has none left.
+pub fn free() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free loopback port");
+    listener
+        .local_addr()
+        .expect("the address of a bound socket")
+        .port()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_free_port_can_be_listened_on() {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, free())).unwrap();
+    }
+}

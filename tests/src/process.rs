@@ -1,0 +1,289 @@
+//! Processes of a test: their lines, their end, and that none of them outlives it.
+//!
+//! Everything started here carries a token in its environment, which its own children inherit. At the end
+//! exactly the processes with the token are killed: engines of a watchdog that was itself killed are found so.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+
+use crate::wait;
+
+/// The variable that carries the token. Not called `SIDEKICK_…`: the programs under test read those.
+const TOKEN_VARIABLE: &str = "HARNESS_TOKEN";
+
+/// How long a killed process may take to be gone.
+const KILL_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A token of one test's processes; when it goes, they are killed.
+#[derive(Debug)]
+pub struct Token(String);
+
+impl Token {
+    /// A token that no other test has.
+    pub fn new() -> Self {
+        Self(format!("{}-{:016x}", std::process::id(), fastrand::u64(..)))
+    }
+
+    /// Makes `command` and everything that it starts belong to this token.
+    pub fn mark(&self, command: &mut Command) {
+        command.env(TOKEN_VARIABLE, &self.0);
+    }
+
+    /// The living processes that carry the token, zombies not among them.
+    pub fn processes(&self) -> Vec<u32> {
+        let wanted = format!("{TOKEN_VARIABLE}={}", self.0);
+        let Ok(entries) = fs::read_dir("/proc") else {
+            return Vec::new();
+        };
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|pid: &u32| carries(*pid, wanted.as_bytes()))
+            .collect()
+    }
+
+    /// Kills every process that carries the token and waits until all are gone.
+    pub fn kill_all(&self) {
+        let wanted = format!("{TOKEN_VARIABLE}={}", self.0);
+        let is_clear = wait::poll(KILL_TIME_MAX, || {
+            let living = self.processes();
+            for pid in &living {
+                let Some(pid_checked) = i32::try_from(*pid).ok().and_then(Pid::from_raw) else {
+                    continue;
+                };
+                // The handle is taken before the look, so a reused number cannot be hit.
+                if let Ok(handle) = pidfd_open(pid_checked, PidfdFlags::empty())
+                    && carries(*pid, wanted.as_bytes())
+                {
+                    let _ = pidfd_send_signal(&handle, Signal::KILL);
+                }
+            }
+            living.is_empty().then_some(())
+        });
+        if is_clear.is_none() {
+            eprintln!(
+                "harness: processes {:?} are still there after SIGKILL",
+                self.processes()
+            );
+        }
+    }
+}
+
+impl Default for Token {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        self.kill_all();
+    }
+}
+
+fn carries(pid: u32, wanted: &[u8]) -> bool {
+    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
+        environment
+            .split(|byte| *byte == 0)
+            .any(|entry| entry == wanted)
+    })
+}
+
+/// Lines that a process has written so far, in order of arrival over both of its outputs.
+#[derive(Debug, Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    /// A copy of all lines so far.
+    pub fn all(&self) -> Vec<String> {
+        self.lock().clone()
+    }
+
+    /// How many there are; lines from here on are those that come next.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// The first line for which `pick` gives something, from line number `from` on.
+    pub fn find<T>(&self, from: usize, pick: impl FnMut(&String) -> Option<T>) -> Option<T> {
+        self.lock().iter().skip(from).find_map(pick)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn collect(&self, from: impl Read + Send + 'static) {
+        let lines = self.clone();
+        thread::spawn(move || {
+            let mut reader = BufReader::new(from);
+            let mut line = Vec::new();
+            while reader
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|bytes| bytes > 0)
+            {
+                let text = String::from_utf8_lossy(&line);
+                lines
+                    .lock()
+                    .push(text.trim_end_matches(['\n', '\r']).to_owned());
+                line.clear();
+            }
+        });
+    }
+}
+
+/// A process that is killed and reaped when this value goes.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    status: Option<ExitStatus>,
+    /// What it has written so far.
+    pub lines: Lines,
+}
+
+impl Running {
+    /// Starts `command` with no input, without the `SIDEKICK_*` variables of the test's own surroundings.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn start(command: &mut Command) -> io::Result<Self> {
+        let set: Vec<_> = command
+            .get_envs()
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        for (name, _) in std::env::vars_os() {
+            if is_ours(&name) && !set.contains(&name) {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let lines = Lines::default();
+        if let Some(stdout) = child.stdout.take() {
+            lines.collect(stdout);
+        }
+        if let Some(stderr) = child.stderr.take() {
+            lines.collect(stderr);
+        }
+        Ok(Self {
+            child,
+            status: None,
+            lines,
+        })
+    }
+
+    /// Its process id. Not reused before this value goes.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has.
+    pub fn status(&mut self) -> Option<ExitStatus> {
+        if self.status.is_none() {
+            self.status = self.child.try_wait().unwrap_or_default();
+        }
+        self.status
+    }
+
+    /// Waits for its end; `None` when `deadline` passes first.
+    pub fn wait(&mut self, deadline: Duration) -> Option<ExitStatus> {
+        wait::poll(deadline, || self.status())
+    }
+
+    /// Sends a signal; nothing happens when it is dead already.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.status().is_none()
+            && let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw)
+        {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Kills it with SIGKILL and waits for its end.
+    pub fn kill(&mut self) {
+        if self.status().is_none() {
+            let _ = self.child.kill();
+            self.status = self.child.wait().ok();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn is_ours(name: &OsStr) -> bool {
+    name.to_str()
+        .is_some_and(|name| name.starts_with("SIDEKICK_"))
+}
+
+/// Sends a signal to a process that the test knows by number, such as an engine started by a watchdog.
+///
+/// # Panics
+/// When the process does not carry `token`: a test signals nothing that it did not start.
+#[track_caller]
+pub fn signal(token: &Token, pid: u32, signal: Signal) {
+    let handle = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let Some(handle) = handle else {
+        return; // gone
+    };
+    if !carries(pid, format!("{TOKEN_VARIABLE}={}", token.0).as_bytes()) {
+        assert!(
+            !token_is_readable(pid),
+            "process {pid} was not started by this test"
+        );
+        return;
+    }
+    let _ = pidfd_send_signal(handle, signal);
+}
+
+/// A zombie's environment reads as empty: it is dead, not foreign.
+fn token_is_readable(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| !environment.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shell starts a child in a session of its own and is killed; the child is found by its token.
+    #[test]
+    fn an_orphan_is_killed_with_its_token() {
+        let token = Token::new();
+        let mut command = Command::new("sh");
+        command.args(["-c", "setsid sleep 600 & echo $!; wait"]);
+        token.mark(&mut command);
+        let mut shell = Running::start(&mut command).unwrap();
+        let orphan: u32 = wait::until("the child's number", Duration::from_secs(10), || {
+            shell.lines.find(0, |line| line.parse().ok())
+        });
+        shell.kill();
+        wait::until("the child to be marked", Duration::from_secs(10), || {
+            token.processes().contains(&orphan).then_some(())
+        });
+        let other = Token::new();
+        assert!(other.processes().is_empty());
+        token.kill_all();
+        assert!(token.processes().is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "was not started by this test")]
+    fn a_foreign_process_is_not_signalled() {
+        signal(&Token::new(), std::process::id(), Signal::CONT);
+    }
+}
