@@ -1,1 +1,3 @@
 //! What the Godot extension and the watchdog agree on byte for byte.
+
+pub mod value;
