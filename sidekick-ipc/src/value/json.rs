@@ -172,7 +172,7 @@ impl Writer<'_, '_> {
         match token {
             // Containers never come here.
             Token::Nil | Token::Array { .. } | Token::Dictionary { .. } => {
-                out.extend_from_slice(b"null")
+                out.extend_from_slice(b"null");
             }
             Token::Bool(true) => out.extend_from_slice(b"true"),
             Token::Bool(false) => out.extend_from_slice(b"false"),
@@ -193,12 +193,12 @@ impl Writer<'_, '_> {
             }
             Token::Ints(_, bytes) | Token::PackedInt32(bytes) => {
                 list(out, bytes.as_chunks().0, |out, chunk| {
-                    int(out, i32::from_le_bytes(*chunk).into())
+                    int(out, i32::from_le_bytes(*chunk).into());
                 });
             }
             Token::PackedInt64(bytes) => {
                 list(out, bytes.as_chunks().0, |out, chunk| {
-                    int(out, i64::from_le_bytes(*chunk))
+                    int(out, i64::from_le_bytes(*chunk));
                 });
             }
             Token::Bytes(bytes) => {
@@ -225,9 +225,9 @@ fn list<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, write: impl Fn
 
 fn floats(out: &mut Vec<u8>, values: Floats<'_>) {
     if values.wide {
-        list(out, values.wide(), double)
+        list(out, values.wide(), double);
     } else {
-        list(out, values.narrow(), single)
+        list(out, values.narrow(), single);
     }
 }
 
