@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,9 @@ const TOKEN_VARIABLE: &str = "HARNESS_TOKEN";
 
 /// How long a killed process may take to be gone.
 const KILL_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long to wait for the last lines of a process whose pipes others hold open.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// A token of one test's processes; when it goes, they are killed.
 #[derive(Debug)]
@@ -97,7 +101,11 @@ fn carries(pid: u32, wanted: &[u8]) -> bool {
 
 /// Lines that a process has written so far, in order of arrival over both of its outputs.
 #[derive(Debug, Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<String>>>);
+pub struct Lines {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// How many pipes are still open.
+    readers: Arc<AtomicUsize>,
+}
 
 impl Lines {
     /// A copy of all lines so far.
@@ -116,10 +124,12 @@ impl Lines {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn collect(&self, from: impl Read + Send + 'static) {
+    fn collect(&self, from: impl Read + Send + 'static, also: Option<&Self>) {
+        let also = also.cloned();
+        self.readers.fetch_add(1, Ordering::Relaxed);
         let lines = self.clone();
         thread::spawn(move || {
             let mut reader = BufReader::new(from);
@@ -129,11 +139,15 @@ impl Lines {
                 .is_ok_and(|bytes| bytes > 0)
             {
                 let text = String::from_utf8_lossy(&line);
-                lines
-                    .lock()
-                    .push(text.trim_end_matches(['\n', '\r']).to_owned());
+                let text = text.trim_end_matches(['\n', '\r']).to_owned();
+                if let Some(also) = &also {
+                    also.lock().push(text.clone());
+                }
+                lines.lock().push(text);
                 line.clear();
             }
+            // SYNC: pairs with the Acquire load in `settled_lines`; all lines are in place by now.
+            lines.readers.fetch_sub(1, Ordering::Release);
         });
     }
 }
@@ -143,8 +157,10 @@ impl Lines {
 pub struct Running {
     child: Child,
     status: Option<ExitStatus>,
-    /// What it has written so far.
+    /// What it has written so far, on both outputs.
     pub lines: Lines,
+    /// What it has written so far on its standard output alone.
+    pub stdout: Lines,
 }
 
 impl Running {
@@ -168,16 +184,18 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()?;
         let lines = Lines::default();
+        let only_stdout = Lines::default();
         if let Some(stdout) = child.stdout.take() {
-            lines.collect(stdout);
+            lines.collect(stdout, Some(&only_stdout));
         }
         if let Some(stderr) = child.stderr.take() {
-            lines.collect(stderr);
+            lines.collect(stderr, None);
         }
         Ok(Self {
             child,
             status: None,
             lines,
+            stdout: only_stdout,
         })
     }
 
@@ -206,6 +224,15 @@ impl Running {
         {
             let _ = kill_process(pid, signal);
         }
+    }
+
+    /// All lines of a process that has ended. Its pipes may hold some that nobody has read yet, and a child
+    /// that it left behind may hold the pipes open, so this waits until no more come.
+    pub fn settled_lines(&self) -> Vec<String> {
+        wait::poll(SETTLE_TIME_MAX, || {
+            (self.lines.readers.load(Ordering::Acquire) == 0).then_some(())
+        });
+        self.lines.all()
     }
 
     /// Kills it with SIGKILL and waits for its end.

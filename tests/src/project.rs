@@ -292,18 +292,11 @@ impl Engine {
                 ));
             }
         };
-        // The pipes may hold lines that nobody has read yet: both end when all that hold them are gone.
+        // A child that the game left behind would hold the pipes open.
         self.token.kill_all();
-        let mut count = usize::MAX;
-        wait::poll(Duration::from_secs(2), || {
-            let now = self.running.lines.count();
-            let is_settled = now == count;
-            count = now;
-            is_settled.then_some(())
-        });
         Ok(Output {
             status,
-            lines: self.running.lines.all(),
+            lines: self.running.settled_lines(),
             took,
         })
     }
