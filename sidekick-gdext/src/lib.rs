@@ -1,8 +1,60 @@
 //! The Godot extension: the `Sidekick` singleton inside the engine.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `sidekick.rs` | the singleton's methods and signals as GDScript sees them; no logic |
+//! | `core.rs` | what lives as long as the library is loaded: mode, recorder, who supervises us |
+//! | `recorder.rs` | plain Rust: refusals, counting, pushing into the ring |
+//! | `encode.rs` | Godot's values to bytes |
+//! | `flush.rs` | the objects behind `await Sidekick.flush()` |
+//! | `frame.rs` | the hook after each frame: heartbeat, wake, control words to signals |
+//! | `quit.rs` | the watchdog's request to quit, and leaving cleanly |
+//! | `settings.rs` | Project Settings under `sidekick/` |
+//! | `clash.rs` | the warning of an autoload or `class_name` that hides the singleton |
+//!
+//! The engine calls in this order: `Scene` (classes are registered, the mode is decided, the ring is opened), `MainLoop`,
+//! one call per frame, and at the end `MainLoop` again, when every script still exists.
+
+mod clash;
+mod core;
+mod encode;
+mod flush;
+mod frame;
+mod quit;
+mod recorder;
+mod session;
+mod settings;
+mod sidekick;
+
+use godot::init::InitStage;
 use godot::prelude::*;
 
 struct SidekickExtension;
 
 // SAFETY: the macro's generated entry point is called by the engine once, as gdext documents.
-#[gdextension]
-unsafe impl ExtensionLibrary for SidekickExtension {}
+#[gdextension(entry_symbol = sidekick_init)]
+unsafe impl ExtensionLibrary for SidekickExtension {
+    fn on_stage_init(stage: InitStage) {
+        match stage {
+            InitStage::Scene => {
+                settings::register();
+                core::start();
+            }
+            InitStage::MainLoop if !godot::init::is_editor_hint() => {
+                clash::warn_of_shadowing();
+                core::say_mode();
+            }
+            _ => {}
+        }
+    }
+
+    fn on_main_loop_frame() {
+        frame::on_frame();
+    }
+
+    fn on_stage_deinit(stage: InitStage) {
+        if stage == InitStage::MainLoop {
+            quit::on_main_loop_end();
+        }
+    }
+}

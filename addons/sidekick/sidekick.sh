@@ -1,0 +1,185 @@
+#!/bin/sh
+# Starts a Godot server under Sidekick's watchdog.
+#
+# Finds the project around this addon and Godot, or runs an exported binary; repairs what an installation loses (the execute
+# bit, .godot/extension_list.cfg); then becomes the watchdog by exec, so that signals and the exit code are the watchdog's.
+set -eu
+
+usage() {
+	cat <<'USAGE'
+Starts a Godot server under Sidekick's watchdog: relaunched when it dies, its records kept and uploaded.
+
+usage: sidekick.sh [OPTIONS] [WATCHDOG OPTIONS] [-- GAME ARGUMENTS]
+
+  --engine FILE    run this exported game instead of the project
+  --project DIR    the project (default: the one that holds this addon, then the current directory)
+  --help           this text
+
+Watchdog options go to `sidekick-watchdog run` as they are, for example --config FILE, --name NAME, --data-dir DIR.
+Game arguments reach the game as OS.get_cmdline_user_args().
+
+Godot is $GODOT4_BIN, or godot4, or godot on the PATH.
+
+examples:
+  addons/sidekick/sidekick.sh
+  addons/sidekick/sidekick.sh --name lobby-1 --data-dir /var/lib/lobby-1 -- --map=arena
+  ./sidekick.sh --engine ./game.x86_64 --config sidekick.toml
+USAGE
+}
+
+# The watchdog's own exit codes: 2 usage, 4 the engine cannot be run.
+fail() {
+	code=$1
+	shift
+	printf 'sidekick.sh: %s\n' "$*" >&2
+	exit "$code"
+}
+
+here=$0
+while [ -L "$here" ]; do
+	target=$(readlink "$here")
+	case $target in
+		/*) here=$target ;;
+		*) here=$(dirname "$here")/$target ;;
+	esac
+done
+# The path as it was called, not resolved: an addons folder that is a symlink still leads to its project.
+here=$(cd -L "$(dirname "$here")" && pwd -L)
+
+find_project() {
+	if [ -n "$project" ]; then
+		[ -f "$project/project.godot" ] || fail 2 "there is no project.godot in $project; give --project the project's folder"
+		project=$(cd "$project" && pwd -L)
+		return
+	fi
+	project=$here
+	while [ ! -f "$project/project.godot" ]; do
+		if [ "$project" = / ] || [ -z "$project" ]; then
+			project=$(pwd -L)
+			[ -f "$project/project.godot" ] && return
+			fail 2 "no project.godot in any folder above $here nor in $project; use --project DIR, or --engine FILE for an exported game"
+		fi
+		project=$(dirname "$project")
+	done
+}
+
+find_godot() {
+	if [ -n "${GODOT4_BIN:-}" ]; then
+		command -v "$GODOT4_BIN" >/dev/null 2>&1 || fail 4 "GODOT4_BIN is $GODOT4_BIN, which cannot be executed; set it to a Godot 4.5 or later"
+		godot=$GODOT4_BIN
+	elif command -v godot4 >/dev/null 2>&1; then
+		godot=godot4
+	elif command -v godot >/dev/null 2>&1; then
+		godot=godot
+	else
+		fail 4 "no Godot found; put godot on the PATH, set GODOT4_BIN, or use --engine FILE for an exported game"
+	fi
+}
+
+find_watchdog() {
+	case $(uname -s).$(uname -m) in
+		Linux.x86_64 | Linux.amd64) platform=linux.x86_64 ;;
+		*) fail 4 "there is no watchdog for $(uname -s) on $(uname -m) yet; Linux on x86_64 only" ;;
+	esac
+	for watchdog in "$here/bin/$platform/sidekick-watchdog" "$here/sidekick-watchdog" "${engine:+$(dirname "$engine")/sidekick-watchdog}"; do
+		[ -n "$watchdog" ] && [ -f "$watchdog" ] && break
+		watchdog=
+	done
+	[ -n "$watchdog" ] || fail 4 "the watchdog is missing: $here/bin/$platform/sidekick-watchdog; install the addon's release, or build it from source with cargo xtask build"
+	if [ ! -x "$watchdog" ]; then
+		chmod +x "$watchdog" 2>/dev/null || fail 4 "$watchdog cannot be executed, and its permissions cannot be changed; run: chmod +x '$watchdog'"
+	fi
+}
+
+# Godot loads only the extensions that this list names, and says nothing of others.
+write_extension_list() {
+	[ -f "$project/addons/sidekick/sidekick.gdextension" ] || fail 2 "the addon is not in $project/addons/sidekick; copy it there"
+	entry=res://addons/sidekick/sidekick.gdextension
+	list=$project/.godot/extension_list.cfg
+	if [ -f "$list" ] && tr -d '\r' <"$list" | grep -Fqx "$entry"; then
+		return
+	fi
+	if ! mkdir -p "$project/.godot" 2>/dev/null || ! : 2>/dev/null >>"$list"; then
+		fail 2 "$list does not name the extension and cannot be written; add the line $entry to it"
+	fi
+	# A last line without its end would swallow ours.
+	[ ! -s "$list" ] || [ -z "$(tail -c 1 "$list")" ] || echo >>"$list"
+	echo "$entry" >>"$list"
+}
+
+# Named classes and imported assets need one import. Its exit code says nothing on a first run (godotengine/godot#111048).
+import_once() {
+	[ ! -e "$project/.godot/global_script_class_cache.cfg" ] || return 0
+	[ -n "$(find -L "$project" -path "$project/.godot" -prune -o -path "$project/addons" -prune -o -name '*.import' -print 2>/dev/null | head -n 1)" ] ||
+		find -L "$project" -path "$project/.godot" -prune -o -name '*.gd' -exec grep -lq '^class_name ' {} \; -print 2>/dev/null | grep -q . || return 0
+	echo 'sidekick.sh: importing the project once' >&2
+	"$godot" --headless --path "$project" --import >/dev/null 2>&1 || :
+}
+
+# Puts the watchdog's command line together in "$@": its options as given, then the engine and the game's arguments.
+engine=
+project=
+prepare() {
+	if [ -n "$engine" ]; then
+		[ -f "$engine" ] || fail 4 "the game $engine does not exist; give --engine the exported binary"
+		[ -x "$engine" ] || chmod +x "$engine" 2>/dev/null || fail 4 "$engine cannot be executed; run: chmod +x '$engine'"
+		case $engine in */*) ;; *) engine=./$engine ;; esac
+	else
+		find_project
+		find_godot
+		write_extension_list
+		import_once
+	fi
+	find_watchdog
+}
+
+left=$#
+is_game=
+wants=
+while [ "$left" -gt 0 ]; do
+	argument=$1
+	shift
+	left=$((left - 1))
+	if [ -n "$is_game" ]; then
+		set -- "$@" "$argument"
+		continue
+	fi
+	if [ -n "$wants" ]; then
+		case $wants in
+			engine) engine=$argument ;;
+			project) project=$argument ;;
+		esac
+		wants=
+		continue
+	fi
+	case $argument in
+		--engine) wants=engine ;;
+		--engine=*) engine=${argument#--engine=} ;;
+		--project) wants=project ;;
+		--project=*) project=${argument#--project=} ;;
+		-h | --help)
+			usage
+			exit 0
+			;;
+		--)
+			is_game=1
+			prepare
+			if [ -n "$engine" ]; then
+				set -- "$@" -- "$engine" --headless --
+			else
+				set -- "$@" -- "$godot" --headless --path "$project" --
+			fi
+			;;
+		*) set -- "$@" "$argument" ;;
+	esac
+done
+[ -z "$wants" ] || fail 2 "--$wants needs a value"
+if [ -z "$is_game" ]; then
+	prepare
+	if [ -n "$engine" ]; then
+		set -- "$@" -- "$engine" --headless
+	else
+		set -- "$@" -- "$godot" --headless --path "$project"
+	fi
+fi
+exec "$watchdog" run "$@"

@@ -1,0 +1,112 @@
+extends Node
+## The members of the native singleton [code]Sidekick[/code] for platforms without the library.
+##
+## Where a project also runs on a platform for which the addon has no library (web, mobile), add this script as an autoload
+## called [code]Sidekick[/code]. Where the library is there it hands everything on to it; elsewhere records are only counted,
+## as without a watchdog.
+
+signal watchdog_connected
+signal watchdog_lost
+signal committed(seq: int)
+signal uploaded(seq: int)
+signal quit_requested(grace_seconds: float)
+
+## The extension's singleton; null where there is no library.
+var _native: Object = null
+var _recorded: int = 0
+var _flushes: Array[Flush] = []
+
+
+func _init() -> void:
+	if not Engine.has_singleton(&"Sidekick"):
+		return
+	_native = Engine.get_singleton(&"Sidekick")
+	_native.connect(&"watchdog_connected", watchdog_connected.emit)
+	_native.connect(&"watchdog_lost", watchdog_lost.emit)
+	_native.connect(&"committed", committed.emit)
+	_native.connect(&"uploaded", uploaded.emit)
+	_native.connect(&"quit_requested", _on_quit_requested)
+
+
+## Records one event; its sequence number, or 0 if it was not recorded.
+func record(stream: StringName, data: Variant) -> int:
+	if _native != null:
+		return _native.call(&"record", stream, data)
+	_recorded += 1
+	return 0
+
+
+## [code]await Sidekick.flush()[/code]: true when everything recorded before is on disk.
+func flush(timeout_s: float = 5.0) -> Signal:
+	if _native != null:
+		return _native.call(&"flush", timeout_s)
+	var waiting: Flush = Flush.new()
+	_flushes.append(waiting)
+	if _flushes.size() == 1:
+		_complete_flushes.call_deferred()
+	return waiting.completed
+
+
+## Says that the server has loaded and serves.
+func mark_ready() -> void:
+	if _native != null:
+		_native.call(&"mark_ready")
+
+
+## Announces that the main loop will stand still for up to [param seconds].
+func expect_stall(seconds: float) -> void:
+	if _native != null:
+		_native.call(&"expect_stall", seconds)
+
+
+## Whether a watchdog launched this server.
+func is_supervised() -> bool:
+	return _native != null and _native.call(&"is_supervised")
+
+
+## Whether the watchdog launched this server because the one before had died.
+func is_relaunch() -> bool:
+	return _native != null and _native.call(&"is_relaunch")
+
+
+## The number of this server process in its watchdog's count; 0 without a watchdog.
+func get_incarnation() -> int:
+	return _native.call(&"get_incarnation") if _native != null else 0
+
+
+## Numbers for a status line.
+func get_stats() -> Dictionary:
+	if _native != null:
+		return _native.call(&"get_stats")
+	return {
+		"mode": "unsupervised",
+		"source": "",
+		"epoch": "",
+		"recorded": _recorded,
+		"refused": 0,
+		"committed": 0,
+		"uploaded": 0,
+		"backlog": 0,
+		"ring_used": 0,
+	}
+
+
+## As the native singleton does when nobody listens; it cannot see that, since this script listens in any case.
+func _on_quit_requested(grace_seconds: float) -> void:
+	var is_heard: bool = not quit_requested.get_connections().is_empty()
+	quit_requested.emit(grace_seconds)
+	if not is_heard and get_tree().auto_accept_quit:
+		get_tree().quit.call_deferred()
+
+
+func _complete_flushes() -> void:
+	var due: Array[Flush] = _flushes
+	_flushes = []
+	for waiting: Flush in due:
+		waiting.completed.emit(false)
+
+
+class Flush:
+	extends RefCounted
+
+	signal completed(ok: bool)

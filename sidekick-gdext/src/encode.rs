@@ -1,0 +1,80 @@
+//! From Godot's values to bytes: the one place on `record()`'s way that calls the engine.
+
+use godot::global::var_to_bytes;
+use godot::prelude::*;
+
+use crate::recorder::{Cause, Recorder, STREAM_BYTES_MAX};
+
+/// Records `data`; returns the sequence number, or 0 for what was refused or only counted. From any thread.
+#[inline]
+pub(crate) fn record(recorder: &Recorder, stream: &StringName, data: &Variant) -> i64 {
+    let Some(session) = recorder.wants() else {
+        return 0;
+    };
+    let mut buffer = [0; STREAM_BYTES_MAX];
+    let outcome = match name(stream.chars(), &mut buffer) {
+        Ok(name) => {
+            // The engine encodes a dictionary several times faster than it can be walked from here.
+            let bytes = var_to_bytes(data);
+            recorder.push(session, name, bytes.as_slice())
+        }
+        Err(cause) => Err(recorder.refuse("", cause)),
+    };
+    match outcome {
+        Ok(seq) => seq as i64,
+        Err(refused) => {
+            if let Some(warning) = refused.warning {
+                godot_warn!("{warning}");
+            }
+            0
+        }
+    }
+}
+
+/// The stream's name as UTF-8 in `buffer`: 1 to 255 bytes, no control characters.
+#[inline]
+fn name<'a>(chars: &[char], buffer: &'a mut [u8; STREAM_BYTES_MAX]) -> Result<&'a str, Cause> {
+    if chars.is_empty() {
+        return Err(Cause::StreamEmpty);
+    }
+    let mut end = 0;
+    for &c in chars {
+        if c.is_control() {
+            return Err(Cause::StreamBad);
+        }
+        let Some(free) = buffer.get_mut(end..end + c.len_utf8()) else {
+            return Err(Cause::StreamTooLong {
+                bytes: chars.iter().map(|c| c.len_utf8()).sum(),
+            });
+        };
+        end += c.encode_utf8(free).len();
+    }
+    std::str::from_utf8(&buffer[..end]).map_err(|_| Cause::StreamBad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(text: &str) -> Result<String, Cause> {
+        let chars: Vec<char> = text.chars().collect();
+        name(&chars, &mut [0; STREAM_BYTES_MAX]).map(str::to_owned)
+    }
+
+    #[test]
+    fn names_are_taken_up_to_255_bytes_of_utf_8() {
+        assert_eq!(named("damage.melee"), Ok("damage.melee".to_owned()));
+        assert_eq!(named("größe→🙂"), Ok("größe→🙂".to_owned()));
+        assert_eq!(named(&"x".repeat(255)), Ok("x".repeat(255)));
+        assert_eq!(
+            named(&"x".repeat(256)),
+            Err(Cause::StreamTooLong { bytes: 256 })
+        );
+        assert_eq!(
+            named(&"ü".repeat(128)),
+            Err(Cause::StreamTooLong { bytes: 256 })
+        );
+        assert_eq!(named(""), Err(Cause::StreamEmpty));
+        assert_eq!(named("a\nb"), Err(Cause::StreamBad));
+    }
+}

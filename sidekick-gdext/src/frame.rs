@@ -1,0 +1,195 @@
+//! The hook after each frame: heartbeat, wake of the watchdog, and the watchdog's level words turned into signals.
+//!
+//! An idle frame allocates nothing and touches no object of the engine.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::session::Phase;
+use godot::obj::Singleton;
+
+use crate::core::{self, Core};
+use crate::flush;
+use crate::quit;
+use crate::sidekick::Sidekick;
+
+static LEVELS: Mutex<Levels> = Mutex::new(Levels::NEW);
+/// Set by `Sidekick.mark_ready()`.
+static IS_READY: AtomicBool = AtomicBool::new(false);
+
+/// What the watchdog's words said at the last frame.
+#[derive(Debug)]
+struct Levels {
+    committed: u64,
+    uploaded: u64,
+    is_connected: bool,
+}
+
+/// What has changed since the frame before.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Changes {
+    committed: Option<u64>,
+    uploaded: Option<u64>,
+    connected: Option<bool>,
+}
+
+impl Levels {
+    const NEW: Self = Self {
+        committed: 0,
+        uploaded: 0,
+        is_connected: false,
+    };
+
+    fn step(
+        &mut self,
+        committed: u64,
+        uploaded: u64,
+        silence: Duration,
+        lost_after: Duration,
+    ) -> Changes {
+        let mut changes = Changes::default();
+        if committed > self.committed {
+            self.committed = committed;
+            changes.committed = Some(committed);
+        }
+        if uploaded > self.uploaded {
+            self.uploaded = uploaded;
+            changes.uploaded = Some(uploaded);
+        }
+        let is_connected = silence < lost_after;
+        if is_connected != self.is_connected {
+            self.is_connected = is_connected;
+            changes.connected = Some(is_connected);
+        }
+        changes
+    }
+}
+
+/// Called by the engine on the main thread after every `_process`.
+pub(crate) fn on_frame() {
+    let Some(core) = core::core() else { return };
+    supervised(core);
+    if flush::any_pending() {
+        let committed = core::session().map_or(0, |session| session.committed_seq());
+        let due = Sidekick::singleton()
+            .bind()
+            .flushes
+            .take_due(committed, Instant::now());
+        // The singleton is let go of: what resumes here may call it again.
+        for (object, ok) in due {
+            object.signals().completed().emit(ok);
+        }
+    }
+}
+
+fn supervised(core: &'static Core) {
+    let Some(session) = core.recorder.session() else {
+        return;
+    };
+    let control = session.control();
+    let changes = LEVELS.lock().unwrap_or_else(PoisonError::into_inner).step(
+        session.committed_seq(),
+        session.uploaded_seq(),
+        control.watchdog_alive_age,
+        core.lost_after,
+    );
+    if changes != Changes::default() {
+        let sidekick = Sidekick::singleton();
+        let mut signals = sidekick.signals();
+        match changes.connected {
+            Some(true) => signals.watchdog_connected().emit(),
+            Some(false) => signals.watchdog_lost().emit(),
+            None => {}
+        }
+        if let Some(seq) = changes.committed {
+            signals.committed().emit(seq as i64);
+        }
+        if let Some(seq) = changes.uploaded {
+            signals.uploaded().emit(seq as i64);
+        }
+    }
+    quit::on_frame(control.quit.map(|quit| quit.grace));
+    // Last, so that what the handlers above recorded is told of in this frame.
+    session.on_frame(phase());
+}
+
+fn phase() -> Phase {
+    if quit::is_asked() {
+        Phase::Stopping
+    } else if IS_READY.load(Ordering::Relaxed) {
+        Phase::Running
+    } else {
+        Phase::Loading
+    }
+}
+
+/// The game says that it serves.
+pub(crate) fn mark_ready() {
+    IS_READY.store(true, Ordering::Relaxed);
+    if let Some(session) = core::session() {
+        session.set_ready();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOST_AFTER: Duration = Duration::from_secs(3);
+
+    #[test]
+    fn each_level_is_told_once() {
+        let mut levels = Levels::NEW;
+        let first = levels.step(5, 2, Duration::ZERO, LOST_AFTER);
+        assert_eq!(
+            first,
+            Changes {
+                committed: Some(5),
+                uploaded: Some(2),
+                connected: Some(true)
+            }
+        );
+        assert_eq!(
+            levels.step(5, 2, Duration::ZERO, LOST_AFTER),
+            Changes::default()
+        );
+        let more = levels.step(9, 2, Duration::ZERO, LOST_AFTER);
+        assert_eq!(
+            more,
+            Changes {
+                committed: Some(9),
+                ..Changes::default()
+            }
+        );
+        assert_eq!(
+            levels.step(4, 1, Duration::ZERO, LOST_AFTER),
+            Changes::default(),
+            "never backwards"
+        );
+    }
+
+    #[test]
+    fn a_silent_watchdog_is_lost_and_found() {
+        let mut levels = Levels::NEW;
+        assert_eq!(
+            levels.step(0, 0, Duration::MAX, LOST_AFTER).connected,
+            None,
+            "never there, never lost"
+        );
+        assert_eq!(
+            levels
+                .step(0, 0, Duration::from_millis(9), LOST_AFTER)
+                .connected,
+            Some(true)
+        );
+        assert_eq!(
+            levels.step(0, 0, LOST_AFTER, LOST_AFTER).connected,
+            Some(false)
+        );
+        assert_eq!(
+            levels.step(0, 0, Duration::ZERO, LOST_AFTER).connected,
+            Some(true)
+        );
+    }
+}

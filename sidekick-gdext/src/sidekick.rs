@@ -1,0 +1,166 @@
+//! The `Sidekick` singleton as GDScript and F1 see it. No logic here: each method is a line that hands on.
+
+use std::time::{Duration, Instant};
+
+use godot::prelude::*;
+
+use crate::core;
+use crate::encode;
+use crate::flush::{self, Flushes};
+use crate::frame;
+use crate::recorder::Mode;
+
+/// Records what happens on a game server so that it survives a crash: a small program beside the server, the watchdog, takes
+/// each record out of shared memory, commits it to disk, uploads it, and relaunches the server when it dies.
+///
+/// ```gdscript
+/// func _ready() -> void:
+///     Sidekick.mark_ready()
+///
+/// func _on_hit(attacker: int, victim: int, damage: float) -> void:
+///     Sidekick.record(&"damage", {"attacker": attacker, "victim": victim, "damage": damage})
+///
+/// func _on_match_ended() -> void:
+///     Sidekick.record(&"match_ended", {"duration_s": 312.5})
+///     if not await Sidekick.flush():
+///         push_warning("The end of the match is not on disk yet.")
+/// ```
+///
+/// Three modes, fixed when the library is loaded: in the **editor** every method does nothing; **unsupervised**, without a
+/// watchdog, records are only counted; **supervised**, launched by `addons/sidekick/sidekick.sh`, everything works as
+/// described. Nothing here ever stops the game: what cannot be done is counted and warned of once.
+#[derive(GodotClass)]
+#[class(singleton, init, base = Object)]
+pub(crate) struct Sidekick {
+    pub(crate) flushes: Flushes,
+    base: Base<Object>,
+}
+
+#[godot_api]
+impl Sidekick {
+    /// Once a watchdog is there: after the start, and again after it was lost.
+    #[signal]
+    pub(crate) fn watchdog_connected();
+
+    /// The watchdog has been silent for longer than the project setting `sidekick/watchdog/lost_after_s`. Records are
+    /// still taken: they wait in shared memory for the next watchdog.
+    #[signal]
+    pub(crate) fn watchdog_lost();
+
+    /// Every record up to `seq` is on disk. At most once a frame.
+    #[signal]
+    pub(crate) fn committed(seq: i64);
+
+    /// Every record up to `seq` is at the backend. At most once a frame.
+    #[signal]
+    pub(crate) fn uploaded(seq: i64);
+
+    /// The server is to quit: save, then call `get_tree().quit()`; after `grace_seconds` it is killed. If nothing
+    /// is connected to this signal and `SceneTree.auto_accept_quit` is on, the server quits by itself in the next frame.
+    #[signal]
+    pub(crate) fn quit_requested(grace_seconds: f64);
+
+    /// Records one event and returns its sequence number, 1 or more; 0 if it was not recorded. May be called from any thread and
+    /// does not wait for the disk.
+    ///
+    /// `stream` names the kind of event (1 to 255 bytes of UTF-8). `data` is any value but objects, callables, signals
+    /// and RIDs; with the name it may have at most 64 KiB as `var_to_bytes` encodes it. What is refused is
+    /// counted and warned of once per cause. Without a watchdog it is only counted.
+    #[func]
+    pub(crate) fn record(&self, stream: StringName, data: Variant) -> i64 {
+        core::core().map_or(0, |core| encode::record(&core.recorder, &stream, &data))
+    }
+
+    /// Waits until everything recorded before is on disk: `var ok: bool = await Sidekick.flush()`. False when
+    /// `timeout_s` seconds were over first (the records are still safe in shared memory), and when there is no watchdog.
+    /// Await it at once: a signal that is awaited after it was emitted never returns. To be called on the main thread.
+    #[func]
+    fn flush(&self, #[opt(default = 5.0)] timeout_s: f64) -> Signal {
+        let session = core::session();
+        if let Some(session) = session {
+            session.kick();
+        }
+        let until_seq = session.map(|session| session.last_seq());
+        self.flushes
+            .begin(until_seq, flush::timeout(timeout_s), Instant::now())
+    }
+
+    /// Says that the server has loaded and serves.
+    #[func]
+    fn mark_ready(&self) {
+        frame::mark_ready();
+    }
+
+    /// Announces that the main loop will stand still for up to `seconds` (loading a big map), so that the watchdog does not
+    /// take it for a hang. At most one hour.
+    #[func]
+    fn expect_stall(&self, seconds: f64) {
+        if let Some(session) = core::session() {
+            let seconds = seconds.clamp(0.0, 3600.0);
+            session.expect_stall(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        }
+    }
+
+    /// Whether a watchdog launched this server, so that records are kept.
+    #[func]
+    fn is_supervised(&self) -> bool {
+        core::session().is_some()
+    }
+
+    /// Whether the watchdog launched this server because the one before had died.
+    #[func]
+    fn is_relaunch(&self) -> bool {
+        core::core().is_some_and(|core| core.is_relaunch)
+    }
+
+    /// The number of this server process in its watchdog's count, 1 or more; 0 without a watchdog.
+    #[func]
+    fn get_incarnation(&self) -> i64 {
+        core::core().map_or(0, |core| i64::from(core.incarnation))
+    }
+
+    /// Numbers for a status line: `mode` ("editor", "unsupervised", "supervised"), `source` (the watchdog's
+    /// name for this server), `epoch` (the UUID of this run's records), `recorded`, `refused`,
+    /// `committed` and `uploaded` (records), `backlog` (recorded but not uploaded yet) and
+    /// `ring_used` (bytes in shared memory).
+    #[func]
+    fn get_stats(&self) -> VarDictionary {
+        let mut stats = VarDictionary::new();
+        let Some(core) = core::core() else {
+            return stats;
+        };
+        let recorder = &core.recorder;
+        let session = recorder.session();
+        stats.set(
+            "mode",
+            match recorder.mode() {
+                Mode::Editor => "editor",
+                Mode::Unsupervised => "unsupervised",
+                Mode::Supervised(_) => "supervised",
+            },
+        );
+        let recorded = recorder.recorded();
+        let uploaded = session.map_or(0, |session| session.uploaded_seq());
+        let epoch = session
+            .map(|session| session.epoch().to_string())
+            .unwrap_or_default();
+        stats.set("source", core.source.as_str());
+        stats.set("epoch", epoch.as_str());
+        stats.set("recorded", recorded as i64);
+        stats.set("refused", recorder.refused() as i64);
+        stats.set(
+            "committed",
+            session.map_or(0, |session| session.committed_seq()) as i64,
+        );
+        stats.set("uploaded", uploaded as i64);
+        stats.set(
+            "backlog",
+            session.map_or(0, |_| recorded.saturating_sub(uploaded)) as i64,
+        );
+        stats.set(
+            "ring_used",
+            session.map_or(0, |session| session.ring_used()) as i64,
+        );
+        stats
+    }
+}

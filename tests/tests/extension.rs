@@ -1,0 +1,254 @@
+//! The extension in the real engine: its modes, its refusals, its end, the addon's script files.
+
+use std::time::Duration;
+
+use sidekick_tests::godot::Godot;
+use sidekick_tests::project::{Options, Output, Project};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A main script whose `_ready` is `body`, each line of it one line of GDScript.
+fn main_script(body: &str) -> String {
+    let body: String = body.lines().map(|line| format!("\t{line}\n")).collect();
+    format!("extends Node\n\n\nfunc _ready() -> void:\n{body}")
+}
+
+fn run(godot: &Godot, body: &str) -> Output {
+    Project::new(&main_script(body)).run(godot, &Options::default(), DEADLINE)
+}
+
+fn lines_with<'a>(output: &'a Output, text: &str) -> Vec<&'a str> {
+    output
+        .lines
+        .iter()
+        .map(String::as_str)
+        .filter(|line| line.contains(text))
+        .collect()
+}
+
+/// A project that has only the addon and the extension list, never imported: the singleton is there, and without a watchdog it
+/// counts, refuses nothing, warns of nothing and says so in one line.
+fn without_a_watchdog_records_are_only_counted(godot: &Godot) {
+    let output = run(
+        godot,
+        "print(\"seq \", Sidekick.record(&\"a\", {\"x\": 1}), Sidekick.record(\"\", self), Sidekick.record(\"b\", print))
+Sidekick.mark_ready()
+Sidekick.expect_stall(NAN)
+print(\"supervised \", Sidekick.is_supervised(), Sidekick.is_relaunch(), Sidekick.get_incarnation())
+var stats: Dictionary = Sidekick.get_stats()
+print(\"stats \", stats.mode, \" \", stats.recorded, \" \", stats.refused, \" \", stats.ring_used)
+get_tree().quit()",
+    );
+    output.assert_clean_exit(0);
+    assert_eq!(output.answer("seq "), Some("000"));
+    assert_eq!(output.answer("supervised "), Some("falsefalse0"));
+    assert_eq!(output.answer("stats "), Some("unsupervised 3 0 0"));
+    assert_eq!(
+        lines_with(&output, "Sidekick:").len(),
+        1,
+        "{:#?}",
+        output.lines
+    );
+    assert_eq!(
+        lines_with(&output, "no watchdog, records are only counted").len(),
+        1
+    );
+    assert!(
+        lines_with(&output, "WARNING").is_empty(),
+        "{:#?}",
+        output.lines
+    );
+}
+
+/// The info line can be switched off in the project, also for one feature tag alone.
+fn the_info_line_can_be_switched_off(godot: &Godot) {
+    let project = Project::new(&main_script("get_tree().quit()"));
+    project.write(
+        "override.cfg",
+        "[sidekick]\n\nlog/say_when_unsupervised.linux=false\n",
+    );
+    let output = project.run(godot, &Options::default(), DEADLINE);
+    output.assert_clean_exit(0);
+    assert!(
+        lines_with(&output, "Sidekick:").is_empty(),
+        "{:#?}",
+        output.lines
+    );
+}
+
+/// `await flush()` comes back with false when nobody keeps anything, and not within the same frame.
+fn a_flush_without_a_watchdog_is_false(godot: &Godot) {
+    let output = run(
+        godot,
+        "var frame: int = Engine.get_process_frames()
+var ok: bool = await Sidekick.flush()
+print(\"flush \", ok, \" \", Engine.get_process_frames() - frame <= 2)
+get_tree().quit()",
+    );
+    output.assert_clean_exit(0);
+    assert_eq!(output.answer("flush "), Some("false true"));
+}
+
+/// Lambdas left connected to the singleton, one of them awaiting a flush, do not change the exit code.
+fn connected_lambdas_leave_the_exit_code_alone(godot: &Godot) {
+    let output = run(
+        godot,
+        "Sidekick.committed.connect(func(_seq: int) -> void: pass)
+Sidekick.quit_requested.connect(func(_grace: float) -> void: pass)
+Sidekick.flush(60.0).connect(func(_ok: bool) -> void: pass)
+get_tree().quit(3)",
+    );
+    output.assert_clean_exit(3);
+}
+
+/// Four threads record at once; every call is counted.
+fn every_thread_may_record(godot: &Godot) {
+    let output = run(
+        godot,
+        "var work: Callable = func() -> void:
+	for number: int in 5000:
+		Sidekick.record(&\"t\", number)
+var threads: Array[Thread] = []
+for index: int in 4:
+	threads.append(Thread.new())
+	threads[index].start(work)
+work.call()
+for thread: Thread in threads:
+	thread.wait_to_finish()
+print(\"recorded \", Sidekick.get_stats().recorded)
+get_tree().quit()",
+    );
+    output.assert_clean_exit(0);
+    assert_eq!(output.answer("recorded "), Some("25000"));
+}
+
+/// The stub has every method, argument and signal of the native class, and hands on to it.
+fn the_stub_has_the_members_of_the_singleton(godot: &Godot) {
+    let output = run(
+        godot,
+        "var stub: Node = load(\"res://addons/sidekick/sidekick_stub.gd\").new()
+add_child(stub)
+var script: Script = stub.get_script()
+var methods: Dictionary = {}
+for method: Dictionary in script.get_script_method_list():
+	methods[method.name] = method
+for method: Dictionary in ClassDB.class_get_method_list(&\"Sidekick\", true):
+	var mine: Dictionary = methods.get(method.name, {})
+	print(\"method \", method.name, \" \", not mine.is_empty()
+		and mine.args.map(func(a: Dictionary) -> Array: return [a.name, a.type]) == method.args.map(func(a: Dictionary) -> Array: return [a.name, a.type])
+		and mine.default_args == method.default_args and mine.return.type == method.return.type)
+var signals: Dictionary = {}
+for one: Dictionary in script.get_script_signal_list():
+	signals[one.name] = one
+for one: Dictionary in ClassDB.class_get_signal_list(&\"Sidekick\", true):
+	var mine: Dictionary = signals.get(one.name, {})
+	print(\"signal \", one.name, \" \", not mine.is_empty()
+		and mine.args.map(func(a: Dictionary) -> Array: return [a.name, a.type]) == one.args.map(func(a: Dictionary) -> Array: return [a.name, a.type]))
+print(\"stub \", stub.record(&\"a\", 1), stub.get_stats().recorded, Sidekick.get_stats().recorded, await stub.flush(0.1))
+get_tree().quit()",
+    );
+    output.assert_clean_exit(0);
+    assert_eq!(
+        lines_with(&output, "method ").len(),
+        8,
+        "{:#?}",
+        output.lines
+    );
+    assert_eq!(
+        lines_with(&output, "signal ").len(),
+        5,
+        "{:#?}",
+        output.lines
+    );
+    assert!(
+        lines_with(&output, " false").is_empty(),
+        "{:#?}",
+        output.lines
+    );
+    assert_eq!(output.answer("stub "), Some("011false"));
+}
+
+/// The stub as the only Sidekick there is: where no library is, a game that uses every member runs.
+fn the_stub_stands_in_where_no_library_is(godot: &Godot) {
+    let project = Project::without_extension(&main_script(
+        "Sidekick.committed.connect(func(_seq: int) -> void: pass)
+Sidekick.mark_ready()
+Sidekick.expect_stall(1.0)
+print(\"stub \", Sidekick.record(&\"a\", 1), Sidekick.is_supervised(), Sidekick.is_relaunch(), Sidekick.get_incarnation())
+print(\"stats \", Sidekick.get_stats().mode, Sidekick.get_stats().recorded)
+print(\"flush \", await Sidekick.flush())
+get_tree().quit(3)",
+    ));
+    let stub = sidekick_tests::folders::repository().join("addons/sidekick/sidekick_stub.gd");
+    project.write(
+        "sidekick_stub.gd",
+        &std::fs::read_to_string(stub).expect("the stub is there"),
+    );
+    project.write(
+        "override.cfg",
+        "[autoload]\n\nSidekick=\"*res://sidekick_stub.gd\"\n",
+    );
+    let output = project.run(godot, &Options::default(), DEADLINE);
+    output.assert_clean_exit(3);
+    assert_eq!(output.answer("stub "), Some("0falsefalse0"));
+    assert_eq!(output.answer("stats "), Some("unsupervised1"));
+    assert_eq!(output.answer("flush "), Some("false"));
+}
+
+/// An autoload that hides the singleton is warned of; the stub of that name is not.
+fn an_autoload_of_the_same_name_is_warned_of(godot: &Godot) {
+    let project = Project::new(&main_script("get_tree().quit()"));
+    project.write("mine.gd", "extends Node\n");
+    project.write(
+        "override.cfg",
+        "[autoload]\n\nSidekick=\"*res://mine.gd\"\n",
+    );
+    let output = project.run(godot, &Options::default(), DEADLINE);
+    output.assert_clean_exit(0);
+    assert_eq!(
+        lines_with(&output, "the autoload \"Sidekick\"").len(),
+        1,
+        "{:#?}",
+        output.lines
+    );
+
+    project.write(
+        "override.cfg",
+        "[autoload]\n\nSidekick=\"*res://addons/sidekick/sidekick_stub.gd\"\n",
+    );
+    let output = project.run(godot, &Options::default(), DEADLINE);
+    output.assert_clean_exit(0);
+    assert!(
+        lines_with(&output, "WARNING").is_empty(),
+        "{:#?}",
+        output.lines
+    );
+}
+
+/// A script's `class_name Sidekick` is warned of by name: the engine's own words do not say what to do.
+fn a_class_of_the_same_name_is_warned_of(godot: &Godot) {
+    let project = Project::new(&main_script("get_tree().quit()"));
+    project.write("mine.gd", "class_name Sidekick\nextends Node\n");
+    project.write(
+        ".godot/global_script_class_cache.cfg",
+        "list=[{\"base\": &\"Node\", \"class\": &\"Sidekick\", \"icon\": \"\", \"is_abstract\": false, \"is_tool\": false, \
+         \"language\": &\"GDScript\", \"path\": \"res://mine.gd\"}]\n",
+    );
+    let output = project.run(godot, &Options::default(), DEADLINE);
+    assert_eq!(output.status.code(), Some(0), "{:#?}", output.lines);
+    let warnings = lines_with(&output, "says \"class_name Sidekick\"");
+    assert_eq!(warnings.len(), 1, "{:#?}", output.lines);
+    assert!(warnings[0].contains("res://mine.gd"));
+}
+
+sidekick_tests::godot_claims!(
+    without_a_watchdog_records_are_only_counted,
+    the_info_line_can_be_switched_off,
+    a_flush_without_a_watchdog_is_false,
+    connected_lambdas_leave_the_exit_code_alone,
+    every_thread_may_record,
+    the_stub_has_the_members_of_the_singleton,
+    the_stub_stands_in_where_no_library_is,
+    an_autoload_of_the_same_name_is_warned_of,
+    a_class_of_the_same_name_is_warned_of,
+);
