@@ -1,1 +1,181 @@
-//! Answers operators over HTTP.
+//! Answers operators over HTTP; the only part that names axum.
+//!
+//! `GET /healthz` (the process serves) · `GET /readyz` (the engine serves) · `GET /metrics` ·
+//! `GET /api/v1/status`. Read only in this version.
+//!
+//! Loopback by default. Requests whose `Host` is not ours are refused, so that a web page that rebinds its name to
+//! 127.0.0.1 reads nothing. Where a token is configured everything but the two probes wants it; a listener beyond
+//! loopback always has one ([`crate::config`] refuses it otherwise).
+
+use std::future::Future;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::config::{ApiConfig, secret};
+use crate::metrics::Metrics;
+
+mod connection;
+mod routes;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use status::{
+    DEATHS_KEPT, Death, EngineState, EngineStatus, SessionStatus, SinkStatus, Status, StoreStatus,
+    Totals, UploadStatus,
+};
+
+/// The file in the runtime directory that tells the API's actual address.
+pub const ADDRESS_FILE: &str = "api";
+/// How many ports after the configured one are tried.
+const PORTS_TRIED_MAX: u16 = 100;
+/// How long open requests may take once the watchdog ends.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+
+/// Why there is no API.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Nothing could be listened on.
+    #[error(
+        "the API cannot listen on {listen} (nor on the {tried} ports after it): {why}; change [api] listen"
+    )]
+    Listen {
+        /// The configured address.
+        listen: SocketAddr,
+        /// How many further ports were tried.
+        tried: u16,
+        /// The system's words for the last try.
+        why: io::Error,
+    },
+    /// The token's file was readable when checked and is not now.
+    #[error("[api] token_file {0}")]
+    Token(String),
+    /// The address cannot be written down.
+    #[error("the API's address cannot be written to {path:?}: {why}")]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        why: io::Error,
+    },
+}
+
+/// The API with its port, before it answers.
+#[derive(Debug)]
+pub struct Api {
+    listener: TcpListener,
+    address: SocketAddr,
+    token: Option<String>,
+}
+
+impl Api {
+    /// Takes the configured port, or the next free one of the hundred after it.
+    ///
+    /// # Errors
+    /// [`ApiError::Listen`] when none is free or the address is not this machine's, [`ApiError::Token`].
+    pub async fn bind(config: &ApiConfig) -> Result<Self, ApiError> {
+        let token = match &config.token_file {
+            Some(path) => Some(secret::read_file(path).map_err(ApiError::Token)?),
+            None => None,
+        };
+        let mut listen = config.listen;
+        let mut tried = 0;
+        let listener = loop {
+            match TcpListener::bind(listen).await {
+                Ok(listener) => break listener,
+                Err(why) => {
+                    let next = listen.port().checked_add(1);
+                    match next {
+                        Some(port)
+                            if why.kind() == io::ErrorKind::AddrInUse
+                                && tried < PORTS_TRIED_MAX =>
+                        {
+                            tried += 1;
+                            listen.set_port(port);
+                        }
+                        _ => {
+                            let listen = config.listen;
+                            return Err(ApiError::Listen { listen, tried, why });
+                        }
+                    }
+                }
+            }
+        };
+        let address = listener.local_addr().unwrap_or(listen);
+        if tried > 0 {
+            warn!(configured = %config.listen, %address, "API port taken; using the next free one");
+        }
+        info!(%address, "API listens");
+        Ok(Self {
+            listener,
+            address,
+            token,
+        })
+    }
+
+    /// The address in use.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Writes the address into the runtime directory (mode 0600, atomically), where `status` finds it.
+    ///
+    /// # Errors
+    /// [`ApiError::Record`] with the file.
+    pub fn record_address(&self, runtime_dir: &Path) -> Result<(), ApiError> {
+        let path = runtime_dir.join(ADDRESS_FILE);
+        let write = || {
+            let new = runtime_dir.join(format!("{ADDRESS_FILE}.new"));
+            match std::fs::remove_file(&new) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut options = std::fs::OpenOptions::new();
+            options.write(true).create_new(true);
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            writeln!(options.open(&new)?, "{}", self.address)?;
+            std::fs::rename(&new, &path)
+        };
+        write().map_err(|why| ApiError::Record { path, why })
+    }
+
+    /// Answers until `shutdown` completes, then gives open requests a second.
+    ///
+    /// # Errors
+    /// What the listener reports; single connections' errors end only themselves.
+    pub async fn serve(
+        self,
+        status: watch::Receiver<Status>,
+        metrics: Metrics,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        let guard = routes::Guard {
+            // Beyond loopback the token guards, and a server has more names than we can know.
+            hosts: self.address.ip().is_loopback().then(|| self.address.ip()),
+            token: self.token,
+        };
+        let router = routes::router(status, metrics, Arc::new(guard));
+        let listener = connection::BoundedListener::new(self.listener);
+        let (ended, mut seen) = watch::channel(false);
+        let serve = axum::serve(listener, router).with_graceful_shutdown(async move {
+            shutdown.await;
+            let _ = ended.send(true);
+        });
+        tokio::select! {
+            result = serve => result,
+            // A connection that neither asks nor goes must not hold the watchdog up.
+            () = async {
+                let _ = seen.wait_for(|ended| *ended).await;
+                tokio::time::sleep(SHUTDOWN_GRACE).await;
+            } => Ok(()),
+        }
+    }
+}

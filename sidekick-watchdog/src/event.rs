@@ -1,5 +1,6 @@
 //! What happens to the engine, in words that log, status, API and tests share.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,72 @@ pub enum DeathCause {
     StopTimeout,
     /// It was gone when we came, and the system no longer knows how it ended.
     Unknown,
+}
+
+impl DeathCause {
+    /// The kind in one word, for the label of a metric.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Clean { .. } => "clean",
+            Self::Exited { .. } => "exited",
+            Self::Signaled { .. } => "signaled",
+            Self::Hung { .. } => "hung",
+            Self::StopTimeout => "stop_timeout",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The cause in words for people: "segmentation fault (SIGSEGV)", "exit code 3", "hung for 10.2 s".
+impl fmt::Display for DeathCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Clean { exit_code: 0 } => write!(f, "quit"),
+            Self::Clean { exit_code } => write!(f, "quit with exit code {exit_code}"),
+            Self::Exited { exit_code } => write!(f, "exit code {exit_code}"),
+            Self::Signaled {
+                signal,
+                core_dumped,
+            } => {
+                match signal_words(*signal) {
+                    Some(words) => write!(f, "{words}")?,
+                    None => write!(f, "killed by signal {signal}")?,
+                }
+                if *core_dumped {
+                    write!(f, ", core dumped")?;
+                }
+                Ok(())
+            }
+            Self::Hung { silent } => write!(f, "hung for {:.1} s", silent.as_secs_f64()),
+            Self::StopTimeout => write!(f, "killed, did not quit within its grace"),
+            Self::Unknown => write!(f, "gone, nobody saw how"),
+        }
+    }
+}
+
+/// The signals that end engines, in words (numbers as on Linux, x86 and ARM).
+fn signal_words(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "killed by SIGHUP",
+        2 => "killed by SIGINT",
+        3 => "killed by SIGQUIT",
+        4 => "illegal instruction (SIGILL)",
+        5 => "trap (SIGTRAP)",
+        6 => "aborted (SIGABRT)",
+        7 => "bus error (SIGBUS)",
+        8 => "arithmetic error (SIGFPE)",
+        9 => "killed by SIGKILL",
+        10 => "killed by SIGUSR1",
+        11 => "segmentation fault (SIGSEGV)",
+        12 => "killed by SIGUSR2",
+        13 => "broken pipe (SIGPIPE)",
+        14 => "killed by SIGALRM",
+        15 => "killed by SIGTERM",
+        24 => "out of CPU time (SIGXCPU)",
+        25 => "file too large (SIGXFSZ)",
+        31 => "bad system call (SIGSYS)",
+        _ => return None,
+    })
 }
 
 /// One thing that happened, for log, status and `/api/v1/events`.
@@ -98,4 +165,33 @@ pub enum EngineEvent {
     },
     /// No engine runs and none will be started.
     Stopped,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_read_as_words() {
+        let signaled = |signal, core_dumped| DeathCause::Signaled {
+            signal,
+            core_dumped,
+        };
+        let hung = DeathCause::Hung {
+            silent: Duration::from_millis(10_230),
+        };
+        for (cause, words) in [
+            (
+                signaled(11, true),
+                "segmentation fault (SIGSEGV), core dumped",
+            ),
+            (signaled(9, false), "killed by SIGKILL"),
+            (signaled(64, false), "killed by signal 64"),
+            (DeathCause::Exited { exit_code: 3 }, "exit code 3"),
+            (DeathCause::Clean { exit_code: 0 }, "quit"),
+            (hung, "hung for 10.2 s"),
+        ] {
+            assert_eq!(cause.to_string(), words);
+        }
+    }
 }

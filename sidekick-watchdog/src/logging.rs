@@ -1,1 +1,169 @@
-//! The watchdog's own log.
+//! The watchdog's own log: to standard error and, where configured, to a file.
+//!
+//! Writing happens on threads of its own behind bounded queues. When a reader of standard error sleeps or the disk
+//! is stuck, lines are dropped and counted ([`LogGuard::lines_dropped`]); nothing in the watchdog waits for its log.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::rolling::{RollingFileAppender, Rotation};
+use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{LogConfig, LogFormat, LogLevel, LogRotation};
+
+/// Lines that may wait for a writer; about 2 MiB. The ones after are dropped and counted.
+const LINES_WAITING_MAX: usize = 8 * 1024;
+/// Rotated files that are kept.
+const FILES_KEPT: usize = 14;
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The file's folder or the file cannot be made or written.
+    #[error("the log file {path:?} cannot be written: {why}; change [log] file")]
+    File {
+        /// The file as configured.
+        path: PathBuf,
+        /// The system's words.
+        why: String,
+    },
+    /// Somebody installed a log before.
+    #[error("logging was started twice in one process")]
+    Twice,
+}
+
+/// Keeps the log's threads; when dropped, waits at most about a second for the last lines to be written.
+#[derive(Debug)]
+#[must_use]
+pub struct LogGuard {
+    _workers: Vec<WorkerGuard>,
+    counters: Vec<ErrorCounter>,
+}
+
+impl LogGuard {
+    /// Lines that were dropped because their writer was stuck.
+    pub fn lines_dropped(&self) -> u64 {
+        self.counters
+            .iter()
+            .map(|counter| counter.dropped_lines() as u64)
+            .sum()
+    }
+}
+
+/// Starts logging for the whole process.
+///
+/// # Errors
+/// [`LogError::File`] when the file cannot be written, [`LogError::Twice`] when called again.
+pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
+    let is_terminal = io::stderr().is_terminal();
+    let as_json = match config.format {
+        LogFormat::Auto => !is_terminal,
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let (stderr, worker) = queue("log-stderr", io::stderr());
+    let mut guard = LogGuard {
+        counters: vec![stderr.error_counter()],
+        _workers: vec![worker],
+    };
+    let stderr_layer = match as_json {
+        true => json_layer(stderr),
+        false => tracing_subscriber::fmt::layer()
+            .with_writer(stderr)
+            .with_timer(Rfc3339)
+            .with_ansi(is_terminal)
+            .with_target(false)
+            .boxed(),
+    };
+    let file_layer = match &config.file {
+        Some(path) => {
+            let (file, worker) = queue("log-file", open(path, config.rotate)?);
+            guard.counters.push(file.error_counter());
+            guard._workers.push(worker);
+            Some(json_layer(file))
+        }
+        None => None,
+    };
+    tracing_subscriber::registry()
+        .with(stderr_layer)
+        .with(file_layer)
+        .with(level(config.level))
+        .try_init()
+        .map_err(|_| LogError::Twice)?;
+    Ok(guard)
+}
+
+fn queue(name: &str, writer: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default()
+        .buffered_lines_limit(LINES_WAITING_MAX)
+        .lossy(true)
+        .thread_name(name)
+        .finish(writer)
+}
+
+fn json_layer<S>(writer: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .with_writer(writer)
+        .with_timer(Rfc3339)
+        .boxed()
+}
+
+fn open(path: &Path, rotate: LogRotation) -> Result<RollingFileAppender, LogError> {
+    let error = |why: String| LogError::File {
+        path: path.to_owned(),
+        why,
+    };
+    let name = path
+        .file_name()
+        .ok_or_else(|| error("it names no file".into()))?;
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    let rotation = match rotate {
+        LogRotation::Never => Rotation::NEVER,
+        LogRotation::Daily => Rotation::DAILY,
+        LogRotation::Hourly => Rotation::HOURLY,
+    };
+    let mut builder = RollingFileAppender::builder()
+        .rotation(rotation)
+        .filename_prefix(name.to_string_lossy());
+    if rotate != LogRotation::Never {
+        builder = builder.max_log_files(FILES_KEPT);
+    }
+    builder.build(folder).map_err(|init_error| {
+        let source = std::error::Error::source(&init_error);
+        error(source.map_or_else(|| init_error.to_string(), ToString::to_string))
+    })
+}
+
+fn level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+/// The wall clock as `2026-11-22T12:00:00.123456Z`.
+struct Rfc3339;
+
+impl FormatTime for Rfc3339 {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+        write!(w, "{:.6}", jiff::Timestamp::now())
+    }
+}

@@ -1,1 +1,262 @@
-//! Counters and gauges for /metrics.
+//! What the watchdog counts, for `/metrics` (OpenMetrics text). All names start with `sidekick_` and end in their unit.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// The content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The shortest bucket of an fsync: a disk with a write cache answers in about 60 µs. Fourteen doublings reach 0.8 s.
+const FSYNC_BUCKET_FIRST_S: f64 = 0.0001;
+/// The shortest bucket of a gap between death and relaunch: 1 ms. Seventeen doublings reach over a minute.
+const GAP_BUCKET_FIRST_S: f64 = 0.001;
+
+/// The label of metrics that are kept per sink.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SinkLabel {
+    /// The sink's name: `file`, `http`.
+    pub sink: String,
+}
+
+/// The label of deaths.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CauseLabel {
+    /// [`crate::event::DeathCause::label`].
+    pub cause: String,
+}
+
+/// All metrics; a clone counts into the same ones. Every method may be called from any thread and never blocks long.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Records that are durable.
+    pub records_committed: Counter,
+    /// Records that a sink has taken.
+    pub records_uploaded: Family<SinkLabel, Counter>,
+    /// Records that the library refused (full ring and the like), as gap records tell.
+    pub records_refused: Counter,
+    /// Records that are known to be missing (damage in shared memory), as hole records tell.
+    pub records_missing: Counter,
+    /// Committed records that not every sink has taken yet.
+    pub backlog_records: Gauge,
+    /// Engine processes started.
+    pub engine_starts: Counter,
+    /// Engine deaths by kind.
+    pub engine_deaths: Family<CauseLabel, Counter>,
+    /// The running incarnation's number.
+    pub engine_incarnation: Gauge,
+    /// 1 while an engine runs.
+    pub engine_up: Gauge,
+    /// From the proof of a death to the next start.
+    pub engine_gap_seconds: Histogram,
+    /// Bytes in the ring that are not yet durable.
+    pub ring_used_bytes: Gauge,
+    /// Bytes that the log takes on disk.
+    pub store_log_bytes: Gauge,
+    /// How long each fsync of the log took.
+    pub store_fsync_seconds: Histogram,
+    /// Tries of uploads after a first failed one.
+    pub upload_retries: Family<SinkLabel, Counter>,
+    /// Lines of the watchdog's own log that were dropped.
+    pub log_lines_dropped: Counter,
+    registry: Arc<Registry>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            records_committed: Counter::default(),
+            records_uploaded: Family::default(),
+            records_refused: Counter::default(),
+            records_missing: Counter::default(),
+            backlog_records: Gauge::default(),
+            engine_starts: Counter::default(),
+            engine_deaths: Family::default(),
+            engine_incarnation: Gauge::default(),
+            engine_up: Gauge::default(),
+            engine_gap_seconds: Histogram::new(exponential_buckets(GAP_BUCKET_FIRST_S, 2.0, 17)),
+            ring_used_bytes: Gauge::default(),
+            store_log_bytes: Gauge::default(),
+            store_fsync_seconds: Histogram::new(exponential_buckets(FSYNC_BUCKET_FIRST_S, 2.0, 14)),
+            upload_retries: Family::default(),
+            log_lines_dropped: Counter::default(),
+            registry: Arc::default(),
+        };
+        let mut registry = Registry::with_prefix("sidekick");
+        let r = &mut registry;
+        // The encoder appends `_total` to counters and the full stop to each help text.
+        r.register(
+            "records_committed",
+            "Records that are durable",
+            metrics.records_committed.clone(),
+        );
+        r.register(
+            "records_uploaded",
+            "Records that a sink has taken",
+            metrics.records_uploaded.clone(),
+        );
+        r.register(
+            "records_refused",
+            "Records that the library refused",
+            metrics.records_refused.clone(),
+        );
+        r.register(
+            "records_missing",
+            "Records known to be missing",
+            metrics.records_missing.clone(),
+        );
+        r.register(
+            "backlog_records",
+            "Committed records that not every sink has taken yet",
+            metrics.backlog_records.clone(),
+        );
+        r.register(
+            "engine_starts",
+            "Engine processes started",
+            metrics.engine_starts.clone(),
+        );
+        r.register(
+            "engine_deaths",
+            "Engine deaths by kind",
+            metrics.engine_deaths.clone(),
+        );
+        r.register(
+            "engine_incarnation",
+            "Number of the running incarnation",
+            metrics.engine_incarnation.clone(),
+        );
+        r.register(
+            "engine_up",
+            "1 while an engine runs",
+            metrics.engine_up.clone(),
+        );
+        r.register_with_unit(
+            "engine_gap",
+            "From the proof of a death to the next start",
+            Unit::Seconds,
+            metrics.engine_gap_seconds.clone(),
+        );
+        r.register_with_unit(
+            "ring_used",
+            "Bytes in the ring that are not yet durable",
+            Unit::Bytes,
+            metrics.ring_used_bytes.clone(),
+        );
+        r.register_with_unit(
+            "store_log",
+            "Bytes that the log takes on disk",
+            Unit::Bytes,
+            metrics.store_log_bytes.clone(),
+        );
+        r.register_with_unit(
+            "store_fsync",
+            "Time of each fsync of the log",
+            Unit::Seconds,
+            metrics.store_fsync_seconds.clone(),
+        );
+        r.register(
+            "upload_retries",
+            "Tries of uploads after a first failed one",
+            metrics.upload_retries.clone(),
+        );
+        r.register(
+            "log_lines_dropped",
+            "Lines of the watchdog's own log that were dropped",
+            metrics.log_lines_dropped.clone(),
+        );
+        metrics.registry = Arc::new(registry);
+        metrics
+    }
+
+    /// Counts a death and, once it is known, the gap to the next start.
+    pub fn died(&self, cause: &crate::event::DeathCause) {
+        let cause = cause.label().to_owned();
+        self.engine_deaths
+            .get_or_create(&CauseLabel { cause })
+            .inc();
+        self.engine_up.set(0);
+    }
+
+    /// Counts a start.
+    pub fn started(&self, incarnation: u32, gap: Option<Duration>) {
+        self.engine_starts.inc();
+        self.engine_incarnation.set(i64::from(incarnation));
+        self.engine_up.set(1);
+        if let Some(gap) = gap {
+            self.engine_gap_seconds.observe(gap.as_secs_f64());
+        }
+    }
+
+    /// The counter of records that this sink has taken.
+    pub fn uploaded(&self, sink: &str) -> Counter {
+        let sink = sink.to_owned();
+        self.records_uploaded
+            .get_or_create_owned(&SinkLabel { sink })
+    }
+
+    /// The counter of this sink's retries.
+    pub fn retries(&self, sink: &str) -> Counter {
+        let sink = sink.to_owned();
+        self.upload_retries.get_or_create_owned(&SinkLabel { sink })
+    }
+
+    /// Everything as OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail; half a text would be seen by its missing `# EOF`.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+/// Raises a counter to a total that is kept elsewhere (the store's state); never lowers it.
+pub fn raise_to(counter: &Counter, total: u64) {
+    counter.inner().fetch_max(total, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::DeathCause;
+
+    #[test]
+    fn the_text_names_what_was_counted() {
+        let metrics = Metrics::new();
+        metrics.started(1, None);
+        metrics.died(&DeathCause::Unknown);
+        metrics.started(2, Some(Duration::from_millis(3)));
+        raise_to(&metrics.clone().records_committed, 17);
+        raise_to(&metrics.records_committed, 5);
+        metrics.uploaded("file").inc_by(4);
+        metrics.store_fsync_seconds.observe(0.0002);
+        let text = metrics.encode();
+        for line in [
+            "sidekick_engine_starts_total 2",
+            "sidekick_engine_deaths_total{cause=\"unknown\"} 1",
+            "sidekick_engine_incarnation 2",
+            "sidekick_engine_gap_seconds_count 1",
+            "sidekick_records_committed_total 17",
+            "sidekick_records_uploaded_total{sink=\"file\"} 4",
+            "sidekick_store_fsync_seconds_bucket{le=\"0.0002\"} 1",
+            "sidekick_ring_used_bytes 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

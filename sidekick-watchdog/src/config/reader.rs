@@ -508,7 +508,7 @@ fn file_folder(sources: &Sources) -> PathBuf {
     match &sources.file {
         Some((path, _)) => sources
             .working_dir
-            .join(path.parent().unwrap_or(Path::new(""))),
+            .join(path.parent().unwrap_or_else(|| Path::new(""))),
         None => sources.working_dir.clone(),
     }
 }

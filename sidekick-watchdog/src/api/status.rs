@@ -1,0 +1,215 @@
+//! What `GET /api/v1/status` and `sidekick-watchdog status` tell.
+//!
+//! `app` fills it and publishes it through a `watch` channel at each event and about once a second; ages and
+//! uptimes are as of then. Every field has a default, so that a reader of another version still reads it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// How many deaths [`EngineStatus::last_deaths`] keeps, the newest last.
+pub const DEATHS_KEPT: usize = 16;
+
+/// The whole watchdog at a glance.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// The configured name, the `source` of the records.
+    pub name: String,
+    /// The watchdog's version.
+    pub version: String,
+    /// The watchdog's process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: f64,
+    /// The store's group, a UUID.
+    pub group: String,
+    /// Where everything durable lies.
+    pub data_dir: PathBuf,
+    /// Where rings and locks lie.
+    pub runtime_dir: PathBuf,
+    /// The API's actual address.
+    pub api: String,
+    /// The engine.
+    pub engine: EngineStatus,
+    /// The session of the connected engine; `None` while none is connected.
+    pub session: Option<SessionStatus>,
+    /// All sessions together, since the store was made.
+    pub totals: Totals,
+    /// The store.
+    pub store: StoreStatus,
+    /// The uploads.
+    pub upload: UploadStatus,
+}
+
+/// Where in its life the engine is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineState {
+    /// Launched, not yet connected.
+    #[default]
+    Starting,
+    /// Connected, its main loop runs.
+    Running,
+    /// Its main loop is silent beyond the limit.
+    Hung,
+    /// Dead; the next start waits.
+    Backoff,
+    /// Asked to quit.
+    Stopping,
+    /// None runs and none will be started.
+    Stopped,
+    /// Died too often; none will be started.
+    GaveUp,
+}
+
+impl EngineState {
+    /// The state as one lower-case word or two.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Hung => "hung",
+            Self::Backoff => "waiting to relaunch",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::GaveUp => "given up",
+        }
+    }
+}
+
+/// The engine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EngineStatus {
+    /// Where in its life it is.
+    pub state: EngineState,
+    /// Its number, from 1; 0 before the first start.
+    pub incarnation: u32,
+    /// Its process id, while it runs.
+    pub pid: Option<u32>,
+    /// Seconds since it was started, while it runs.
+    pub uptime_s: Option<f64>,
+    /// The frame that its heartbeat told last.
+    pub frame: Option<u64>,
+    /// Whether its extension has connected.
+    pub connected: bool,
+    /// Whether the game has called `Sidekick.mark_ready()`.
+    pub ready: bool,
+    /// Whether `/readyz` waits for that (`[health] ready_required`).
+    pub ready_required: bool,
+    /// Starts since the watchdog's own start.
+    pub starts: u64,
+    /// The last deaths, the newest last, at most [`DEATHS_KEPT`].
+    pub last_deaths: Vec<Death>,
+}
+
+/// One death of an engine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Death {
+    /// The number of the engine that died.
+    pub incarnation: u32,
+    /// Why, in words (`DeathCause`'s `Display`).
+    pub cause: String,
+    /// From the proof of its death to the next start in milliseconds, once there was one.
+    pub gap_ms: Option<f64>,
+    /// How long it had lived, in seconds.
+    pub uptime_s: Option<f64>,
+    /// The last frame that its heartbeat told.
+    pub frame: Option<u64>,
+    /// When, RFC 3339.
+    pub time: String,
+}
+
+/// A session's counts of records.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionStatus {
+    /// The session's UUID.
+    pub epoch: String,
+    /// The highest sequence number that the library gave out, where that is known.
+    pub recorded: Option<u64>,
+    /// The highest one that is durable.
+    pub committed: u64,
+    /// The highest one that every sink has taken.
+    pub uploaded: u64,
+    /// Committed and not yet uploaded.
+    pub backlog: u64,
+    /// Records that the library refused.
+    pub refused: u64,
+    /// Records known to be missing.
+    pub holes: u64,
+}
+
+/// All sessions together.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Totals {
+    /// Records that are durable.
+    pub committed: u64,
+    /// Records taken, per sink.
+    pub uploaded: BTreeMap<String, u64>,
+    /// Gap and hole records.
+    pub gaps: u64,
+}
+
+/// The store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreStatus {
+    /// Bytes that the log takes on disk.
+    pub log_bytes: u64,
+    /// The last log index applied.
+    pub applied: u64,
+    /// How long the last fsync took, in microseconds.
+    pub last_fsync_us: Option<u64>,
+}
+
+/// The uploads.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UploadStatus {
+    /// One for each configured sink.
+    pub sinks: Vec<SinkStatus>,
+}
+
+/// One sink.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SinkStatus {
+    /// `file`, `http`.
+    pub name: String,
+    /// `idle`, `sending`, `retrying`, `parked`.
+    pub state: String,
+    /// Why, when it is not going well.
+    pub reason: Option<String>,
+    /// Records that it has taken.
+    pub records: u64,
+    /// Seconds since it last took a batch.
+    pub last_success_age_s: Option<f64>,
+}
+
+impl Status {
+    /// Why the game cannot be played right now; `None` when it can.
+    pub fn unready_reason(&self) -> Option<&'static str> {
+        let engine = &self.engine;
+        if engine.state != EngineState::Running {
+            return Some(match engine.state {
+                EngineState::Starting => "the engine is starting",
+                EngineState::Hung => "the engine hangs",
+                EngineState::Backoff => "the engine died and waits to be relaunched",
+                EngineState::Stopping => "the engine is stopping",
+                _ => "no engine runs",
+            });
+        }
+        if !engine.connected {
+            return Some("the engine has not connected");
+        }
+        if engine.ready_required && !engine.ready {
+            return Some("the game has not called Sidekick.mark_ready()");
+        }
+        None
+    }
+}
