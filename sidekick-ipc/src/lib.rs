@@ -1,3 +1,54 @@
 //! What the Godot extension and the watchdog agree on byte for byte.
+//!
+//! ```text
+//!  engine process (Session)                 one file per rotation              watchdog process (Attachment)
+//!  record ─► mutex ─► Producer ─────────► uplink ring   (D, P: engine) ─────► drain ─► commit ─► release
+//!                        └─ ring full ──► .spill files                 ─────►   └ merged by sequence number
+//!  on_frame ────────────────────────────► heartbeat     (P: engine)    ─────► heartbeat
+//!  control ◄──────────────────────────── control words (C: watchdog)  ◄───── controls
+//!  poll_downlink ◄────────────────────── downlink ring (C: watchdog)  ◄───── send
+//! ```
+//!
+//! # Layout
+//! - [`layout`]: where every word lies and who writes it
+//! - [`region`]: shared words behind a trait: a mapping, the heap, a model
+//! - [`ring`]: the ring over a region, and its way to sleep and wake
+//! - [`frame`]: one frame: header, checksum, kinds, payloads
+//! - [`header`], [`name`]: whose file it is
+//! - [`session`]: the engine's side; [`spill`]: its overflow
+//! - [`attach`]: the watchdog's side
+//! - [`heartbeat`], [`control`], [`message`]: the words and messages beside the records
+//! - [`value`]: Godot's values in their binary encoding
+//! - [`sys`], [`wake`]: what the system does for us
+//!
+//! All `unsafe` of the project but the extension's entry point is in [`region`] and [`sys`].
 
+pub mod attach;
+pub mod control;
+pub mod frame;
+pub mod header;
+pub mod heartbeat;
+pub mod layout;
+pub mod message;
+pub mod name;
+pub mod region;
+pub mod ring;
+pub mod session;
+pub mod spill;
+pub mod sys;
 pub mod value;
+pub mod wake;
+
+pub use attach::{
+    AttachError, Attachment, Corruption, DrainError, Drained, ReaderCheckpoint, SendError, Waker,
+};
+pub use control::{Control, Controls, Quit};
+pub use frame::{
+    FRAME_HEADER_BYTES, FrameError, FrameHeader, FrameKind, FrameView, Frames, Gap, Hole,
+    RECORD_BYTES_MAX, Record, append_frame, frames,
+};
+pub use header::{HeaderError, PROTOCOL_VERSION, SessionInfo};
+pub use heartbeat::{Heartbeat, HeartbeatReader, Phase};
+pub use message::DownlinkMessage;
+pub use name::{RingFileName, scan};
+pub use session::{RefusedCause, Session, SessionError, SessionOptions, WhenFull};

@@ -1,0 +1,120 @@
+//! What the watchdog wants of the engine: words that are levels, never messages. Reading one twice harms nobody, so
+//! they need no protocol for a crash on either side.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::layout;
+use crate::region::{Mapping, Region};
+use crate::sys;
+
+/// The watchdog asks the game to quit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quit {
+    /// Time that is left to save.
+    pub grace: Duration,
+}
+
+/// The control words as the engine reads them, once per frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// The watchdog's generation; 0 before one has attached. A new number: another watchdog has taken over.
+    pub generation: u64,
+    /// Set while the watchdog wants the game to quit.
+    pub quit: Option<Quit>,
+    /// Time since the watchdog's last beat; [`Duration::MAX`] before the first.
+    pub watchdog_alive_age: Duration,
+    /// The watchdog's pid; 0 before it has attached.
+    pub watchdog_pid: u32,
+    /// Bytes committed and not yet uploaded.
+    pub backlog: u64,
+    /// The watchdog is short of disk.
+    pub disk_low: bool,
+    /// Counts reloads of the watchdog's configuration.
+    pub config_generation: u64,
+}
+
+pub(crate) fn read<R: Region>(region: &R, now_ns: u64) -> Control {
+    let word = |at| region.load(at, Relaxed);
+    let deadline_ns = word(layout::C_QUIT_DEADLINE_NS);
+    let beat_ns = word(layout::C_WATCHDOG_BEAT_NS);
+    let until = |at_ns: u64| Duration::from_nanos(at_ns.saturating_sub(now_ns));
+    Control {
+        generation: word(layout::C_GENERATION),
+        quit: (deadline_ns != 0).then(|| Quit {
+            grace: until(deadline_ns),
+        }),
+        watchdog_alive_age: match beat_ns {
+            0 => Duration::MAX,
+            _ => Duration::from_nanos(now_ns.saturating_sub(beat_ns)),
+        },
+        watchdog_pid: word(layout::C_WATCHDOG_PID) as u32,
+        backlog: word(layout::C_BACKLOG),
+        disk_low: word(layout::C_DISK_LOW) == 1,
+        config_generation: word(layout::C_CONFIG_GENERATION),
+    }
+}
+
+/// Writes the control words from any thread of the watchdog. Cheap to clone; keeps the mapping alive.
+///
+/// One word has one writing thread at a time, or the last one wins; no method waits.
+#[derive(Clone, Debug)]
+pub struct Controls(pub(crate) Arc<Mapping>);
+
+impl Controls {
+    fn set(&self, at: usize, value: u64) {
+        // SYNC: a level that stands alone; the engine sees it in some later frame.
+        self.0.store(at, value, Relaxed);
+    }
+
+    /// Asks the game to quit within `grace` from now.
+    pub fn set_quit(&self, grace: Duration) {
+        let grace_ns = u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX);
+        self.set(
+            layout::C_QUIT_DEADLINE_NS,
+            sys::monotonic_ns().saturating_add(grace_ns).max(1),
+        );
+    }
+
+    /// Takes the request to quit back.
+    pub fn clear_quit(&self) {
+        self.set(layout::C_QUIT_DEADLINE_NS, 0);
+    }
+
+    /// Tells that the watchdog lives. Call it about every second.
+    pub fn beat(&self) {
+        self.set(layout::C_WATCHDOG_BEAT_NS, sys::monotonic_ns());
+    }
+
+    /// Tells which watchdog it is, with this process's pid.
+    pub fn set_generation(&self, generation: u64) {
+        self.set(layout::C_WATCHDOG_PID, std::process::id().into());
+        self.set(layout::C_GENERATION, generation);
+    }
+
+    /// Tells how many bytes are committed and not uploaded.
+    pub fn set_backlog(&self, bytes: u64) {
+        self.set(layout::C_BACKLOG, bytes);
+    }
+
+    /// Tells whether the disk is short.
+    pub fn set_disk_low(&self, low: bool) {
+        self.set(layout::C_DISK_LOW, low.into());
+    }
+
+    /// Counts a reload of the configuration.
+    pub fn set_config_generation(&self, generation: u64) {
+        self.set(layout::C_CONFIG_GENERATION, generation);
+    }
+
+    /// Asks the engine to go on in a file with at least this rotation number.
+    pub fn set_rotate_to(&self, rotation: u32) {
+        self.set(layout::C_ROTATE_TO, rotation.into());
+    }
+
+    /// Tells up to which sequence number everything is uploaded.
+    pub fn set_uploaded(&self, seq: u64) {
+        self.set(layout::C_UPLOADED_SEQ, seq);
+    }
+}

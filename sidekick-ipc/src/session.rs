@@ -1,0 +1,696 @@
+//! The engine's side of a session: record, heartbeat, control.
+//!
+//! [`Session`] may be used from any thread. It never panics on what the other process or the disk does, and no method
+//! waits longer than [`SessionOptions::block_max`] per frame, and that only with [`WhenFull::Block`].
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::control::{self, Control};
+use crate::frame::{
+    FRAME_HEADER_BYTES, FrameKind, Gap, RECORD_BYTES_MAX, Record, STREAM_NAME_BYTES_MAX, crc_seed,
+    frame_bytes, gap_cause, seal,
+};
+use crate::header::{self, SessionInfo};
+use crate::heartbeat::{Phase, STALL_MAX};
+use crate::layout::{self, RingLayout};
+use crate::message::DownlinkMessage;
+use crate::name::{ring_name, temporary_name};
+use crate::region::{Mapping, Region, Side};
+use crate::ring::{Consumer, DRAIN_SLEEP, Producer, SPACE_SLEEP, kick, sleep};
+use crate::spill::{SpillError, SpillWriter};
+use crate::sys::{self, Dir};
+
+/// After a file for the next rotation could not be made, the next try waits so long.
+const ROTATE_RETRY_NS: u64 = 1_000_000_000;
+
+/// What to do with a record when the ring is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Append it to the spill file (about a microsecond).
+    #[default]
+    Spill,
+    /// Wait for space, in all at most [`SessionOptions::block_max`] per frame; then refuse.
+    Block,
+    /// Refuse it and count it.
+    Refuse,
+}
+
+/// How to set up a session.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// Existing directory of this user that nobody else can write.
+    pub runtime_dir: PathBuf,
+    /// Launch number that the watchdog gave.
+    pub launch: u32,
+    /// Incarnation number that the watchdog gave.
+    pub incarnation: u32,
+    /// Bytes of the uplink, rounded up to a power of two within [`layout::RING_BYTES_MIN`] and
+    /// [`layout::RING_BYTES_MAX`].
+    pub ring_bytes: usize,
+    /// What to do when it is full.
+    pub when_full: WhenFull,
+    /// With [`WhenFull::Block`]: longest wait per frame, over all threads.
+    pub block_max: Duration,
+    /// Most bytes in spill files that are not committed yet.
+    pub spill_bytes_max: u64,
+    /// Version of the library, for the header.
+    pub library_version: String,
+}
+
+/// Why a session could not start.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {path:?}: {source}")]
+pub struct SessionError {
+    /// What was tried.
+    pub action: &'static str,
+    /// On which file or directory.
+    pub path: PathBuf,
+    /// Why not.
+    pub source: io::Error,
+}
+
+/// Why a record was not taken. It has no sequence number, and is counted; all but the first and the last two kinds are
+/// also told by a gap frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RefusedCause {
+    /// Larger than a frame can hold.
+    #[error("the record has {bytes} bytes with its stream's name, the limit is {max}; split it")]
+    TooLarge {
+        /// Bytes of name and value.
+        bytes: usize,
+        /// Most that a record may have.
+        max: usize,
+    },
+    /// No room in the ring, and none in the spill files if these are allowed.
+    #[error("the watchdog is behind: ring and spill files are full")]
+    Full,
+    /// The spill file could not be written.
+    #[error("the ring is full and the spill file could not be written; is the disk full?")]
+    SpillFailed,
+    /// The stream's name is empty or too long.
+    #[error("a stream's name has 1 to {STREAM_NAME_BYTES_MAX} bytes")]
+    StreamName,
+    /// The session has ended.
+    #[error("the session has ended")]
+    Closed,
+}
+
+struct Current {
+    mapping: Arc<Mapping>,
+    /// Holds the lock that proves this process alive.
+    _file: File,
+    rotation: u32,
+    downlink: Mutex<Consumer<Arc<Mapping>>>,
+}
+
+struct State {
+    producer: Producer<Arc<Mapping>>,
+    last_seq: u64,
+    spill: SpillWriter,
+    gap: Gap,
+    refused: Gap,
+    /// Tail at the last kick that a filling ring asked for.
+    kicked_at: u64,
+    rotate_after_ns: u64,
+    closed: bool,
+}
+
+/// One engine process's session with the watchdog.
+pub struct Session {
+    options: SessionOptions,
+    dir: Arc<Dir>,
+    epoch: Uuid,
+    seed: u32,
+    ring_bytes: usize,
+    current: RwLock<Arc<Current>>,
+    state: Mutex<State>,
+    last_seq: AtomicU64,
+    committed_seq: AtomicU64,
+    uploaded_seq: AtomicU64,
+    refused: AtomicU64,
+    gap_pending: AtomicU64,
+    frames: AtomicU64,
+    block_left_ns: AtomicU64,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}
+
+thread_local! {
+    static FRAME: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whatever panicked while holding it: `tail` is stored last, so the state is good after any panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Session {
+    /// Makes the session's ring file; a watchdog sees it complete or not at all.
+    ///
+    /// # Errors
+    /// [`SessionError`] with what was tried on which path. Nothing is left behind.
+    pub fn create(options: SessionOptions) -> Result<Session, SessionError> {
+        let dir = Dir::open(&options.runtime_dir).map_err(|source| SessionError {
+            action: "open the runtime directory",
+            path: options.runtime_dir.clone(),
+            source,
+        })?;
+        let dir = Arc::new(dir);
+        let epoch = Uuid::new_v4();
+        let ring_bytes = options
+            .ring_bytes
+            .clamp(layout::RING_BYTES_MIN, layout::RING_BYTES_MAX)
+            .next_power_of_two();
+        let place = Place {
+            dir: &dir,
+            options: &options,
+            epoch,
+            ring_bytes,
+        };
+        let current = Arc::new(place.make(0, 1, 0, |_| {})?);
+        let spill = SpillWriter::new(
+            Arc::clone(&dir),
+            options.launch,
+            epoch,
+            options.spill_bytes_max,
+        );
+        let uplink = RingLayout::uplink(ring_bytes as u64);
+        let state = State {
+            producer: Producer::attach(Arc::clone(&current.mapping), uplink),
+            last_seq: 0,
+            spill,
+            gap: Gap::default(),
+            refused: Gap::default(),
+            kicked_at: 0,
+            rotate_after_ns: 0,
+            closed: false,
+        };
+        Ok(Session {
+            block_left_ns: AtomicU64::new(as_ns(options.block_max)),
+            dir,
+            epoch,
+            seed: crc_seed(&epoch),
+            ring_bytes,
+            options,
+            current: RwLock::new(current),
+            state: Mutex::new(state),
+            last_seq: AtomicU64::new(0),
+            committed_seq: AtomicU64::new(0),
+            uploaded_seq: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            gap_pending: AtomicU64::new(0),
+            frames: AtomicU64::new(0),
+        })
+    }
+
+    /// The session's UUID.
+    pub fn epoch(&self) -> Uuid {
+        self.epoch
+    }
+
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes one record: `variant` is what `var_to_bytes` gave. Returns its sequence number, from 1 on.
+    ///
+    /// When this returns `Ok`, the record survives the death of this process.
+    ///
+    /// # Errors
+    /// [`RefusedCause`]: nothing was written.
+    pub fn record(&self, stream: &str, variant: &[u8]) -> Result<u64, RefusedCause> {
+        if stream.is_empty() || stream.len() > STREAM_NAME_BYTES_MAX {
+            self.refused.fetch_add(1, Relaxed);
+            return Err(RefusedCause::StreamName);
+        }
+        let payload_bytes = variant.len().saturating_add(1 + stream.len());
+        if payload_bytes > RECORD_BYTES_MAX {
+            self.refused.fetch_add(1, Relaxed);
+            return Err(RefusedCause::TooLarge {
+                bytes: payload_bytes,
+                max: RECORD_BYTES_MAX,
+            });
+        }
+        let fill = |frame: &mut Vec<u8>| {
+            frame.clear();
+            frame.resize(FRAME_HEADER_BYTES, 0);
+            Record::encode_head(stream, frame);
+            frame.extend_from_slice(variant);
+            frame.resize(frame_bytes(payload_bytes), 0);
+            self.submit(frame, payload_bytes)
+        };
+        FRAME
+            .try_with(|frame| frame.try_borrow_mut().map(|mut frame| fill(&mut frame)))
+            // A thread that is ending, or a signal handler amid `record`: pay for an allocation.
+            .map_or_else(
+                |_| fill(&mut Vec::new()),
+                |done| done.unwrap_or_else(|_| fill(&mut Vec::new())),
+            )
+    }
+
+    fn submit(&self, frame: &mut [u8], payload_bytes: usize) -> Result<u64, RefusedCause> {
+        let now_ns = sys::monotonic_ns();
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        if state.closed {
+            self.refused.fetch_add(1, Relaxed);
+            return Err(RefusedCause::Closed);
+        }
+        let result = self
+            .flush_gap(state, now_ns)
+            .and_then(|()| self.put(state, FrameKind::Record, frame, payload_bytes, now_ns, true));
+        match result {
+            Ok(seq) => {
+                self.kick_if_filling(state);
+                Ok(seq)
+            }
+            Err(cause) => {
+                self.refuse(state, cause, payload_bytes, now_ns);
+                Err(cause)
+            }
+        }
+    }
+
+    /// Gives the frame the next number and stores it in the ring, or where `when_full` says.
+    fn put(
+        &self,
+        state: &mut State,
+        kind: FrameKind,
+        frame: &mut [u8],
+        payload_bytes: usize,
+        now_ns: u64,
+        may_block: bool,
+    ) -> Result<u64, RefusedCause> {
+        let seq = state.last_seq.wrapping_add(1);
+        seal(frame, self.seed, kind as u16, payload_bytes, seq, now_ns);
+        if state.producer.publish(frame).is_err() {
+            match self.options.when_full {
+                WhenFull::Spill => self.spill(state, frame, seq)?,
+                WhenFull::Block if may_block => self.block(state, frame)?,
+                WhenFull::Block | WhenFull::Refuse => return Err(RefusedCause::Full),
+            }
+        }
+        state.last_seq = seq;
+        // SYNC: for readers of the number only; the record itself is committed by the ring or the file.
+        self.last_seq.store(seq, Release);
+        Ok(seq)
+    }
+
+    fn spill(&self, state: &mut State, frame: &[u8], seq: u64) -> Result<(), RefusedCause> {
+        let region = Arc::clone(state.producer.region());
+        let acked = region.load(layout::C_ACK_SEQ, Relaxed).min(state.last_seq);
+        // SYNC: Release, so that whoever sees the number finds all older files complete.
+        let announce = |end: u32| region.store(layout::P_SPILL_END, end.into(), Release);
+        state
+            .spill
+            .append(frame, seq, acked, announce)
+            .map_err(|error| match error {
+                SpillError::Full { .. } => RefusedCause::Full,
+                SpillError::Io { .. } => RefusedCause::SpillFailed,
+            })
+    }
+
+    fn block(&self, state: &mut State, frame: &[u8]) -> Result<(), RefusedCause> {
+        let region = Arc::clone(state.producer.region());
+        kick(&region, DRAIN_SLEEP);
+        let mut now_ns = sys::monotonic_ns();
+        loop {
+            let left_ns = self.block_left_ns.load(Relaxed);
+            if left_ns == 0 {
+                return Err(RefusedCause::Full);
+            }
+            sleep(&region, SPACE_SLEEP, Duration::from_nanos(left_ns), || {
+                state.producer.has_room(frame.len())
+            });
+            let then_ns = std::mem::replace(&mut now_ns, sys::monotonic_ns());
+            // At least 1 us a turn, so that the loop ends whatever the clock says.
+            let spent_ns = now_ns.saturating_sub(then_ns).max(1_000);
+            self.block_left_ns
+                .store(left_ns.saturating_sub(spent_ns), Relaxed);
+            if state.producer.publish(frame).is_ok() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn refuse(&self, state: &mut State, cause: RefusedCause, payload_bytes: usize, now_ns: u64) {
+        self.refused.fetch_add(1, Relaxed);
+        for gap in [&mut state.gap, &mut state.refused] {
+            if gap.count == 0 {
+                gap.first_monotonic_ns = now_ns;
+            }
+            gap.count = gap.count.saturating_add(1);
+            gap.bytes = gap.bytes.saturating_add(payload_bytes as u64);
+            gap.last_monotonic_ns = now_ns;
+            gap.cause = match cause {
+                RefusedCause::SpillFailed => gap_cause::SPILL_FAILED,
+                _ => gap_cause::FULL,
+            };
+        }
+        self.gap_pending.store(state.gap.count, Relaxed);
+        store_refused(state.producer.region(), &state.refused, state.gap.count);
+    }
+
+    /// Tells of refused records, if there are some, before the next one is taken.
+    fn flush_gap(&self, state: &mut State, now_ns: u64) -> Result<(), RefusedCause> {
+        if state.gap.count == 0 {
+            return Ok(());
+        }
+        let mut frame = vec![0; FRAME_HEADER_BYTES];
+        state.gap.encode(&mut frame);
+        frame.resize(frame_bytes(Gap::BYTES), 0);
+        self.put(state, FrameKind::Gap, &mut frame, Gap::BYTES, now_ns, false)?;
+        state.gap = Gap::default();
+        self.gap_pending.store(0, Relaxed);
+        store_refused(state.producer.region(), &state.refused, 0);
+        Ok(())
+    }
+
+    /// Wakes the watchdog when a quarter of the ring is in use, and again with every sixteenth more.
+    fn kick_if_filling(&self, state: &mut State) {
+        let quarter = (self.ring_bytes / 4) as u64;
+        let tail = state.producer.tail();
+        if tail.wrapping_sub(state.kicked_at) >= quarter / 4 && state.producer.used() >= quarter {
+            state.kicked_at = tail;
+            kick(state.producer.region(), DRAIN_SLEEP);
+        }
+    }
+
+    /// To be called once per frame of the main loop: heartbeat, gap frames, rotation if asked for, waking the watchdog.
+    pub fn on_frame(&self, phase: Phase) {
+        let now_ns = sys::monotonic_ns();
+        self.block_left_ns
+            .store(as_ns(self.options.block_max), Relaxed);
+        let mut current = self.current();
+        let wanted = current.mapping.load(layout::C_ROTATE_TO, Relaxed);
+        if self.gap_pending.load(Relaxed) > 0 || wanted > u64::from(current.rotation) {
+            let mut state = lock(&self.state);
+            if !state.closed {
+                if wanted > u64::from(current.rotation) && now_ns >= state.rotate_after_ns {
+                    match self.rotate(&mut state, &current) {
+                        Ok(next) => current = next,
+                        Err(_) => state.rotate_after_ns = now_ns.saturating_add(ROTATE_RETRY_NS),
+                    }
+                }
+                // Still no space: the next frame tries again.
+                let _ = self.flush_gap(&mut state, now_ns);
+            }
+        }
+        let region = &current.mapping;
+        region.store(layout::P_FRAME_NS, now_ns, Relaxed);
+        region.store(layout::P_PHASE, phase as u64, Relaxed);
+        let frames = self.frames.fetch_add(1, Relaxed).wrapping_add(1);
+        // SYNC: last, so that who sees the count change finds the clock and the phase of that frame or a later one.
+        region.store(layout::P_FRAMES, frames, Release);
+        let generation = region.load(layout::C_GENERATION, Relaxed);
+        region.store(layout::P_GENERATION_SEEN, generation, Relaxed);
+        kick(region, DRAIN_SLEEP);
+    }
+
+    fn rotate(&self, state: &mut State, old: &Arc<Current>) -> Result<Arc<Current>, SessionError> {
+        let place = Place {
+            dir: &self.dir,
+            options: &self.options,
+            epoch: self.epoch,
+            ring_bytes: self.ring_bytes,
+        };
+        state.spill.close();
+        let rotation = old.rotation.wrapping_add(1);
+        let first_seq = state.last_seq.wrapping_add(1);
+        let spill_first = state.spill.next_number();
+        let next = place.make(rotation, first_seq, spill_first, |new| {
+            // What is a level goes along.
+            let levels = [
+                layout::P_FRAMES,
+                layout::P_FRAME_NS,
+                layout::P_PHASE,
+                layout::P_STALL_UNTIL_NS,
+                layout::P_READY,
+                layout::P_REFUSED_COUNT,
+                layout::P_REFUSED_BYTES,
+                layout::P_REFUSED_TOLD,
+            ];
+            for at in levels {
+                new.store(at, old.mapping.load(at, Relaxed), Relaxed);
+            }
+            new.store(layout::P_SPILL_END, spill_first.into(), Relaxed);
+        })?;
+        let next = Arc::new(next);
+        let uplink = RingLayout::uplink(self.ring_bytes as u64);
+        state.producer = Producer::attach(Arc::clone(&next.mapping), uplink);
+        state.kicked_at = 0;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
+        // SYNC: pairs with the Acquire load in `heartbeat::read`: after this nothing more comes here, and the next
+        // file has its name already.
+        old.mapping
+            .store(layout::P_STATE, layout::STATE_ROTATED, Release);
+        kick(&old.mapping, DRAIN_SLEEP);
+        Ok(next)
+    }
+
+    /// Wakes the watchdog now, for a flush.
+    pub fn kick(&self) {
+        kick(&self.current().mapping, DRAIN_SLEEP);
+    }
+
+    /// Number of the last record (or gap) taken; 0 before the first.
+    pub fn last_seq(&self) -> u64 {
+        self.last_seq.load(Acquire)
+    }
+
+    /// Everything up to this number is committed in the watchdog's store. Never goes back.
+    pub fn committed_seq(&self) -> u64 {
+        self.level(layout::C_ACK_SEQ, &self.committed_seq)
+    }
+
+    /// Everything up to this number is uploaded. Never goes back.
+    pub fn uploaded_seq(&self) -> u64 {
+        self.level(layout::C_UPLOADED_SEQ, &self.uploaded_seq)
+    }
+
+    fn level(&self, at: usize, highest: &AtomicU64) -> u64 {
+        // The watchdog's word; it cannot speak of records that were never taken.
+        let seq = self
+            .current()
+            .mapping
+            .load(at, Acquire)
+            .min(self.last_seq());
+        highest.fetch_max(seq, Relaxed).max(seq)
+    }
+
+    /// Records refused so far, for any cause.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    /// Bytes in the ring that the watchdog has not released.
+    pub fn ring_used(&self) -> u64 {
+        lock(&self.state).producer.used()
+    }
+
+    /// Bytes of the ring.
+    pub fn ring_bytes(&self) -> u64 {
+        self.ring_bytes as u64
+    }
+
+    /// Tells that the game is ready to serve.
+    pub fn set_ready(&self) {
+        let state = lock(&self.state);
+        state.producer.region().store(layout::P_READY, 1, Relaxed);
+    }
+
+    /// Announces that frames may not come for `duration` from now, at most [`STALL_MAX`].
+    pub fn expect_stall(&self, duration: Duration) {
+        let until_ns = sys::monotonic_ns().saturating_add(as_ns(duration.min(STALL_MAX)));
+        let state = lock(&self.state);
+        state
+            .producer
+            .region()
+            .store(layout::P_STALL_UNTIL_NS, until_ns, Relaxed);
+    }
+
+    /// Says that the process ends on purpose. Records are still taken until it does.
+    pub fn set_clean_exit(&self, exit_code_hint: i32) {
+        let mut state = lock(&self.state);
+        let _ = self.flush_gap(&mut state, sys::monotonic_ns());
+        let region = state.producer.region();
+        region.store(
+            layout::P_EXIT_CODE,
+            u64::from(exit_code_hint.cast_unsigned()),
+            Relaxed,
+        );
+        // SYNC: pairs with the Acquire load in `heartbeat::read`.
+        region.store(layout::P_STATE, layout::STATE_CLEAN, Release);
+        kick(region, DRAIN_SLEEP);
+    }
+
+    /// Takes no more records; each further one is refused with [`RefusedCause::Closed`].
+    pub fn close(&self) {
+        let mut state = lock(&self.state);
+        let _ = self.flush_gap(&mut state, sys::monotonic_ns());
+        state.closed = true;
+        kick(state.producer.region(), DRAIN_SLEEP);
+    }
+
+    /// What the watchdog wants. To be read once per frame.
+    pub fn control(&self) -> Control {
+        control::read(&self.current().mapping, sys::monotonic_ns())
+    }
+
+    /// The next message of the watchdog, if there is one. `out` is scratch space that saves allocations.
+    ///
+    /// A damaged downlink is skipped to its end.
+    pub fn poll_downlink(&self, out: &mut Vec<u8>) -> Option<DownlinkMessage> {
+        let current = self.current();
+        let mut consumer = lock(&current.downlink);
+        loop {
+            let position = consumer.position();
+            let header = match consumer.peek() {
+                Ok(header) => header?,
+                Err(_) => {
+                    skip_damage(&mut consumer);
+                    return None;
+                }
+            };
+            out.clear();
+            if header.seq != position || consumer.take(header, out).is_err() {
+                skip_damage(&mut consumer);
+                return None;
+            }
+            consumer.release(consumer.position());
+            let end = FRAME_HEADER_BYTES.saturating_add(header.len as usize);
+            let payload = out.get(FRAME_HEADER_BYTES..end).unwrap_or_default();
+            if let Ok(message) = DownlinkMessage::parse(payload) {
+                return Some(message);
+            }
+        }
+    }
+}
+
+fn skip_damage(consumer: &mut Consumer<Arc<Mapping>>) {
+    if let Ok(tail) = consumer.tail() {
+        consumer.seek(tail);
+        consumer.release(tail);
+    }
+}
+
+fn as_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn store_refused(region: &impl Region, refused: &Gap, pending: u64) {
+    region.store(layout::P_REFUSED_COUNT, refused.count, Relaxed);
+    region.store(layout::P_REFUSED_BYTES, refused.bytes, Relaxed);
+    region.store(
+        layout::P_REFUSED_TOLD,
+        refused.count.saturating_sub(pending),
+        Relaxed,
+    );
+}
+
+/// Where and how the files of a session are made.
+struct Place<'a> {
+    dir: &'a Dir,
+    options: &'a SessionOptions,
+    epoch: Uuid,
+    ring_bytes: usize,
+}
+
+impl Place<'_> {
+    fn make(
+        &self,
+        rotation: u32,
+        first_seq: u64,
+        spill_first: u32,
+        fill: impl FnOnce(&Mapping),
+    ) -> Result<Current, SessionError> {
+        let temporary = temporary_name(&self.epoch, rotation);
+        let result = self.make_named(&temporary, rotation, first_seq, spill_first, fill);
+        if result.is_err() {
+            let _ = self.dir.remove(&temporary);
+        }
+        result
+    }
+
+    fn make_named(
+        &self,
+        temporary: &str,
+        rotation: u32,
+        first_seq: u64,
+        spill_first: u32,
+        fill: impl FnOnce(&Mapping),
+    ) -> Result<Current, SessionError> {
+        let path = self.dir.path().join(temporary);
+        let failed = |action| {
+            let path = path.clone();
+            move |source| SessionError {
+                action,
+                path,
+                source,
+            }
+        };
+        let bytes = layout::file_bytes(self.ring_bytes);
+        let file = self
+            .dir
+            .create_new(temporary)
+            .map_err(failed("create the ring file"))?;
+        sys::lock_exclusive(&file).map_err(failed("lock the ring file"))?;
+        sys::allocate(&file, bytes as u64).map_err(failed("allocate the ring file"))?;
+        let mapping = Mapping::create(&file, bytes).map_err(failed("map the ring file"))?;
+        mapping.prefault();
+        let pid = std::process::id();
+        let info = SessionInfo {
+            epoch: self.epoch,
+            launch: self.options.launch,
+            incarnation: self.options.incarnation,
+            rotation,
+            first_seq,
+            spill_first,
+            pid,
+            pid_start_time: sys::process_start_time(pid).unwrap_or(0),
+            boot_id: sys::boot_id(),
+            monotonic_base_ns: sys::monotonic_ns(),
+            realtime_base_ns: sys::realtime_ns(),
+            ring_bytes: self.ring_bytes as u64,
+            library_version: self.options.library_version.clone(),
+        };
+        mapping.copy_in(layout::H, &header::encode(&info));
+        fill(&mapping);
+        mapping
+            .protect(Side::Engine)
+            .map_err(failed("protect the ring file's regions"))?;
+        let name = ring_name(self.options.launch, &self.epoch, rotation);
+        self.dir
+            .rename_new(temporary, &name)
+            .map_err(failed("rename the ring file"))?;
+        let mapping = Arc::new(mapping);
+        let downlink = Consumer::new(
+            Arc::clone(&mapping),
+            RingLayout::downlink(),
+            crc_seed(&self.epoch),
+            0,
+            FrameKind::is_downlink,
+        );
+        Ok(Current {
+            mapping,
+            _file: file,
+            rotation,
+            downlink: Mutex::new(downlink),
+        })
+    }
+}

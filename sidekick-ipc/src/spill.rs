@@ -1,0 +1,316 @@
+//! Where frames go while the ring is full: numbered append-only files of the same frames.
+//!
+//! Sequence numbers are dense over ring and spill together, so a reader merges by "who has the next number"; there
+//! is no change of mode to agree on. A number belongs to a frame only when the frame is wholly written: a short write
+//! is cut away and its number used again (CORRECTNESS rule 5). A kill amid a write leaves a torn end, which has no
+//! right checksum and no successor.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::frame::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, verify_copy};
+use crate::name::spill_name;
+use crate::sys;
+use crate::sys::Dir;
+
+/// A spill file is followed by the next one at this size, so that drained ones can be deleted.
+pub const SPILL_FILE_BYTES: u64 = 8 << 20;
+/// Read at once. At least the largest frame.
+const READ_BYTES: usize = 256 << 10;
+const _: () = assert!(READ_BYTES >= FRAME_BYTES_MAX);
+
+/// Why a frame could not be spilled. Nothing of it is there.
+#[derive(Debug, thiserror::Error)]
+pub enum SpillError {
+    /// The files hold as much as they may.
+    #[error("the spill files hold {bytes} bytes, the limit is {max}")]
+    Full {
+        /// Bytes there.
+        bytes: u64,
+        /// Most that may be there.
+        max: u64,
+    },
+    /// The file system refused.
+    #[error("the spill file {number} could not be written: {source}")]
+    Io {
+        /// Which file.
+        number: u32,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+struct Written {
+    last_seq: u64,
+    bytes: u64,
+}
+
+struct Open {
+    file: File,
+    number: u32,
+    bytes: u64,
+    last_seq: u64,
+}
+
+/// The engine's end.
+pub(crate) struct SpillWriter {
+    dir: Arc<Dir>,
+    launch: u32,
+    epoch: Uuid,
+    next_number: u32,
+    open: Option<Open>,
+    closed: VecDeque<Written>,
+    bytes_max: u64,
+}
+
+impl SpillWriter {
+    pub(crate) fn new(dir: Arc<Dir>, launch: u32, epoch: Uuid, bytes_max: u64) -> Self {
+        let closed = VecDeque::new();
+        SpillWriter {
+            dir,
+            launch,
+            epoch,
+            next_number: 0,
+            open: None,
+            closed,
+            bytes_max,
+        }
+    }
+
+    /// Number that the next file gets.
+    pub(crate) fn next_number(&self) -> u32 {
+        self.next_number
+    }
+
+    /// Ends the file in use; the next frame starts another one.
+    pub(crate) fn close(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.closed.push_back(Written {
+                last_seq: open.last_seq,
+                bytes: open.bytes,
+            });
+        }
+    }
+
+    /// Appends a sealed frame with number `seq`. Frames up to `acked_seq` count as gone. `announce` is told of a new
+    /// file (one more than its number) before its first frame.
+    pub(crate) fn append(
+        &mut self,
+        frame: &[u8],
+        seq: u64,
+        acked_seq: u64,
+        announce: impl FnOnce(u32),
+    ) -> Result<(), SpillError> {
+        while self
+            .closed
+            .front()
+            .is_some_and(|file| file.last_seq <= acked_seq)
+        {
+            self.closed.pop_front();
+        }
+        if self.open.as_ref().is_some_and(|open| {
+            open.bytes >= SPILL_FILE_BYTES || (open.bytes > 0 && open.last_seq <= acked_seq)
+        }) {
+            self.close();
+            while self
+                .closed
+                .front()
+                .is_some_and(|file| file.last_seq <= acked_seq)
+            {
+                self.closed.pop_front();
+            }
+        }
+        let there = self.closed.iter().map(|file| file.bytes).sum::<u64>()
+            + self.open.as_ref().map_or(0, |open| open.bytes);
+        if there.saturating_add(frame.len() as u64) > self.bytes_max {
+            return Err(SpillError::Full {
+                bytes: there,
+                max: self.bytes_max,
+            });
+        }
+        if self.open.is_none() {
+            let number = self.next_number;
+            let file = self
+                .dir
+                .create_new(&spill_name(self.launch, &self.epoch, number))
+                .map_err(|source| SpillError::Io { number, source })?;
+            self.next_number = number.wrapping_add(1);
+            self.open = Some(Open {
+                file,
+                number,
+                bytes: 0,
+                last_seq: 0,
+            });
+            announce(self.next_number);
+        }
+        let Some(open) = &mut self.open else {
+            return Ok(());
+        };
+        if let Err(source) = sys::write_all_at(&open.file, frame, open.bytes) {
+            let number = open.number;
+            // What is there of the frame must not stand before the frame that gets this number next.
+            if open.file.set_len(open.bytes).is_err() {
+                // Not even that: leave the file. Its torn end has no right checksum, and readers step over to the
+                // next file because there is one.
+                self.close();
+            }
+            return Err(SpillError::Io { number, source });
+        }
+        open.bytes += frame.len() as u64;
+        open.last_seq = seq;
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for SpillWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SpillWriter")
+            .field("next_number", &self.next_number)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The watchdog's end.
+#[derive(Debug)]
+pub(crate) struct SpillReader {
+    dir: Arc<Dir>,
+    launch: u32,
+    epoch: Uuid,
+    seed: u32,
+    number: u32,
+    offset: u64,
+    file: Option<File>,
+    buffer: Vec<u8>,
+    /// Offset in the file of the buffer's first byte.
+    buffer_start: u64,
+}
+
+impl SpillReader {
+    pub(crate) fn new(dir: Arc<Dir>, launch: u32, epoch: Uuid, seed: u32, number: u32) -> Self {
+        let buffer = Vec::new();
+        SpillReader {
+            dir,
+            launch,
+            epoch,
+            seed,
+            number,
+            offset: 0,
+            file: None,
+            buffer,
+            buffer_start: 0,
+        }
+    }
+
+    /// Which file, and where in it.
+    pub(crate) fn place(&self) -> (u32, u64) {
+        (self.number, self.offset)
+    }
+
+    pub(crate) fn seek(&mut self, number: u32, offset: u64) {
+        self.number = number;
+        self.offset = offset;
+        self.file = None;
+        self.buffer.clear();
+    }
+
+    /// The next whole frame with a right checksum, if there is one. `end` is one more than the newest file's number,
+    /// and was loaded before this call: everything in older files is there.
+    pub(crate) fn peek(&mut self, end: u32) -> io::Result<Option<FrameHeader>> {
+        loop {
+            if self.number >= end {
+                return Ok(None);
+            }
+            if self.open()? {
+                if let Some(header) = self.buffered() {
+                    return Ok(Some(header));
+                }
+                self.fill()?;
+                if let Some(header) = self.buffered() {
+                    return Ok(Some(header));
+                }
+            }
+            // Nothing whole here. In the newest file it may still come; an older one is over.
+            match self.next_existing(end)? {
+                Some(number) => self.seek(number, 0),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Appends the frame that `peek` found to `out` and steps over it.
+    pub(crate) fn take(&mut self, header: FrameHeader, out: &mut Vec<u8>) {
+        let from = self.offset.wrapping_sub(self.buffer_start) as usize;
+        let bytes = header.frame_bytes();
+        if let Some(frame) = self.buffer.get(from..).and_then(|rest| rest.get(..bytes)) {
+            out.extend_from_slice(frame);
+        }
+        self.offset = self.offset.wrapping_add(bytes as u64);
+    }
+
+    fn open(&mut self) -> io::Result<bool> {
+        if self.file.is_none() {
+            let name = spill_name(self.launch, &self.epoch, self.number);
+            match self.dir.open_own(&name, false) {
+                Ok((file, _)) => self.file = Some(file),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        self.buffer.resize(READ_BYTES, 0);
+        self.buffer_start = self.offset;
+        let bytes = sys::read_at(file, &mut self.buffer, self.offset)
+            .inspect_err(|_| self.buffer.clear())?;
+        self.buffer.truncate(bytes);
+        Ok(())
+    }
+
+    fn buffered(&mut self) -> Option<FrameHeader> {
+        let from = usize::try_from(self.offset.checked_sub(self.buffer_start)?).ok()?;
+        let rest = self.buffer.get_mut(from..)?;
+        let (head, _) = rest.first_chunk::<FRAME_HEADER_BYTES>()?.as_chunks::<8>();
+        let mut words = [0; 4];
+        for (word, chunk) in words.iter_mut().zip(head) {
+            *word = u64::from_le_bytes(*chunk);
+        }
+        let bytes = FrameHeader::from_words(words)?.frame_bytes();
+        verify_copy(rest.get_mut(..bytes)?, self.seed).ok()
+    }
+
+    /// The lowest file number above this one that exists. Asks the directory, because `end` is the other process's
+    /// word and may be any number.
+    fn next_existing(&self, end: u32) -> io::Result<Option<u32>> {
+        if self.number.saturating_add(1) >= end {
+            return Ok(None);
+        }
+        let numbers = numbers(&self.dir, self.launch, &self.epoch)?;
+        Ok(numbers
+            .into_iter()
+            .filter(|n| *n > self.number && *n < end)
+            .min())
+    }
+}
+
+/// Numbers of the session's spill files that exist, in no order.
+pub(crate) fn numbers(dir: &Dir, launch: u32, epoch: &Uuid) -> io::Result<Vec<u32>> {
+    let prefix = format!("{launch:010}-{epoch}.");
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(dir.path())? {
+        let name = entry?.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(&prefix)?.strip_suffix(".spill"));
+        numbers.extend(number.and_then(|number| number.parse::<u32>().ok()));
+    }
+    Ok(numbers)
+}
