@@ -127,7 +127,7 @@ fn locate(bytes: &[u8]) -> String {
 
 fn step(reader: &mut Reader<'_>, depth: usize, path: &mut String) -> Result<(), DecodeError> {
     let at = reader.at();
-    match reader.token()? {
+    match reader.token_outlined()? {
         Token::Array { count, .. } => {
             let depth = deeper(depth, at)?;
             for index in 0..count {
@@ -142,7 +142,7 @@ fn step(reader: &mut Reader<'_>, depth: usize, path: &mut String) -> Result<(), 
             for index in 0..count {
                 let parent = path.len();
                 let mut ahead = *reader;
-                let name = match ahead.token() {
+                let name = match ahead.token_outlined() {
                     Ok(Token::String(key)) => format!("{:?}", shortened(key)),
                     Ok(Token::StringName(key)) => format!("&{:?}", shortened(key)),
                     Ok(Token::Int(key)) => key.to_string(),

@@ -1,6 +1,6 @@
 //! From the encoding to a [`Value`].
 
-use super::wire::{DecodeError, Element, Floats, Reader, Token, deeper};
+use super::wire::{DecodeError, Element, Floats, Reader, Texts, Token, deeper};
 use super::{
     ContainerType, NodePath, PackedReals, Reals, Type, TypedArray, TypedDictionary, Value,
 };
@@ -21,7 +21,7 @@ pub fn decode(bytes: &[u8]) -> Result<Value, DecodeError> {
 
 fn value(reader: &mut Reader<'_>, depth: usize) -> Result<Value, DecodeError> {
     let at = reader.at();
-    Ok(match reader.token()? {
+    Ok(match reader.token_outlined()? {
         Token::Array { element, count } => {
             let depth = deeper(depth, at)?;
             let mut items = Vec::with_capacity(count);
@@ -77,6 +77,8 @@ fn container_type(element: Element<'_>) -> ContainerType {
     }
 }
 
+/// Apart from `value`, whose frames are on the stack once a level.
+#[inline(never)]
 fn leaf(token: Token<'_>) -> Value {
     match token {
         // Containers never come here.
@@ -92,8 +94,8 @@ fn leaf(token: Token<'_>) -> Value {
             subnames,
         } => Value::NodePath(Box::new(NodePath {
             absolute,
-            names: names.iter().map(str::to_owned).collect(),
-            subnames: subnames.iter().map(str::to_owned).collect(),
+            names: owned(names),
+            subnames: owned(subnames),
         })),
         Token::Floats(kind, floats) => math(kind, floats),
         Token::Ints(kind, bytes) => match kind {
@@ -121,9 +123,7 @@ fn leaf(token: Token<'_>) -> Value {
         ),
         Token::PackedFloat32(floats) => Value::PackedFloat32Array(floats.narrow().collect()),
         Token::PackedFloat64(floats) => Value::PackedFloat64Array(floats.wide().collect()),
-        Token::PackedString(texts) => {
-            Value::PackedStringArray(texts.iter().map(str::to_owned).collect())
-        }
+        Token::PackedString(texts) => Value::PackedStringArray(owned(texts)),
         Token::PackedFloats(kind, _, floats) => match kind {
             Type::PackedVector2Array => Value::PackedVector2Array(Box::new(packed(floats))),
             Type::PackedVector3Array => Value::PackedVector3Array(Box::new(packed(floats))),
@@ -131,6 +131,12 @@ fn leaf(token: Token<'_>) -> Value {
             _ => Value::PackedColorArray(floats.groups(4).map(narrow).collect()),
         },
     }
+}
+
+fn owned(texts: Texts<'_>) -> Vec<String> {
+    let mut owned = Vec::with_capacity(texts.count);
+    owned.extend(texts.iter().map(str::to_owned));
+    owned
 }
 
 fn math(kind: Type, floats: Floats<'_>) -> Value {

@@ -639,3 +639,24 @@ fn keys_are_found_by_text() {
     assert_eq!(value.get("mp"), None);
     assert_eq!(Value::Nil.get("hp"), None);
 }
+
+/// Threads of an engine's worker pool have small stacks; debug builds have the largest frames.
+#[test]
+fn the_deepest_value_fits_a_small_stack() {
+    let work = || {
+        for bytes in [
+            words(&[28, 1]).repeat(DEPTH_MAX + 1),
+            words(&[27, 1, 0]).repeat(DEPTH_MAX + 1),
+        ] {
+            check(&bytes).expect_err("too deep");
+            decode(&bytes).expect_err("too deep");
+            write_json(&bytes, &mut Vec::new()).expect_err("too deep");
+        }
+    };
+    std::thread::Builder::new()
+        .stack_size(256 << 10)
+        .spawn(work)
+        .expect("a thread")
+        .join()
+        .expect("no overflow");
+}

@@ -11,7 +11,7 @@
 //!   Packed arrays of them are arrays of such arrays.
 //! - A dictionary is an object. A key that is not a text becomes its JSON, without quotes: `1`, `0.5`, `true`, `null`,
 //!   `nan`, `[1,2]`. If two keys of different types become the same text (`1` and `"1"`), the later one wins.
-//! - The NUL character, which Godot's strings do not have and PostgreSQL does not take, becomes U+FFFD.
+//! - The NUL character, which PostgreSQL does not take, becomes U+FFFD, as in Godot's own strings.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -29,12 +29,18 @@ use super::{NodePath, PackedReals, Reals, Value};
 /// # Errors
 /// Whatever [`decode`](super::decode) refuses; `out` is then as it was before.
 pub fn write_json(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
+    write(bytes, out, false)
+}
+
+fn write(bytes: &[u8], out: &mut Vec<u8>, careful: bool) -> Result<(), DecodeError> {
     let before = out.len();
     let mut writer = Writer {
         reader: Reader::new(bytes),
         out,
     };
-    let written = writer.value(0, false).and_then(|()| writer.reader.finish());
+    let written = writer
+        .value(0, careful)
+        .and_then(|()| writer.reader.finish());
     if written.is_err() {
         out.truncate(before);
     }
@@ -58,7 +64,7 @@ impl Writer<'_, '_> {
     /// Writes the next value. `careful`: hold the keys of every dictionary inside against one another from the start.
     fn value(&mut self, depth: usize, careful: bool) -> Result<(), DecodeError> {
         let at = self.reader.at();
-        match self.reader.token()? {
+        match self.reader.token_outlined()? {
             Token::Array { count, .. } => {
                 let depth = deeper(depth, at)?;
                 self.out.push(b'[');
@@ -97,7 +103,7 @@ impl Writer<'_, '_> {
             if index > 0 {
                 self.out.push(b',');
             }
-            let class = self.key(depth, false)?;
+            let class = self.key(depth)?;
             if index == 0 {
                 first = class;
             }
@@ -117,7 +123,7 @@ impl Writer<'_, '_> {
         let mut entries = Vec::with_capacity(count);
         for _ in 0..count {
             let from = self.out.len() - start;
-            self.key(depth, true)?;
+            self.key(depth)?;
             let colon = self.out.len() - start;
             self.out.push(b':');
             self.value(depth, true)?;
@@ -141,9 +147,9 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    fn key(&mut self, depth: usize, careful: bool) -> Result<KeyClass, DecodeError> {
+    fn key(&mut self, depth: usize) -> Result<KeyClass, DecodeError> {
         let ahead = self.reader;
-        match self.reader.token()? {
+        match self.reader.token_outlined()? {
             Token::String(key) | Token::StringName(key) => {
                 text(self.out, key);
                 Ok(KeyClass::Text)
@@ -157,7 +163,8 @@ impl Writer<'_, '_> {
             _ => {
                 self.reader = ahead;
                 let start = self.out.len();
-                self.value(depth, careful)?;
+                // A parser of the text in a key would not drop the earlier of two equal keys for us.
+                self.value(depth, true)?;
                 if self.out.get(start) != Some(&b'"') {
                     let json = self.out.split_off(start);
                     text(self.out, &String::from_utf8_lossy(&json));
@@ -355,10 +362,10 @@ impl Value {
 }
 
 impl<const N: usize> Reals<N> {
-    fn to_json(&self) -> Json {
+    fn to_json(self) -> Json {
         match self {
-            Reals::Single(parts) => json_list(parts, |part| json_single(*part)),
-            Reals::Double(parts) => json_list(parts, |part| json_double(*part)),
+            Reals::Single(parts) => json_list(&parts, |part| json_single(*part)),
+            Reals::Double(parts) => json_list(&parts, |part| json_double(*part)),
         }
     }
 }
@@ -384,15 +391,28 @@ fn json_list<'a, T: 'a>(
 }
 
 fn json_object(entries: &[(Value, Value)]) -> Json {
-    let mut object = serde_json::Map::new();
-    for (key, value) in entries {
-        let key = match key.to_json() {
-            Json::String(text) => text,
-            json => json.to_string(),
-        };
-        object.insert(key, value.to_json());
+    Json::Object(
+        entries
+            .iter()
+            .map(|(key, value)| (key_text(key), value.to_json()))
+            .collect(),
+    )
+}
+
+/// A key as [`write_json`] writes it: the digits of floats inside a key must be the same to the letter.
+fn key_text(key: &Value) -> String {
+    if let Some(text) = key.text() {
+        return without_nul(text).into_owned();
     }
-    Json::Object(object)
+    let mut json = Vec::new();
+    // Refused is only a key that nobody could have decoded, nested too deeply.
+    if write(&super::encode(key), &mut json, true).is_err() {
+        return key.to_json().to_string();
+    }
+    match json.first() {
+        Some(b'"') => serde_json::from_slice(&json).unwrap_or_default(),
+        _ => String::from_utf8_lossy(&json).into_owned(),
+    }
 }
 
 fn json_double(value: f64) -> Json {
@@ -403,15 +423,13 @@ fn json_double(value: f64) -> Json {
     }
 }
 
-/// The double that is closest to the shortest digits of `value`, so that it prints the same digits.
+/// The double that is closest to the digits that [`write_json`] gives `value`.
 fn json_single(value: f32) -> Json {
     if !value.is_finite() {
         return Json::from(not_finite(value.into()));
     }
-    Json::from(
-        value
-            .to_string()
-            .parse()
-            .unwrap_or_else(|_| f64::from(value)),
-    )
+    let mut digits = Vec::new();
+    single(&mut digits, value);
+    let digits = String::from_utf8_lossy(&digits);
+    Json::from(digits.parse().unwrap_or_else(|_| f64::from(value)))
 }

@@ -65,7 +65,7 @@ pub enum DecodeError {
         /// Where the container that is too much begins.
         at: usize,
     },
-    /// A text that is not UTF-8; Godot writes such for a string with an unpaired surrogate.
+    /// A text that is not UTF-8. Godot 4.6 puts U+FFFD in the place of whatever it cannot encode, so this is damage.
     #[error("text that is not valid unicode at byte {at}")]
     NotUnicode {
         /// The first offending byte.
@@ -452,6 +452,12 @@ impl<'a> Reader<'a> {
             Type::PackedVector4Array => self.packed_floats(kind, 4, wide)?,
             Type::PackedColorArray => self.packed_floats(kind, 4, false)?,
         })
+    }
+
+    /// [`Reader::token`] as a call of its own, for the readers that recurse: its temporaries would be in each frame.
+    #[inline(never)]
+    pub(super) fn token_outlined(&mut self) -> Result<Token<'a>, DecodeError> {
+        self.token()
     }
 
     fn packed_floats(
