@@ -1,1 +1,232 @@
-//! The command line.
+//! The command line: one file per command. [`main`] parses, dispatches and returns the exit code.
+//!
+//! What a command answers goes to standard output, what is wrong to standard error. A closed standard output
+//! (`… | head`) is no error.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{self, Config, ConfigErrors, Flags};
+use crate::exit::ExitCode;
+
+mod check;
+mod client;
+mod config_print;
+mod doctor;
+mod init;
+mod run;
+mod status;
+mod version;
+
+/// Launches, watches and relaunches a Godot server; makes durable and uploads what it records.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sidekick-watchdog",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Launch the engine and keep it running until SIGTERM or SIGINT
+    Run(ConfigArgs),
+    /// Check the configuration; tell every mistake with line and column
+    Check(ConfigArgs),
+    /// Write a commented sidekick.toml with every setting and its default
+    Init(init::InitArgs),
+    /// Check what `run` will need: engine, folders, disk, port, addon
+    Doctor(ConfigArgs),
+    /// Ask the running watchdog how engine, records and uploads are doing
+    Status(status::StatusArgs),
+    /// Show the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Show the version
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print each setting's value in force and where it came from
+    Print(ConfigArgs),
+}
+
+/// What every command takes that reads the configuration.
+#[derive(Args, Clone, Debug, Default)]
+struct LocationArgs {
+    /// The configuration file [default: $SIDEKICK_CONFIG, else ./sidekick.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// This server's name in its records [default: the machine's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Where everything durable lies [default: sidekick-data beside the configuration file]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where shared memory and locks lie [default: chosen by the system]
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug, Default)]
+struct ConfigArgs {
+    #[command(flatten)]
+    location: LocationArgs,
+    /// The engine and its arguments, instead of [engine] command
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<Config, ConfigErrors> {
+        self.location.load(self.command.clone())
+    }
+}
+
+impl LocationArgs {
+    fn load(&self, command: Vec<String>) -> Result<Config, ConfigErrors> {
+        let flags = Flags {
+            config: self.config.clone(),
+            name: self.name.clone(),
+            data_dir: self.data_dir.clone(),
+            runtime_dir: self.runtime_dir.clone(),
+            command,
+        };
+        config::load(&flags, std::env::vars_os(), &working_dir())
+    }
+}
+
+/// Parses the process's command line, does what it says and returns the exit code.
+pub fn main() -> std::process::ExitCode {
+    let parsed = command()
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let code = match parsed {
+        Ok(cli) => dispatch(&cli.command),
+        Err(error) => {
+            let _ = error.print();
+            match error.use_stderr() {
+                true => ExitCode::Usage,
+                false => ExitCode::Ok,
+            }
+        }
+    };
+    code.into()
+}
+
+fn dispatch(command: &Command) -> ExitCode {
+    match command {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Init(args) => init::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Config(ConfigCommand::Print(args)) => config_print::run(args),
+        Command::Version => version::run(),
+    }
+}
+
+/// The parser, with the exit codes in its long help.
+fn command() -> clap::Command {
+    let mut help = String::from("Exit codes:\n");
+    for code in ExitCode::ALL {
+        help.push_str(&format!("  {:>2}  {}\n", *code as u8, code.words()));
+    }
+    help.push_str(
+        "\nSettings: flag > SIDEKICK_* > sidekick.toml > default. Every setting is also a variable,\n\
+         SIDEKICK_<SECTION>__<KEY>, for example SIDEKICK_UPLOAD__HTTP__URL.",
+    );
+    Cli::command()
+        .after_long_help(help.clone())
+        .mut_subcommand("run", |run| {
+            run.after_long_help(help).after_help(
+                "Example: sidekick-watchdog run --name lobby-1 -- godot --headless --path my_game",
+            )
+        })
+}
+
+/// Where relative paths of flags and environment count from.
+fn working_dir() -> PathBuf {
+    // A deleted working directory leaves relative paths relative; the first use of one says what is wrong.
+    std::env::current_dir().unwrap_or_default()
+}
+
+/// Writes an answer to standard output.
+fn say(text: impl fmt::Display) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// Writes what is wrong to standard error.
+fn complain(text: impl fmt::Display) {
+    let _ = writeln!(io::stderr().lock(), "sidekick-watchdog: {text}");
+}
+
+/// Prints every complaint, one a line, so that an editor can jump to it.
+fn complain_of_config(errors: &ConfigErrors) -> ExitCode {
+    let what = match errors.complaints.len() {
+        1 => "1 mistake".to_owned(),
+        count => format!("{count} mistakes"),
+    };
+    complain(format_args!("{what} in the configuration"));
+    let _ = writeln!(io::stderr().lock(), "{errors}");
+    ExitCode::BadConfig
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parser_is_sound() {
+        command().debug_assert();
+    }
+
+    /// The user arguments of a game follow a second `--`, which must reach the engine.
+    #[test]
+    fn everything_after_the_first_dashes_is_the_command() {
+        let line = [
+            "sidekick-watchdog",
+            "run",
+            "--name",
+            "a",
+            "--",
+            "godot",
+            "--path",
+            "p",
+            "--",
+            "--name",
+            "b",
+        ];
+        let matches = command().try_get_matches_from(line).unwrap();
+        let Command::Run(args) = Cli::from_arg_matches(&matches).unwrap().command else {
+            panic!("run");
+        };
+        assert_eq!(args.location.name.as_deref(), Some("a"));
+        assert_eq!(args.command, ["godot", "--path", "p", "--", "--name", "b"]);
+    }
+
+    #[test]
+    fn the_long_help_names_every_command_and_every_exit_code() {
+        let help = command().render_long_help().to_string();
+        for name in [
+            "run", "check", "init", "doctor", "status", "config", "version",
+        ] {
+            assert!(
+                help.lines().any(|line| line.trim_start().starts_with(name)),
+                "{name}\n{help}"
+            );
+        }
+        for code in ExitCode::ALL {
+            assert!(help.contains(code.words()), "{code:?}\n{help}");
+        }
+    }
+}

@@ -28,6 +28,40 @@ pub enum ExitCode {
     NotRunning = 10,
 }
 
+impl ExitCode {
+    /// Every code, in order.
+    pub const ALL: &'static [Self] = &[
+        Self::Ok,
+        Self::Internal,
+        Self::Usage,
+        Self::BadConfig,
+        Self::CannotSpawn,
+        Self::GaveUp,
+        Self::StoreUnusable,
+        Self::Locked,
+        Self::RuntimeDir,
+        Self::Listen,
+        Self::NotRunning,
+    ];
+
+    /// What it means, for the help text.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Ok => "everything asked for was done",
+            Self::Internal => "something broke that no other code names; the log says what",
+            Self::Usage => "the command line was wrong",
+            Self::BadConfig => "the configuration was wrong; every complaint was printed",
+            Self::CannotSpawn => "the engine command does not exist or cannot be executed",
+            Self::GaveUp => "the engine died too often and give_up_after was set",
+            Self::StoreUnusable => "the store cannot be opened, read or written",
+            Self::Locked => "another watchdog uses this data directory",
+            Self::RuntimeDir => "the runtime directory cannot be made or is not ours alone",
+            Self::Listen => "the API's address cannot be listened on",
+            Self::NotRunning => "no running watchdog answered",
+        }
+    }
+}
+
 impl From<ExitCode> for std::process::ExitCode {
     fn from(code: ExitCode) -> Self {
         Self::from(code as u8)

@@ -1,3 +1,5 @@
 //! Parses the command line and runs it; everything else is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    sidekick_watchdog::cli::main()
+}

@@ -183,17 +183,6 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Whether the file has this section.
-    pub(super) fn has_section(&self, path: &str) -> bool {
-        let mut table = self.root;
-        for name in path.split('.') {
-            table = table
-                .and_then(|table| table.get(name))
-                .and_then(|value| value.get_ref().as_table());
-        }
-        table.is_some()
-    }
-
     /// A complaint about a key that was read already, at the place where its value came from.
     pub(super) fn complain(&mut self, key: &str, message: impl Into<String>) {
         let place = self

@@ -185,7 +185,6 @@ impl HttpSinkConfig {
         section.later("tls", "TLS settings; the system's trusted roots are used");
         section.finish();
         let wanted = sinks.contains(&SinkKind::Http);
-        let written = pass.has_section("upload.http");
         if let Some(Err(why)) = token_file.as_deref().map(secret::check_file) {
             pass.complain("upload.http.token_file", why);
         }
@@ -207,8 +206,8 @@ impl HttpSinkConfig {
                 }
                 None
             }
-            _ => {
-                if written {
+            unused => {
+                if unused.is_some() {
                     pass.warnings.push(
                         "[upload.http] is set but not used: upload.sinks does not have \"http\""
                             .into(),

@@ -1,0 +1,22 @@
+//! `check`: is the configuration right?
+
+use super::ConfigArgs;
+use crate::exit::ExitCode;
+
+pub(super) fn run(args: &ConfigArgs) -> ExitCode {
+    let config = match args.load() {
+        Ok(config) => config,
+        Err(errors) => return super::complain_of_config(&errors),
+    };
+    for warning in &config.warnings {
+        super::complain(format_args!("warning: {warning}"));
+    }
+    if config.engine.command.is_empty() {
+        super::complain("warning: [engine] command is not set; `run` will want it after `--`");
+    }
+    match &config.file {
+        Some(file) => super::say(format_args!("ok: {}", file.display())),
+        None => super::say("ok: no configuration file, defaults and environment"),
+    }
+    ExitCode::Ok
+}

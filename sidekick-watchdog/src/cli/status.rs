@@ -1,0 +1,251 @@
+//! `status`: asks the running watchdog, as a table for people or JSON for programs.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use clap::Args;
+use humantime_serde::re::humantime::format_duration;
+
+use super::LocationArgs;
+use super::client::{self, ClientError};
+use crate::api::{EngineState, Status};
+use crate::config::{Config, Size};
+use crate::exit::ExitCode;
+
+/// Deaths that the table shows; the JSON has all that the watchdog keeps.
+const DEATHS_SHOWN: usize = 5;
+
+#[derive(Args, Debug)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    location: LocationArgs,
+    /// Print the whole status as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &StatusArgs) -> ExitCode {
+    let config = match args.location.load(Vec::new()) {
+        Ok(config) => config,
+        Err(errors) => return super::complain_of_config(&errors),
+    };
+    match ask(&config) {
+        Ok((status, json)) => {
+            super::say(match args.json {
+                true => json,
+                false => table(&status),
+            });
+            ExitCode::Ok
+        }
+        Err(error) => {
+            super::complain(&error);
+            match error {
+                ClientError::Token(_) => ExitCode::BadConfig,
+                _ => ExitCode::NotRunning,
+            }
+        }
+    }
+}
+
+/// The status as read and as it came.
+fn ask(config: &Config) -> Result<(Status, String), ClientError> {
+    let json = client::get(config, "/api/v1/status")?;
+    let status: Status = serde_json::from_str(&json).map_err(|error| {
+        client::not_running(config, format!("what answers is no watchdog ({error})"))
+    })?;
+    // A dead watchdog's port may have gone to the watchdog of another server.
+    let canonical =
+        |path: &std::path::Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if canonical(&status.data_dir) != canonical(&config.data_dir) {
+        let why = format!(
+            "at its address answers the watchdog of {:?}",
+            status.data_dir
+        );
+        return Err(client::not_running(config, why));
+    }
+    Ok((status, json))
+}
+
+/// The table. Control characters are taken out, since some words come from elsewhere (a backend's reasons).
+fn table(status: &Status) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, words: String| {
+        let words: String = words.chars().filter(|c| !c.is_control()).collect();
+        let _ = writeln!(text, "{name:<9} {words}");
+    };
+    line(
+        "watchdog",
+        format!(
+            "{}, version {}, pid {}, up {}, http://{}",
+            status.name,
+            status.version,
+            status.pid,
+            span(status.uptime_s),
+            status.api
+        ),
+    );
+    line("data", status.data_dir.display().to_string());
+    line("engine", engine_words(status));
+    let deaths = &status.engine.last_deaths;
+    for death in deaths.iter().rev().take(DEATHS_SHOWN) {
+        let mut words = format!("incarnation {}: {}", death.incarnation, death.cause);
+        if let Some(uptime_s) = death.uptime_s {
+            let _ = write!(words, ", lived {}", span(uptime_s));
+        }
+        match death.gap_ms {
+            Some(gap_ms) => {
+                let _ = write!(words, ", relaunched after {gap_ms:.1} ms");
+            }
+            None => words.push_str(", not relaunched"),
+        }
+        line("death", format!("{words}, {}", death.time));
+    }
+    if let Some(session) = &status.session {
+        let recorded = session
+            .recorded
+            .map_or_else(String::new, |recorded| format!("recorded {recorded}, "));
+        line(
+            "session",
+            format!(
+                "{recorded}committed {}, uploaded {}, backlog {}, refused {}, missing {} ({})",
+                session.committed,
+                session.uploaded,
+                session.backlog,
+                session.refused,
+                session.holes,
+                session.epoch
+            ),
+        );
+    }
+    line(
+        "totals",
+        format!(
+            "committed {}, gaps {}",
+            status.totals.committed, status.totals.gaps
+        ),
+    );
+    let fsync = status
+        .store
+        .last_fsync_us
+        .map_or_else(String::new, |us| format!(", last fsync {us} µs"));
+    line(
+        "store",
+        format!(
+            "log {}, applied index {}{fsync}",
+            size(status.store.log_bytes),
+            status.store.applied
+        ),
+    );
+    for sink in &status.upload.sinks {
+        let mut words = format!("{}: {}, {} records", sink.name, sink.state, sink.records);
+        if let Some(age_s) = sink.last_success_age_s {
+            let _ = write!(words, ", last success {} ago", span(age_s));
+        }
+        if let Some(reason) = &sink.reason {
+            let _ = write!(words, " ({reason})");
+        }
+        line("upload", words);
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn engine_words(status: &Status) -> String {
+    let engine = &status.engine;
+    let mut words = engine.state.words().to_owned();
+    if engine.incarnation > 0 {
+        let _ = write!(words, ", incarnation {}", engine.incarnation);
+    }
+    if let Some(pid) = engine.pid {
+        let _ = write!(words, ", pid {pid}");
+    }
+    if let Some(uptime_s) = engine.uptime_s {
+        let _ = write!(words, ", up {}", span(uptime_s));
+    }
+    if let Some(frame) = engine.frame {
+        let _ = write!(words, ", frame {frame}");
+    }
+    if engine.state == EngineState::Running {
+        words.push_str(match (engine.connected, engine.ready) {
+            (false, _) => ", without the extension",
+            (true, true) => ", ready",
+            (true, false) => ", not marked ready",
+        });
+    }
+    let _ = write!(words, ", {} starts", engine.starts);
+    words
+}
+
+/// A duration to the tenth of a second, or to the second beyond a minute.
+fn span(seconds: f64) -> String {
+    match seconds {
+        s if !s.is_finite() || s < 0.0 => "?".into(),
+        s if s < 60.0 => format!("{s:.1} s"),
+        s => match Duration::try_from_secs_f64(s.floor()) {
+            Ok(duration) => format_duration(duration).to_string(),
+            Err(_) => "?".into(),
+        },
+    }
+}
+
+/// Bytes, rounded to what a person reads.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => Size(bytes).to_string(),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Death, SinkStatus};
+
+    #[test]
+    fn the_table_tells_what_matters_and_lets_no_control_characters_through() {
+        let mut status = Status {
+            name: "lobby-1".into(),
+            uptime_s: 3723.4,
+            ..Status::default()
+        };
+        status.engine.state = EngineState::Running;
+        status.engine.incarnation = 2;
+        status.engine.connected = true;
+        status.engine.last_deaths.push(Death {
+            incarnation: 1,
+            cause: "segmentation fault (SIGSEGV)".into(),
+            gap_ms: Some(3.12),
+            uptime_s: Some(12.0),
+            frame: Some(700),
+            time: "2026-11-22T12:00:00Z".into(),
+        });
+        status.store.log_bytes = 3 << 20;
+        status.upload.sinks.push(SinkStatus {
+            name: "http".into(),
+            state: "retrying".into(),
+            reason: Some("503 \x1b[31mbusy".into()),
+            ..SinkStatus::default()
+        });
+        let table = table(&status);
+        for part in [
+            "lobby-1, version",
+            "up 1h 2m 3s",
+            "running, incarnation 2, not marked ready",
+            "incarnation 1: segmentation fault (SIGSEGV), lived 12.0 s, relaunched after 3.1 ms",
+            "log 3.0 MiB",
+            "http: retrying, 0 records (503 [31mbusy)",
+        ] {
+            assert!(table.contains(part), "{part}\n{table}");
+        }
+        assert!(!table.contains('\x1b'));
+    }
+
+    #[test]
+    fn no_number_of_seconds_is_too_strange_to_show() {
+        for seconds in [f64::NAN, f64::INFINITY, -1.0, 1e300] {
+            assert_eq!(span(seconds), "?");
+        }
+    }
+}

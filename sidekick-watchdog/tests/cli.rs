@@ -1,0 +1,273 @@
+//! The real binary: what each command prints and which exit code it ends with.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use sidekick_watchdog::api::{Api, EngineState, Status};
+use sidekick_watchdog::config::ApiConfig;
+use sidekick_watchdog::exit::ExitCode;
+use sidekick_watchdog::metrics::Metrics;
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+/// The binary in this folder, without anything of Sidekick in its environment.
+fn watchdog(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sidekick-watchdog"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SIDEKICK_") {
+            command.env_remove(name);
+        }
+    }
+    command.current_dir(folder).args(args);
+    command
+}
+
+fn run(folder: &Path, args: &[&str]) -> Output {
+    watchdog(folder, args).output().expect("the binary runs")
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn assert_code(output: &Output, code: ExitCode) {
+    let (out, err) = (out(output), err(output));
+    assert_eq!(output.status.code(), Some(code as i32), "{out}\n{err}");
+}
+
+#[test]
+fn a_wrong_command_line_is_usage_and_help_is_not() {
+    let folder = folder();
+    for args in [
+        &[][..],
+        &["fly"],
+        &["run", "--nam", "x"],
+        &["status", "--", "x"],
+    ] {
+        assert_code(&run(folder.path(), args), ExitCode::Usage);
+    }
+    for args in [
+        &["--help"][..],
+        &["-h"],
+        &["--version"],
+        &["version"],
+        &["run", "--help"],
+    ] {
+        let output = run(folder.path(), args);
+        assert_code(&output, ExitCode::Ok);
+        assert!(!output.stdout.is_empty());
+    }
+    let help = out(&run(folder.path(), &["--help"]));
+    for word in [
+        "run",
+        "check",
+        "init",
+        "doctor",
+        "status",
+        "config",
+        "version",
+        "Exit codes",
+    ] {
+        assert!(help.contains(word), "{word}\n{help}");
+    }
+}
+
+#[test]
+fn every_mistake_is_printed_with_its_place() {
+    let folder = folder();
+    std::fs::write(
+        folder.path().join("sidekick.toml"),
+        "[health]\nhang_timout = \"5s\"\n[ring]\nsize = \"3MiB\"\n",
+    )
+    .unwrap();
+    for args in [
+        &["check"][..],
+        &["run", "--", "true"],
+        &["config", "print"],
+        &["doctor"],
+        &["status"],
+    ] {
+        let output = run(folder.path(), args);
+        assert_code(&output, ExitCode::BadConfig);
+        let text = err(&output);
+        assert!(text.contains("2 mistakes in the configuration\n"), "{text}");
+        assert!(
+            text.contains("\nsidekick.toml:2:1: health.hang_timout is an unknown key"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\nsidekick.toml:4:8: ring.size is 3MiB"),
+            "{text}"
+        );
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_missing_file_and_a_missing_engine_are_told_with_the_remedy() {
+    let folder = folder();
+    let output = run(folder.path(), &["check", "--config", "none.toml"]);
+    assert_code(&output, ExitCode::BadConfig);
+    assert!(err(&output).contains("--config: the configuration file none.toml cannot be read"));
+    let output = run(folder.path(), &["run"]);
+    assert_code(&output, ExitCode::BadConfig);
+    assert!(err(&output).contains("there is no engine to launch"));
+}
+
+#[test]
+fn init_writes_a_file_that_passes_check_and_replaces_none() {
+    let folder = folder();
+    assert_code(&run(folder.path(), &["init"]), ExitCode::Ok);
+    let output = run(folder.path(), &["check"]);
+    assert_code(&output, ExitCode::Ok);
+    assert_eq!(out(&output), "ok: sidekick.toml\n");
+    assert_eq!(err(&output), "");
+    let file = folder.path().join("sidekick.toml");
+    std::fs::write(&file, "name = \"mine\"\n").unwrap();
+    let output = run(folder.path(), &["init"]);
+    assert_code(&output, ExitCode::Usage);
+    assert!(err(&output).contains("--force"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "name = \"mine\"\n");
+    assert_code(&run(folder.path(), &["init", "--force"]), ExitCode::Ok);
+    assert!(std::fs::read_to_string(&file).unwrap().contains("[engine]"));
+}
+
+#[test]
+fn config_print_tells_values_and_origins() {
+    let folder = folder();
+    std::fs::write(folder.path().join("a.toml"), "[ring]\nsize = \"1MiB\"\n").unwrap();
+    let output = watchdog(folder.path(), &["config", "print", "--name", "lobby-1"])
+        .env("SIDEKICK_CONFIG", "a.toml")
+        .env("SIDEKICK_LOG_LEVEL", "debug")
+        .env("SIDEKICK_RIGN__SIZE", "1MiB")
+        .output()
+        .unwrap();
+    assert_code(&output, ExitCode::Ok);
+    let text = out(&output);
+    for line in [
+        "name = \"lobby-1\"  # --name",
+        "size = \"1MiB\"  # a.toml:2",
+        "level = \"debug\"  # SIDEKICK_LOG_LEVEL",
+        "hang_timeout = \"5s\"  # default",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    assert!(
+        err(&output).contains("SIDEKICK_RIGN__SIZE means nothing to the watchdog; did you mean")
+    );
+}
+
+#[test]
+fn doctor_names_what_run_would_fail_at() {
+    let folder = folder();
+    let output = run(folder.path(), &["doctor", "--", "no-such-engine-anywhere"]);
+    assert_code(&output, ExitCode::CannotSpawn);
+    assert!(out(&output).contains("FAIL  engine"), "{}", out(&output));
+    assert!(
+        !folder.path().join("sidekick-data").exists(),
+        "doctor changes nothing"
+    );
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    let output = run(
+        folder.path(),
+        &["doctor", "--data-dir", "file/data", "--", "true"],
+    );
+    assert_code(&output, ExitCode::StoreUnusable);
+    assert!(out(&output).contains("is not a folder"), "{}", out(&output));
+}
+
+#[test]
+fn status_without_a_watchdog_says_so() {
+    let folder = folder();
+    let output = run(folder.path(), &["status"]);
+    assert_code(&output, ExitCode::NotRunning);
+    assert!(
+        err(&output).contains("no watchdog runs for"),
+        "{}",
+        err(&output)
+    );
+    assert!(err(&output).contains("start one with"));
+}
+
+/// A live API in this process, found by the binary through the data directory, as an operator would.
+#[tokio::test(flavor = "multi_thread")]
+async fn status_asks_the_watchdog_of_its_own_data_directory() {
+    let folder = folder();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "s3cret").unwrap();
+    let (data, runtime) = (folder.path().join("data"), folder.path().join("runtime"));
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::create_dir_all(&runtime).unwrap();
+    std::fs::write(data.join("runtime_dir"), format!("{}\n", runtime.display())).unwrap();
+    let api = Api::bind(&ApiConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        token_file: Some(token.clone()),
+    })
+    .await
+    .unwrap();
+    api.record_address(&runtime).unwrap();
+    let mut first = Status {
+        name: "lobby-1".into(),
+        data_dir: data.clone(),
+        ..Status::default()
+    };
+    first.engine.state = EngineState::Running;
+    first.engine.incarnation = 7;
+    let (sender, receiver) = watch::channel(first);
+    let server = tokio::spawn(api.serve(receiver, Metrics::new(), std::future::pending()));
+
+    let path = folder.path().to_owned();
+    let ask = |args: &'static [&'static str], token: bool| {
+        let mut command = watchdog(&path, &["status", "--data-dir", "data"]);
+        command.args(args);
+        if token {
+            command.env("SIDEKICK_API__TOKEN_FILE", "token");
+        }
+        tokio::task::spawn_blocking(move || command.output().unwrap())
+    };
+    let output = ask(&[], true).await.unwrap();
+    assert_code(&output, ExitCode::Ok);
+    assert!(
+        out(&output).contains("running, incarnation 7"),
+        "{}",
+        out(&output)
+    );
+    let output = ask(&["--json"], true).await.unwrap();
+    assert_code(&output, ExitCode::Ok);
+    let status: Status = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status.name, "lobby-1");
+
+    let output = ask(&[], false).await.unwrap();
+    assert_code(&output, ExitCode::NotRunning);
+    assert!(
+        err(&output).contains("401") && err(&output).contains("token_file"),
+        "{}",
+        err(&output)
+    );
+
+    // The port went to the watchdog of another server: that is not the one asked for.
+    sender.send_modify(|status| status.data_dir = "/elsewhere".into());
+    let output = ask(&[], true).await.unwrap();
+    assert_code(&output, ExitCode::NotRunning);
+    assert!(err(&output).contains("/elsewhere"), "{}", err(&output));
+
+    // The watchdog died without taking its address away.
+    server.abort();
+    let _ = server.await;
+    let output = ask(&[], true).await.unwrap();
+    assert_code(&output, ExitCode::NotRunning);
+    assert!(
+        err(&output).contains("no watchdog runs for"),
+        "{}",
+        err(&output)
+    );
+}
