@@ -1,0 +1,50 @@
+extends Node2D
+## Starts the arena, tells the watchdog that it is ready, and draws it when there is a window.
+##
+## User arguments (after [code]--[/code]): [code]--players N[/code], and those of [code]trouble.gd[/code].
+
+# Preloaded, not [code]class_name[/code]: a class name is only known after an import, and a fresh clone had none.
+const Arena := preload("res://server/arena.gd")
+const Trouble := preload("res://server/trouble.gd")
+
+@onready var _arena: Arena = $Arena
+
+var _headless := DisplayServer.get_name() == "headless"
+
+
+func _init() -> void:
+	# A headless server has no screen to wait for: without this it loops as fast as it can.
+	Engine.max_fps = 60
+
+
+func _enter_tree() -> void:
+	var players := Trouble.user_argument("--players")
+	if players.is_valid_int():
+		($Arena as Arena).player_count = clampi(players.to_int(), 2, 2000)
+
+
+func _ready() -> void:
+	Sidekick.quit_requested.connect(_on_quit_requested)
+	print("arena: incarnation %d, %d players, relaunch: %s" % [
+		Sidekick.get_incarnation(), _arena.player_count, Sidekick.is_relaunch(),
+	])
+	Sidekick.mark_ready()
+
+
+func _process(_delta: float) -> void:
+	if not _headless:
+		queue_redraw()
+
+
+func _draw() -> void:
+	draw_rect(Rect2(Vector2.ZERO, Arena.SIZE), Color(0.08, 0.09, 0.12))
+	for player in _arena.player_count:
+		var life := clampf(_arena.health[player] / float(Arena.HEALTH_MAX), 0.0, 1.0)
+		draw_circle(_arena.positions[player], 6.0, Color(1.0 - life, life, 0.3))
+
+
+## The watchdog asks us to stop: finish the match, wait until everything is committed, go.
+func _on_quit_requested(grace_seconds: float) -> void:
+	Sidekick.record(&"match.end", {"tick": _arena.tick, "total": _arena.total_score()})
+	await Sidekick.flush(maxf(grace_seconds - 1.0, 0.1))
+	get_tree().quit()
