@@ -1,1 +1,348 @@
-//! Takes frames out of the ring and forms slabs.
+//! Takes frames out of the engines' rings and hands them, as slabs, to whoever commits them.
+//!
+//! One thread finds ring files and starts one drain thread for each session ([`drain`]). Intake knows rings and
+//! slabs; what "committed" means is the [`Committer`]'s business. It never decides that an engine is dead: the ring
+//! file's lock, which the kernel releases with the engine, proves that.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use sidekick_ipc::attach::{AttachError, Attachment};
+use sidekick_ipc::control::Controls;
+use sidekick_ipc::header::SessionInfo;
+use sidekick_ipc::heartbeat::HeartbeatReader;
+use sidekick_ipc::name::RingFileName;
+use tracing::{error, warn};
+use uuid::Uuid;
+
+use crate::slab::{RingCheckpoint, Slab};
+
+mod drain;
+
+pub use drain::SessionProgress;
+
+/// Commands that may wait for the intake thread; more make the caller wait.
+const COMMANDS_MAX: usize = 16;
+/// How often the directory is looked at while a started engine's ring is awaited, and when none is.
+const SCAN_AWAITED: Duration = Duration::from_millis(5);
+const SCAN_AWAITED_LATE: Duration = Duration::from_millis(100);
+const SCAN_IDLE: Duration = Duration::from_secs(5);
+/// After this long without the ring, looking every few milliseconds is a waste.
+const AWAITED_EAGERLY: Duration = Duration::from_secs(5);
+
+/// What intake tells the committer about a session it found.
+#[derive(Clone, Debug)]
+pub struct SessionOpening {
+    /// The session's UUID.
+    pub epoch: Uuid,
+    /// Number of the launch that wrote it.
+    pub incarnation: u32,
+}
+
+/// Where a session stands in the committed state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionResume {
+    /// The first sequence number that is not committed.
+    pub next_seq: u64,
+    /// Where the reader stood after the last committed frame.
+    pub checkpoint: RingCheckpoint,
+    /// The session's end is committed already: its files can go.
+    pub ended: bool,
+}
+
+/// How a session ended, as intake knows it.
+#[derive(Clone, Debug)]
+pub struct SessionEnding {
+    /// The session's UUID.
+    pub epoch: Uuid,
+    /// Whether its ring was read to its end; if not, what it still held is unknown.
+    pub tail_known: bool,
+    /// The exit code that the engine announced, if it said goodbye.
+    pub clean_exit: Option<i32>,
+}
+
+/// Why something could not be committed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The slab does not follow what is committed: an earlier one was lost on the way. Resume and send again.
+    #[error("the slab does not follow what is committed, number {expected} comes next")]
+    Hole {
+        /// The next number that would be taken.
+        expected: u64,
+    },
+    /// The session may not write (never opened, ended, or a newer one exists).
+    #[error("session {epoch} may not write: {reason}")]
+    Refused {
+        /// The session.
+        epoch: Uuid,
+        /// Why, in words.
+        reason: String,
+    },
+    /// There is no room just now; nothing was taken. Send it again later.
+    #[error("not taken for now: {reason}")]
+    Later {
+        /// Why, in words.
+        reason: String,
+    },
+    /// The store is gone; nothing will be committed any more.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Commits what intake brings. `app` implements it over the store.
+pub trait Committer: Send + Sync + 'static {
+    /// Opens a session (again) and waits until that is committed and everything before it is applied, so that the
+    /// answer is no older than what any earlier watchdog committed (CORRECTNESS rule 4).
+    ///
+    /// # Errors
+    /// [`CommitError::Refused`] when the session may not write, [`CommitError::Closed`].
+    fn open(&self, opening: &SessionOpening) -> Result<SessionResume, CommitError>;
+
+    /// Queues a slab and returns at once, or waits while the queue is full. Slabs are taken in the order of the
+    /// calls.
+    fn append(&self, slab: Slab) -> Box<dyn PendingAppend>;
+
+    /// Commits a session's end and waits for it.
+    ///
+    /// # Errors
+    /// [`CommitError::Closed`].
+    fn end(&self, ending: &SessionEnding) -> Result<(), CommitError>;
+}
+
+/// A slab on its way to the disk.
+pub trait PendingAppend: Send {
+    /// Waits until the slab is durable or refused.
+    ///
+    /// # Errors
+    /// Any [`CommitError`]; after [`CommitError::Hole`] and [`CommitError::Later`] nothing of the slab was taken.
+    fn wait(self: Box<Self>) -> Result<(), CommitError>;
+}
+
+/// Settings of the intake.
+#[derive(Clone, Debug)]
+pub struct IntakeConfig {
+    /// Where ring files appear.
+    pub runtime_dir: PathBuf,
+    /// The watchdog's configured name.
+    pub source: String,
+    /// Most bytes of frames in one slab.
+    pub slab_bytes_max: usize,
+}
+
+/// What intake has to say.
+#[derive(Debug)]
+pub enum IntakeEvent {
+    /// A session's ring was opened.
+    Attached(AttachedSession),
+    /// A ring file cannot be used; the engine runs on, but its records stay where they are.
+    Refused {
+        /// Number of the launch that wrote it.
+        launch: u32,
+        /// Why.
+        error: AttachError,
+    },
+    /// A session's end is committed and its files are gone.
+    Ended {
+        /// Number of the launch.
+        launch: u32,
+        /// Its counts at the end.
+        progress: Arc<SessionProgress>,
+    },
+}
+
+/// A session whose ring is being drained.
+#[derive(Clone, Debug)]
+pub struct AttachedSession {
+    /// What the ring's header says.
+    pub info: SessionInfo,
+    /// The engine's heartbeat words.
+    pub heartbeat: HeartbeatReader,
+    /// The words that the engine reads.
+    pub controls: Controls,
+    /// Counts, kept up to date by the drain thread.
+    pub progress: Arc<SessionProgress>,
+}
+
+enum Command {
+    /// An engine was started or adopted; its ring will appear.
+    Expect(u32),
+    /// The directory may have changed, or an engine has died.
+    Rescan,
+    Stop,
+}
+
+/// The running intake. Dropping it does not stop it; [`Intake::stop`] does.
+#[derive(Debug)]
+pub struct Intake {
+    commands: SyncSender<Command>,
+    stopping: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Intake {
+    /// Starts the intake thread. Events go to `on_event`, called from intake's threads; it must not block for long.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn spawn(
+        config: IntakeConfig,
+        committer: Arc<dyn Committer>,
+        on_event: Arc<dyn Fn(IntakeEvent) + Send + Sync>,
+    ) -> std::io::Result<Self> {
+        let (commands, inbox) = sync_channel(COMMANDS_MAX);
+        let stopping = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stopping);
+        let thread = std::thread::Builder::new()
+            .name("intake".into())
+            .spawn(move || {
+                Scanner {
+                    config,
+                    committer,
+                    on_event,
+                    stop,
+                    sessions: BTreeMap::new(),
+                    refused: Vec::new(),
+                }
+                .run(&inbox);
+            })?;
+        Ok(Self {
+            commands,
+            stopping,
+            thread,
+        })
+    }
+
+    /// An engine was started or adopted: look for its ring eagerly.
+    pub fn expect(&self, launch: u32) {
+        self.send(Command::Expect(launch));
+    }
+
+    /// An engine died, or a ring may have appeared: look now.
+    pub fn rescan(&self) {
+        self.send(Command::Rescan);
+    }
+
+    /// Drains what dead engines left, stops reading the rings of living ones, and waits for the threads.
+    pub fn stop(self) {
+        self.stopping.store(true, Ordering::Release);
+        self.send(Command::Stop);
+        if self.thread.join().is_err() {
+            error!("the intake thread panicked");
+        }
+    }
+
+    fn send(&self, command: Command) {
+        // The thread ends only by `stop`, which consumes us; a full inbox makes us wait a moment.
+        let _ = self.commands.send(command);
+    }
+}
+
+/// The intake thread: finds ring files and keeps one drain thread for each session.
+struct Scanner {
+    config: IntakeConfig,
+    committer: Arc<dyn Committer>,
+    on_event: Arc<dyn Fn(IntakeEvent) + Send + Sync>,
+    stop: Arc<AtomicBool>,
+    sessions: BTreeMap<u32, drain::Session>,
+    /// Files that were refused once; they are told of once.
+    refused: Vec<PathBuf>,
+}
+
+impl Scanner {
+    fn run(mut self, inbox: &Receiver<Command>) {
+        let mut awaited: Option<(u32, Instant)> = None;
+        loop {
+            self.scan();
+            if awaited.is_some_and(|(launch, _)| self.sessions.contains_key(&launch)) {
+                awaited = None;
+            }
+            let pause = match awaited {
+                Some((_, since)) if since.elapsed() < AWAITED_EAGERLY => SCAN_AWAITED,
+                Some(_) => SCAN_AWAITED_LATE,
+                None => SCAN_IDLE,
+            };
+            match inbox.recv_timeout(pause) {
+                Ok(Command::Expect(launch)) => awaited = Some((launch, Instant::now())),
+                Ok(Command::Rescan) => self.sessions.values().for_each(drain::Session::wake),
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        // Engines that died a moment ago have left rings: whatever is there now is still taken.
+        self.scan();
+        for session in self.sessions.into_values() {
+            session.wake();
+            session.join();
+        }
+    }
+
+    fn scan(&mut self) {
+        let finished: Vec<u32> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.is_finished())
+            .map(|(launch, _)| *launch)
+            .collect();
+        for launch in finished {
+            if let Some(session) = self.sessions.remove(&launch) {
+                session.join();
+            }
+        }
+        let files = match sidekick_ipc::name::scan(&self.config.runtime_dir) {
+            Ok(files) => files,
+            Err(error) => {
+                warn!(%error, dir = %self.config.runtime_dir.display(), "runtime directory cannot be read");
+                return;
+            }
+        };
+        for file in &files {
+            // Later rotations of a session are opened by its drain thread, in order.
+            let first_of_launch = !files.iter().any(|other| {
+                other.launch == file.launch
+                    && other.epoch == file.epoch
+                    && other.rotation < file.rotation
+            });
+            if first_of_launch
+                && !self.sessions.contains_key(&file.launch)
+                && !self.refused.contains(&file.path)
+            {
+                self.attach(file);
+            }
+        }
+    }
+
+    fn attach(&mut self, file: &RingFileName) {
+        match Attachment::open(file) {
+            Ok(attachment) => {
+                let session = drain::Session::start(
+                    attachment,
+                    file.launch,
+                    &self.config,
+                    Arc::clone(&self.committer),
+                    Arc::clone(&self.on_event),
+                    Arc::clone(&self.stop),
+                );
+                match session {
+                    Ok(session) => {
+                        self.sessions.insert(file.launch, session);
+                    }
+                    Err(error) => {
+                        error!(%error, launch = file.launch, "no thread for the ring; trying again");
+                    }
+                }
+            }
+            Err(error) => {
+                self.refused.push(file.path.clone());
+                (self.on_event)(IntakeEvent::Refused {
+                    launch: file.launch,
+                    error,
+                });
+            }
+        }
+    }
+}
