@@ -72,6 +72,11 @@ impl HeartbeatReader {
     pub fn read(&self) -> Heartbeat {
         read(&*self.0)
     }
+
+    /// Whether a thread of the engine waits for space in the ring right now.
+    pub fn is_space_wanted(&self) -> bool {
+        self.0.load(layout::P_SPACE_WAITING, Relaxed) != 0
+    }
 }
 
 pub(crate) fn read<R: Region>(region: &R) -> Heartbeat {

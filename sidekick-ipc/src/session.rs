@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 use crate::control::{self, Control};
 use crate::frame::{
-    FRAME_HEADER_BYTES, FrameKind, Gap, RECORD_BYTES_MAX, Record, STREAM_NAME_BYTES_MAX, crc_seed,
-    frame_bytes, gap_cause, seal,
+    FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameKind, Gap, RECORD_BYTES_MAX, Record,
+    STREAM_NAME_BYTES_MAX, crc_seed, frame_bytes, gap_cause, seal,
 };
 use crate::header::{self, SessionInfo};
 use crate::heartbeat::{Phase, STALL_MAX};
@@ -271,9 +271,15 @@ impl Session {
             self.refused.fetch_add(1, Relaxed);
             return Err(RefusedCause::Closed);
         }
+        let gap_bytes = if state.gap.count == 0 {
+            0
+        } else {
+            frame_bytes(Gap::BYTES)
+        };
         let result = self
-            .flush_gap(state, now_ns)
-            .and_then(|()| self.put(state, FrameKind::Record, frame, payload_bytes, now_ns, true));
+            .make_room(state, frame.len().saturating_add(gap_bytes), true)
+            .and_then(|()| self.flush_gap(state, now_ns))
+            .and_then(|()| self.put(state, FrameKind::Record, frame, payload_bytes, now_ns));
         match result {
             Ok(seq) => {
                 self.kick_if_filling(state);
@@ -286,7 +292,25 @@ impl Session {
         }
     }
 
-    /// Gives the frame the next number and stores it in the ring, or where `when_full` says.
+    /// Sees to it that so many bytes can be stored: in the ring, or where `when_full` says.
+    #[inline]
+    fn make_room(
+        &self,
+        state: &mut State,
+        bytes: usize,
+        may_block: bool,
+    ) -> Result<(), RefusedCause> {
+        if state.producer.has_room(bytes) {
+            return Ok(());
+        }
+        match self.options.when_full {
+            WhenFull::Spill if state.spill.has_room(bytes, acked_seq(state)) => Ok(()),
+            WhenFull::Block if may_block => self.block(state, bytes),
+            _ => Err(RefusedCause::Full),
+        }
+    }
+
+    /// Gives the frame the next number and stores it in the ring, or in the spill file if that is allowed.
     fn put(
         &self,
         state: &mut State,
@@ -294,16 +318,14 @@ impl Session {
         frame: &mut [u8],
         payload_bytes: usize,
         now_ns: u64,
-        may_block: bool,
     ) -> Result<u64, RefusedCause> {
         let seq = state.last_seq.wrapping_add(1);
         seal(frame, self.seed, kind as u16, payload_bytes, seq, now_ns);
         if state.producer.publish(frame).is_err() {
-            match self.options.when_full {
-                WhenFull::Spill => self.spill(state, frame, seq)?,
-                WhenFull::Block if may_block => self.block(state, frame)?,
-                WhenFull::Block | WhenFull::Refuse => return Err(RefusedCause::Full),
+            if self.options.when_full != WhenFull::Spill {
+                return Err(RefusedCause::Full);
             }
+            self.spill(state, frame, seq)?;
         }
         state.last_seq = seq;
         // SYNC: for readers of the number only; the record itself is committed by the ring or the file.
@@ -311,9 +333,10 @@ impl Session {
         Ok(seq)
     }
 
+    #[cold]
     fn spill(&self, state: &mut State, frame: &[u8], seq: u64) -> Result<(), RefusedCause> {
+        let acked = acked_seq(state);
         let region = Arc::clone(state.producer.region());
-        let acked = region.load(layout::C_ACK_SEQ, Relaxed).min(state.last_seq);
         // SYNC: Release, so that whoever sees the number finds all older files complete.
         let announce = |end: u32| region.store(layout::P_SPILL_END, end.into(), Release);
         state
@@ -325,7 +348,8 @@ impl Session {
             })
     }
 
-    fn block(&self, state: &mut State, frame: &[u8]) -> Result<(), RefusedCause> {
+    #[cold]
+    fn block(&self, state: &mut State, bytes: usize) -> Result<(), RefusedCause> {
         let region = Arc::clone(state.producer.region());
         kick(&region, DRAIN_SLEEP);
         let mut now_ns = sys::monotonic_ns();
@@ -335,14 +359,14 @@ impl Session {
                 return Err(RefusedCause::Full);
             }
             sleep(&region, SPACE_SLEEP, Duration::from_nanos(left_ns), || {
-                state.producer.has_room(frame.len())
+                state.producer.has_room(bytes)
             });
             let then_ns = std::mem::replace(&mut now_ns, sys::monotonic_ns());
             // At least 1 us a turn, so that the loop ends whatever the clock says.
             let spent_ns = now_ns.saturating_sub(then_ns).max(1_000);
             self.block_left_ns
                 .store(left_ns.saturating_sub(spent_ns), Relaxed);
-            if state.producer.publish(frame).is_ok() {
+            if state.producer.has_room(bytes) {
                 return Ok(());
             }
         }
@@ -374,7 +398,7 @@ impl Session {
         let mut frame = vec![0; FRAME_HEADER_BYTES];
         state.gap.encode(&mut frame);
         frame.resize(frame_bytes(Gap::BYTES), 0);
-        self.put(state, FrameKind::Gap, &mut frame, Gap::BYTES, now_ns, false)?;
+        self.put(state, FrameKind::Gap, &mut frame, Gap::BYTES, now_ns)?;
         state.gap = Gap::default();
         self.gap_pending.store(0, Relaxed);
         store_refused(state.producer.region(), &state.refused, 0);
@@ -407,8 +431,11 @@ impl Session {
                         Err(_) => state.rotate_after_ns = now_ns.saturating_add(ROTATE_RETRY_NS),
                     }
                 }
-                // Still no space: the next frame tries again.
-                let _ = self.flush_gap(&mut state, now_ns);
+                // Space has returned when the largest record would fit; else the next frame looks again.
+                let enough = FRAME_BYTES_MAX.saturating_add(frame_bytes(Gap::BYTES));
+                if self.make_room(&mut state, enough, false).is_ok() {
+                    let _ = self.flush_gap(&mut state, now_ns);
+                }
             }
         }
         let region = &current.mapping;
@@ -580,6 +607,15 @@ impl Session {
             }
         }
     }
+}
+
+/// What the watchdog has committed, as far as it can have.
+fn acked_seq(state: &State) -> u64 {
+    state
+        .producer
+        .region()
+        .load(layout::C_ACK_SEQ, Relaxed)
+        .min(state.last_seq)
 }
 
 fn skip_damage(consumer: &mut Consumer<Arc<Mapping>>) {

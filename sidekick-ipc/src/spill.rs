@@ -64,19 +64,22 @@ pub(crate) struct SpillWriter {
     next_number: u32,
     open: Option<Open>,
     closed: VecDeque<Written>,
+    closed_bytes: u64,
     bytes_max: u64,
 }
 
 impl SpillWriter {
     pub(crate) fn new(dir: Arc<Dir>, launch: u32, epoch: Uuid, bytes_max: u64) -> Self {
         let closed = VecDeque::new();
+        let (next_number, open, closed_bytes) = (0, None, 0);
         SpillWriter {
             dir,
             launch,
             epoch,
-            next_number: 0,
-            open: None,
+            next_number,
+            open,
             closed,
+            closed_bytes,
             bytes_max,
         }
     }
@@ -89,11 +92,38 @@ impl SpillWriter {
     /// Ends the file in use; the next frame starts another one.
     pub(crate) fn close(&mut self) {
         if let Some(open) = self.open.take() {
+            self.closed_bytes = self.closed_bytes.saturating_add(open.bytes);
             self.closed.push_back(Written {
                 last_seq: open.last_seq,
                 bytes: open.bytes,
             });
         }
+    }
+
+    /// Whether `bytes` more are allowed.
+    pub(crate) fn has_room(&mut self, bytes: usize, acked_seq: u64) -> bool {
+        self.forget(acked_seq).saturating_add(bytes as u64) <= self.bytes_max
+    }
+
+    /// Forgets files that are committed as a whole, ends the one in use when it is or is large enough; says how many
+    /// bytes are left.
+    fn forget(&mut self, acked_seq: u64) -> u64 {
+        let is_over = |open: &Open| {
+            open.bytes >= SPILL_FILE_BYTES || (open.bytes > 0 && open.last_seq <= acked_seq)
+        };
+        if self.open.as_ref().is_some_and(is_over) {
+            self.close();
+        }
+        while let Some(file) = self
+            .closed
+            .front()
+            .filter(|file| file.last_seq <= acked_seq)
+        {
+            self.closed_bytes = self.closed_bytes.saturating_sub(file.bytes);
+            self.closed.pop_front();
+        }
+        self.closed_bytes
+            .saturating_add(self.open.as_ref().map_or(0, |open| open.bytes))
     }
 
     /// Appends a sealed frame with number `seq`. Frames up to `acked_seq` count as gone. `announce` is told of a new
@@ -105,27 +135,7 @@ impl SpillWriter {
         acked_seq: u64,
         announce: impl FnOnce(u32),
     ) -> Result<(), SpillError> {
-        while self
-            .closed
-            .front()
-            .is_some_and(|file| file.last_seq <= acked_seq)
-        {
-            self.closed.pop_front();
-        }
-        if self.open.as_ref().is_some_and(|open| {
-            open.bytes >= SPILL_FILE_BYTES || (open.bytes > 0 && open.last_seq <= acked_seq)
-        }) {
-            self.close();
-            while self
-                .closed
-                .front()
-                .is_some_and(|file| file.last_seq <= acked_seq)
-            {
-                self.closed.pop_front();
-            }
-        }
-        let there = self.closed.iter().map(|file| file.bytes).sum::<u64>()
-            + self.open.as_ref().map_or(0, |open| open.bytes);
+        let there = self.forget(acked_seq);
         if there.saturating_add(frame.len() as u64) > self.bytes_max {
             return Err(SpillError::Full {
                 bytes: there,

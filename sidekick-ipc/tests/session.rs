@@ -1,48 +1,12 @@
 //! A session and its attachment in one process: what goes in comes out, whatever the ring's state.
 
-use std::path::Path;
-use std::time::Duration;
+mod support;
 
+use std::time::{Duration, Instant};
+
+use sidekick_ipc::frame::{gap_cause, hole_cause};
 use sidekick_ipc::*;
-use uuid::Uuid;
-
-fn options(dir: &Path, when_full: WhenFull) -> SessionOptions {
-    SessionOptions {
-        runtime_dir: dir.to_owned(),
-        launch: 1,
-        incarnation: 1,
-        ring_bytes: 256 << 10,
-        when_full,
-        block_max: Duration::from_millis(2),
-        spill_bytes_max: 64 << 20,
-        library_version: "0.1.0".to_owned(),
-    }
-}
-
-fn attach(dir: &Path) -> Attachment {
-    let names = scan(dir).unwrap();
-    let mut attachment = Attachment::open(names.last().unwrap()).unwrap();
-    attachment.resume(1, ReaderCheckpoint::default());
-    attachment
-}
-
-fn body(i: u64) -> Vec<u8> {
-    (0..(i * 37 % 211)).map(|k| (i * 31 + k) as u8).collect()
-}
-
-/// Checks that `bytes` hold the records `first..` whose value is `body(seq)`, and returns the number after the last.
-fn check_records(bytes: &[u8], epoch: &Uuid, first: u64) -> u64 {
-    let mut next = first;
-    for frame in frames(bytes, epoch) {
-        let frame = frame.unwrap();
-        assert_eq!(frame.header.seq, next);
-        assert_eq!(frame.header.kind, FrameKind::Record as u16);
-        let record = Record::parse(frame.payload).unwrap();
-        assert_eq!((record.stream, record.variant), ("test", &body(next)[..]));
-        next += 1;
-    }
-    next
-}
+use support::*;
 
 #[test]
 fn records_come_out_in_order_and_ack_comes_back() {
@@ -53,24 +17,577 @@ fn records_come_out_in_order_and_ack_comes_back() {
     assert_eq!(attachment.info().pid, std::process::id());
     assert!(attachment.is_writer_alive());
     let mut next = 1;
-    for round in 0..2000u64 {
+    for round in 0..4000u64 {
         for _ in 0..round % 7 {
             let seq = session.last_seq() + 1;
             assert_eq!(session.record("test", &body(seq)), Ok(seq));
         }
         session.on_frame(Phase::Running);
-        let mut out = Vec::new();
-        let drained = attachment.drain(&mut out, 1 << 20).unwrap();
-        assert_eq!((drained.first_seq, drained.corruption), (next, None));
-        next = check_records(&out, &session.epoch(), next);
+        for item in commit_all(&mut attachment) {
+            assert_eq!(item, Item::Record(next, body(next)));
+            next += 1;
+        }
         assert_eq!(next, session.last_seq() + 1);
-        attachment.release(next - 1, &drained.checkpoint);
         assert_eq!(session.committed_seq(), next - 1);
     }
     assert_eq!(session.ring_used(), 0);
-    assert_eq!(attachment.heartbeat().frames, 2000);
+    assert_eq!(attachment.heartbeat().frames, 4000);
     drop(session);
     assert!(!attachment.is_writer_alive());
     attachment.finish().unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn records_of_many_threads_are_dense() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Spill)).unwrap();
+    let mut attachment = attach(dir.path());
+    let mut all = Vec::new();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                (0..2000).for_each(|_| {
+                    session.record("t", &[7; 60]).unwrap();
+                })
+            });
+        }
+        while all.len() < 8000 {
+            all.extend(commit_all(&mut attachment));
+        }
+    });
+    assert_eq!(check_dense(&all, 1), 8001);
+}
+
+#[test]
+fn what_is_too_large_or_has_no_name_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Spill)).unwrap();
+    assert_eq!(session.record("", &[]), Err(RefusedCause::StreamName));
+    assert_eq!(
+        session.record(&"n".repeat(256), &[]),
+        Err(RefusedCause::StreamName)
+    );
+    let most = RECORD_BYTES_MAX - 2;
+    let max = RECORD_BYTES_MAX;
+    let refused = Err(RefusedCause::TooLarge {
+        bytes: max + 1,
+        max,
+    });
+    assert_eq!(session.record("n", &vec![0; most + 1]), refused);
+    assert_eq!(session.record("n", &vec![0; most]), Ok(1));
+    assert_eq!(session.record(&"n".repeat(255), &[]), Ok(2));
+    assert_eq!(session.refused(), 3);
+    session.close();
+    assert_eq!(session.record("n", &[]), Err(RefusedCause::Closed));
+    assert_eq!(drain_all(&mut attach(dir.path())).0.len(), 2);
+}
+
+/// Fills ring and spill, drains in parts, goes on recording in between: the merge is by number.
+#[test]
+fn a_full_ring_spills_and_the_merge_is_dense() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Spill)).unwrap();
+    let mut attachment = attach(dir.path());
+    let mut next = 1;
+    for round in 0..30 {
+        for _ in 0..300 {
+            let seq = session.last_seq() + 1;
+            assert_eq!(session.record("test", &big_body(seq, 1500)), Ok(seq));
+        }
+        if round % 3 == 1 {
+            assert!(spill_files(dir.path()) > 0);
+        }
+        let mut out = Vec::new();
+        let drained = attachment
+            .drain(&mut out, 350_000 + round * 10_000)
+            .unwrap();
+        assert_eq!(drained.corruption, None);
+        for item in items(&out, &session.epoch()) {
+            assert_eq!(item, Item::Record(next, big_body(next, 1500)));
+            next += 1;
+        }
+        attachment.release(next - 1, &drained.checkpoint);
+    }
+    for item in commit_all(&mut attachment) {
+        assert_eq!(item, Item::Record(next, big_body(next, 1500)));
+        next += 1;
+    }
+    assert_eq!(next, session.last_seq() + 1);
+    attachment.finish().unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn drained_spill_files_are_deleted_and_the_limit_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path(), WhenFull::Spill);
+    options.spill_bytes_max = 20 << 20;
+    let session = Session::create(options).unwrap();
+    let mut attachment = attach(dir.path());
+    let mut taken = 0;
+    while session.record("test", &big_body(taken, 60_000)).is_ok() {
+        taken += 1;
+    }
+    assert_eq!(
+        session.record("test", &big_body(0, 60_000)),
+        Err(RefusedCause::Full)
+    );
+    assert!((330..360).contains(&taken), "{taken}");
+    assert_eq!(spill_files(dir.path()), 3);
+    let all = commit_all(&mut attachment);
+    assert_eq!(check_dense(&all, 1), taken + 1);
+    assert_eq!(spill_files(dir.path()), 1, "only the newest stays");
+    // There is room again, and the refused ones are told of first.
+    session.on_frame(Phase::Running);
+    session.record("test", &[1]).unwrap();
+    let all = commit_all(&mut attachment);
+    let [Item::Gap(_, gap), Item::Record(_, _)] = &all[..] else {
+        panic!("{all:?}")
+    };
+    assert_eq!((gap.count, gap.cause), (2, gap_cause::FULL));
+}
+
+#[test]
+fn refused_records_are_told_by_one_gap_frame_when_space_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Refuse)).unwrap();
+    let mut attachment = attach(dir.path());
+    let mut taken = 0;
+    while session.record("test", &big_body(taken, 1000)).is_ok() {
+        taken += 1;
+    }
+    for _ in 0..9 {
+        assert_eq!(
+            session.record("test", &big_body(0, 1000)),
+            Err(RefusedCause::Full)
+        );
+    }
+    session.on_frame(Phase::Running);
+    assert_eq!((session.refused(), session.last_seq()), (10, taken));
+    let heartbeat = attachment.heartbeat();
+    assert_eq!((heartbeat.refused_count, heartbeat.refused_told), (10, 0));
+    assert_eq!(commit_all(&mut attachment).len() as u64, taken);
+    session.on_frame(Phase::Running);
+    let all = commit_all(&mut attachment);
+    let [Item::Gap(seq, gap)] = &all[..] else {
+        panic!("{all:?}")
+    };
+    assert_eq!((*seq, gap.count, gap.bytes), (taken + 1, 10, 10 * 1005));
+    assert!(gap.first_monotonic_ns < gap.last_monotonic_ns);
+    let heartbeat = attachment.heartbeat();
+    assert_eq!((heartbeat.refused_count, heartbeat.refused_told), (10, 10));
+    assert_eq!(session.record("test", &[]), Ok(taken + 2));
+}
+
+#[test]
+fn blocking_waits_for_space_within_the_frames_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path(), WhenFull::Block);
+    options.block_max = Duration::from_millis(60);
+    let session = Session::create(options).unwrap();
+    let mut attachment = attach(dir.path());
+    let mut taken = 0u64;
+    let started = loop {
+        let started = Instant::now();
+        if session.record("test", &big_body(taken, 1000)).is_err() {
+            break started;
+        }
+        taken += 1;
+    };
+    assert!(started.elapsed() >= Duration::from_millis(59));
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        started.elapsed()
+    );
+    // The budget is gone for this frame: no more waiting at all.
+    let started = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(
+            session.record("test", &big_body(0, 1000)),
+            Err(RefusedCause::Full)
+        );
+    }
+    assert!(
+        started.elapsed() < Duration::from_millis(50),
+        "{:?}",
+        started.elapsed()
+    );
+    // A new frame has a new budget.
+    session.on_frame(Phase::Running);
+    let started = Instant::now();
+    assert_eq!(
+        session.record("test", &big_body(0, 1000)),
+        Err(RefusedCause::Full)
+    );
+    assert!(started.elapsed() >= Duration::from_millis(59));
+    commit_all(&mut attachment);
+    assert!(session.record("test", &[]).is_ok());
+}
+
+#[test]
+fn a_blocked_thread_is_woken_by_release() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path(), WhenFull::Block);
+    options.block_max = Duration::from_secs(15);
+    let session = Session::create(options).unwrap();
+    let mut attachment = attach(dir.path());
+    let each = 1000usize;
+    let fits = (256 << 10) / frame::frame_bytes(each + 5);
+    (0..fits).for_each(|i| {
+        session.record("test", &big_body(i as u64, each)).unwrap();
+    });
+    std::thread::scope(|scope| {
+        let started = Instant::now();
+        let blocked = scope.spawn(|| session.record("test", &big_body(0, each)));
+        let heartbeats = attachment.heartbeats();
+        eventually("the waiting flag", || heartbeats.is_space_wanted());
+        assert!(!blocked.is_finished());
+        commit_all(&mut attachment);
+        assert_eq!(blocked.join().unwrap(), Ok(fits as u64 + 1));
+        assert!(started.elapsed() < Duration::from_secs(10));
+    });
+}
+
+/// A watchdog dies between drain and commit, and another between commit and release.
+#[test]
+fn a_successor_goes_on_from_the_committed_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Spill)).unwrap();
+    let name = scan(dir.path()).unwrap().remove(0);
+    let (mut next, mut checkpoint) = (1, ReaderCheckpoint::default());
+    for round in 0..60u64 {
+        for _ in 0..100 {
+            let seq = session.last_seq() + 1;
+            session.record("test", &big_body(seq, 900)).unwrap();
+        }
+        let mut attachment = Attachment::open(&name).unwrap();
+        attachment.resume(next, checkpoint);
+        assert_eq!(session.committed_seq(), next - 1);
+        let mut out = Vec::new();
+        let drained = attachment.drain(&mut out, 80_000).unwrap();
+        if round % 3 == 0 {
+            continue; // killed before the commit
+        }
+        assert_eq!((drained.first_seq, drained.corruption), (next, None));
+        for item in items(&out, &session.epoch()) {
+            assert_eq!(item, Item::Record(next, big_body(next, 900)));
+            next += 1;
+        }
+        checkpoint = drained.checkpoint; // committed
+        if round % 3 == 1 {
+            attachment.release(next - 1, &checkpoint);
+        }
+    }
+    let mut attachment = Attachment::open(&name).unwrap();
+    attachment.resume(next, checkpoint);
+    assert_eq!(
+        check_dense(&commit_all(&mut attachment), next),
+        session.last_seq() + 1
+    );
+    assert_eq!(session.committed_seq(), session.last_seq());
+}
+
+#[test]
+fn a_checkpoint_older_than_what_was_released_gives_a_hole() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Refuse)).unwrap();
+    let mut attachment = attach(dir.path());
+    for seq in 1..=150 {
+        session.record("test", &big_body(seq, 1000)).unwrap();
+    }
+    commit_all(&mut attachment);
+    for seq in 151..=250 {
+        session.record("test", &big_body(seq, 1000)).unwrap();
+    }
+    attachment.resume(
+        10,
+        ReaderCheckpoint {
+            ring_position: 9 * 1040,
+            ..Default::default()
+        },
+    );
+    let (all, _) = drain_all(&mut attachment);
+    assert_eq!(
+        all[0],
+        Item::Hole(
+            10,
+            Hole {
+                count: 141,
+                cause: hole_cause::OVERWRITTEN
+            }
+        )
+    );
+    assert_eq!(check_dense(&all, 10), 251);
+}
+
+#[test]
+fn a_damaged_frame_becomes_a_hole_and_the_engine_rotates() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Spill)).unwrap();
+    let mut first = attach(dir.path());
+    (1..=100).for_each(|seq| {
+        session.record("test", &big_body(seq, 100)).unwrap();
+    });
+    let one = frame::frame_bytes(105) as u64;
+    // Numbers 11, 50 and 51: in a payload, in a length, in a checksum.
+    let data = layout::D as u64;
+    scribble(&first.name().path, data + 10 * one + 60, b"wild");
+    scribble(&first.name().path, data + 49 * one, &[0xff; 3]);
+    scribble(&first.name().path, data + 50 * one + 24, &[0; 4]);
+    let (all, damage) = drain_all(&mut first);
+    assert_eq!(check_dense(&all, 1), 101);
+    let holes: Vec<_> = all
+        .iter()
+        .filter(|item| matches!(item, Item::Hole(..)))
+        .collect();
+    assert_eq!(
+        holes,
+        [
+            &Item::Hole(
+                11,
+                Hole {
+                    count: 1,
+                    cause: hole_cause::CORRUPT
+                }
+            ),
+            &Item::Hole(
+                50,
+                Hole {
+                    count: 2,
+                    cause: hole_cause::CORRUPT
+                }
+            )
+        ]
+    );
+    let copy = damage[0].quarantine.clone().unwrap();
+    let original = std::fs::metadata(&first.name().path).unwrap().len();
+    assert_eq!(std::fs::metadata(&copy).unwrap().len(), original);
+    assert!(
+        damage[1..].iter().all(|damage| damage.quarantine.is_none()),
+        "one copy per file"
+    );
+
+    session.set_ready();
+    session.on_frame(Phase::Running);
+    let seq = session.record("test", &[1]).unwrap();
+    assert_eq!(seq, 101);
+    let names = scan(dir.path()).unwrap();
+    assert_eq!(names.iter().map(|n| n.rotation).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(drain_all(&mut first).0, []);
+    assert!(first.heartbeat().rotated && !first.is_writer_alive());
+    let mut second = Attachment::open(&names[1]).unwrap();
+    assert_eq!(
+        (second.info().epoch, second.info().first_seq),
+        (session.epoch(), 101)
+    );
+    assert!(second.heartbeat().ready && second.is_writer_alive());
+    second.resume(first.next_seq(), first.checkpoint());
+    first.finish().unwrap();
+    assert_eq!(commit_all(&mut second), [Item::Record(101, vec![1])]);
+    assert_eq!(session.committed_seq(), 101);
+    second.finish().unwrap();
     assert_eq!(scan(dir.path()).unwrap(), []);
+}
+
+#[test]
+fn a_rotation_amid_a_spill_keeps_every_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Spill)).unwrap();
+    let mut first = attach(dir.path());
+    let record = |n| {
+        for _ in 0..n {
+            let seq = session.last_seq() + 1;
+            session.record("test", &big_body(seq, 1000)).unwrap();
+        }
+    };
+    record(400);
+    first.controls().set_rotate_to(1);
+    session.on_frame(Phase::Running);
+    record(400);
+    let (mut all, _) = drain_all(&mut first);
+    let names = scan(dir.path()).unwrap();
+    let mut second = Attachment::open(&names[1]).unwrap();
+    second.resume(first.next_seq(), first.checkpoint());
+    first.finish().unwrap();
+    all.extend(commit_all(&mut second));
+    assert_eq!(all.len(), 800);
+    for (item, seq) in all.iter().zip(1..) {
+        assert_eq!(*item, Item::Record(seq, big_body(seq, 1000)));
+    }
+    second.finish().unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_rotation_that_starts_later_than_the_last_one_ended_gives_a_hole() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Refuse)).unwrap();
+    let first = attach(dir.path());
+    (1..=20).for_each(|_| {
+        session.record("test", &[2]).unwrap();
+    });
+    first.controls().set_rotate_to(1);
+    session.on_frame(Phase::Running);
+    session.record("test", &[3]).unwrap();
+    let mut second = Attachment::open(&scan(dir.path()).unwrap()[1]).unwrap();
+    second.resume(15, ReaderCheckpoint::default());
+    let hole = Item::Hole(
+        15,
+        Hole {
+            count: 6,
+            cause: hole_cause::ROTATED,
+        },
+    );
+    assert_eq!(drain_all(&mut second).0, [hole, Item::Record(21, vec![3])]);
+}
+
+/// The commit word itself is overwritten: what is whole is recovered without it, and the engine repairs it with its
+/// next record or rotates.
+#[test]
+fn a_damaged_commit_word_loses_nothing() {
+    for wild in [u64::MAX, 12345, 1 << 40] {
+        let dir = tempfile::tempdir().unwrap();
+        let session = Session::create(options(dir.path(), WhenFull::Refuse)).unwrap();
+        let mut attachment = attach(dir.path());
+        (1..=50).for_each(|seq| {
+            session.record("test", &body(seq)).unwrap();
+        });
+        let path = attachment.name().path.clone();
+        scribble(&path, layout::P_TAIL as u64, &wild.to_le_bytes());
+        let (mut all, damage) = drain_all(&mut attachment);
+        assert!(!damage.is_empty());
+        assert_eq!(drain_all(&mut attachment).0, []);
+        // Nothing to do until the word changes, so a wait is a wait.
+        let started = Instant::now();
+        attachment.wait(Duration::from_millis(30));
+        assert!(started.elapsed() >= Duration::from_millis(25));
+        (51..=60).for_each(|seq| {
+            session.record("test", &body(seq)).unwrap();
+        });
+        all.extend(drain_all(&mut attachment).0);
+        for (item, seq) in all.iter().zip(1..) {
+            assert_eq!(*item, Item::Record(seq, body(seq)));
+        }
+        assert_eq!(all.len(), 60);
+        session.on_frame(Phase::Running);
+        assert_eq!(scan(dir.path()).unwrap().len(), 2);
+    }
+}
+
+#[test]
+fn messages_reach_the_engine_over_watchdog_generations() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Refuse)).unwrap();
+    let mut scratch = Vec::new();
+    assert_eq!(session.poll_downlink(&mut scratch), None);
+    let message = |n: u32| DownlinkMessage {
+        kind: n,
+        request: n.into(),
+        body: big_body(n.into(), 5000),
+    };
+    let (mut sent, mut got) = (0, 0);
+    for generation in 0..300 {
+        let attachment = attach(dir.path());
+        for _ in 0..generation % 5 {
+            attachment.send(&message(sent)).unwrap();
+            sent += 1;
+        }
+        while let Some(found) = session.poll_downlink(&mut scratch) {
+            assert_eq!(found, message(got));
+            got += 1;
+        }
+        assert_eq!(sent, got);
+    }
+    let attachment = attach(dir.path());
+    let mut fits = 0;
+    while attachment.send(&message(fits)).is_ok() {
+        fits += 1;
+    }
+    assert!(fits > 200);
+    assert_eq!(attachment.send(&message(0)), Err(SendError::Full));
+    // Damage: the rest is skipped, later messages come.
+    let middle = (layout::DOWN_D + 500_000) as u64;
+    scribble(&attachment.name().path, middle, &[0xa5; 6000]);
+    while session.poll_downlink(&mut scratch).is_some() {}
+    attachment.send(&message(9)).unwrap();
+    assert_eq!(session.poll_downlink(&mut scratch), Some(message(9)));
+}
+
+#[test]
+fn levels_go_both_ways() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Refuse)).unwrap();
+    let attachment = attach(dir.path());
+    assert_eq!(session.control().watchdog_alive_age, Duration::MAX);
+    let controls = attachment.controls();
+    controls.set_generation(7);
+    controls.beat();
+    controls.set_backlog(99);
+    controls.set_disk_low(true);
+    controls.set_quit(Duration::from_secs(30));
+    let control = session.control();
+    assert_eq!(
+        (control.generation, control.backlog, control.disk_low),
+        (7, 99, true)
+    );
+    assert_eq!(control.watchdog_pid, std::process::id());
+    assert!(control.watchdog_alive_age < Duration::from_secs(10));
+    let grace = control.quit.unwrap().grace;
+    assert!(
+        grace > Duration::from_secs(20) && grace <= Duration::from_secs(30),
+        "{grace:?}"
+    );
+    controls.clear_quit();
+    assert_eq!(session.control().quit, None);
+
+    assert_eq!(attachment.heartbeat(), Heartbeat::default());
+    session.on_frame(Phase::Loading);
+    session.expect_stall(Duration::from_secs(5));
+    session.set_ready();
+    let heartbeat = attachment.heartbeats().read();
+    assert_eq!(
+        (heartbeat.frames, heartbeat.phase, heartbeat.ready),
+        (1, Phase::Loading, true)
+    );
+    let silence = heartbeat.allowed_silence;
+    assert!(
+        silence >= Duration::from_secs(5) && silence < Duration::from_secs(15),
+        "{silence:?}"
+    );
+    session.record("test", &[]).unwrap();
+    attachment.set_uploaded(1_000_000);
+    assert_eq!(session.uploaded_seq(), 1, "never beyond what was recorded");
+    session.set_clean_exit(-3);
+    assert_eq!(attachment.heartbeat().clean_exit, Some(-3));
+}
+
+#[test]
+fn a_wait_ends_by_frame_by_waker_and_by_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Refuse)).unwrap();
+    let mut attachment = attach(dir.path());
+    let long = Duration::from_secs(60);
+    let started = Instant::now();
+    let waker = attachment.waker();
+    waker.wake(); // before the wait: must not get lost
+    attachment.wait(long);
+    for _ in 0..50 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| attachment.wait(long));
+            waker.wake();
+        });
+    }
+    session.record("test", &[]).unwrap();
+    attachment.wait(long); // something is there
+    commit_all(&mut attachment);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| attachment.wait(long));
+        eventually("the end of the wait", || {
+            session.on_frame(Phase::Running);
+            waiting.is_finished()
+        });
+    });
+    assert!(started.elapsed() < Duration::from_secs(30));
 }
