@@ -41,18 +41,65 @@ impl Profile {
 /// What can be built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Artifact {
+    /// As a release template loads it.
     Extension,
+    /// As the editor and debug templates load it: with the F1 help.
+    ExtensionWithHelp,
     Watchdog,
+}
+
+impl Artifact {
+    fn package(self) -> &'static str {
+        match self {
+            Self::Extension | Self::ExtensionWithHelp => "sidekick-gdext",
+            Self::Watchdog => "sidekick-watchdog",
+        }
+    }
+
+    /// Its target's name in cargo's messages, and the extension of the file that is wanted of it.
+    fn target(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Extension | Self::ExtensionWithHelp => {
+                ("sidekick_gdext", std::env::consts::DLL_EXTENSION)
+            }
+            Self::Watchdog => ("sidekick-watchdog", std::env::consts::EXE_EXTENSION),
+        }
+    }
+
+    /// The folder of its copy, so that the two extensions do not overwrite each other.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Extension => "harness/plain",
+            Self::ExtensionWithHelp => "harness/help",
+            Self::Watchdog => "harness",
+        }
+    }
 }
 
 static BUILT: Mutex<Option<HashMap<(Artifact, Profile), PathBuf>>> = Mutex::new(None);
 
-/// The extension's library. The debug one has the F1 help in it, as the one that ships.
+/// The extension's library. The unoptimized one has the F1 help in it, as the one that debug builds load.
 ///
 /// # Panics
 /// When it does not compile.
 pub fn extension(profile: Profile) -> PathBuf {
-    built(Artifact::Extension, profile)
+    let has_help = profile == Profile::Debug;
+    built(
+        if has_help {
+            Artifact::ExtensionWithHelp
+        } else {
+            Artifact::Extension
+        },
+        profile,
+    )
+}
+
+/// The extension's library with the F1 help, also when optimized: what ships for the editor.
+///
+/// # Panics
+/// When it does not compile.
+pub fn extension_with_help(profile: Profile) -> PathBuf {
+    built(Artifact::ExtensionWithHelp, profile)
 }
 
 /// The watchdog's executable. `HARNESS_WATCHDOG` names another one to test, such as a shipped one.
@@ -117,7 +164,7 @@ fn built(artifact: Artifact, profile: Profile) -> PathBuf {
     }
     let output = compile(artifact, profile);
     let name = output.file_name().unwrap_or_default().to_owned();
-    let kept = output.with_file_name("harness").join(name);
+    let kept = output.with_file_name(artifact.folder()).join(name);
     replace(&output, &kept)
         .unwrap_or_else(|error| panic!("cannot copy {output:?} to {kept:?}: {error}"));
     paths.insert((artifact, profile), kept.clone());
@@ -125,10 +172,7 @@ fn built(artifact: Artifact, profile: Profile) -> PathBuf {
 }
 
 fn compile(artifact: Artifact, profile: Profile) -> PathBuf {
-    let (package, target) = match artifact {
-        Artifact::Extension => ("sidekick-gdext", "sidekick_gdext"),
-        Artifact::Watchdog => ("sidekick-watchdog", "sidekick-watchdog"),
-    };
+    let package = artifact.package();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
     command
@@ -144,7 +188,7 @@ fn compile(artifact: Artifact, profile: Profile) -> PathBuf {
         .current_dir(repository())
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
-    if artifact == Artifact::Extension && profile == Profile::Debug {
+    if artifact == Artifact::ExtensionWithHelp {
         command.args(["--features", "docs"]);
     }
     let output = command
@@ -155,6 +199,7 @@ fn compile(artifact: Artifact, profile: Profile) -> PathBuf {
         "{package} does not compile ({})",
         output.status
     );
+    let (target, extension) = artifact.target();
     let text = String::from_utf8_lossy(&output.stdout);
     let files = text
         .lines()
@@ -163,16 +208,9 @@ fn compile(artifact: Artifact, profile: Profile) -> PathBuf {
         .filter(|message| message["target"]["name"] == target)
         .filter_map(|message| message["filenames"].as_array().cloned())
         .flatten();
-    let wanted = |path: &PathBuf| {
-        let extension = path.extension().unwrap_or_default();
-        match artifact {
-            Artifact::Extension => extension == std::env::consts::DLL_EXTENSION,
-            Artifact::Watchdog => extension == std::env::consts::EXE_EXTENSION,
-        }
-    };
     files
         .filter_map(|file| file.as_str().map(PathBuf::from))
-        .find(wanted)
+        .find(|path| path.extension().unwrap_or_default() == extension)
         .unwrap_or_else(|| panic!("cargo named no file of {package}"))
 }
 

@@ -43,7 +43,19 @@ fn a_script_that_does_not_parse_fails_at_once(godot: &Godot) {
     assert!(problem.contains("will never end"), "{problem}");
 }
 
+/// A project of the harness has the addon with the library just built, without an import.
+fn the_extension_is_loaded(godot: &Godot) {
+    let project = Project::new(
+        "extends Node\n\nfunc _ready() -> void:\n\tprint(\"singleton: \", Engine.has_singleton(\"Sidekick\"))\n\
+         \tget_tree().quit()\n",
+    );
+    let output = project.run(godot, &Options::default(), DEADLINE);
+    output.assert_clean_exit(0);
+    assert_eq!(output.answer("singleton: "), Some("true"));
+}
+
 sidekick_tests::godot_claims!(
+    the_extension_is_loaded,
     a_script_runs_and_its_exit_code_is_seen,
     a_script_error_is_a_complaint,
     a_script_that_does_not_parse_fails_at_once,

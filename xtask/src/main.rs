@@ -1,9 +1,13 @@
-//! The project's own commands: `cargo xtask godot`.
+//! The project's own commands: `cargo xtask godot`, `install`, `test`, `dist`.
 //!
 //! Parses the command line and maps the outcome to an exit code; each command is a module.
 
+mod dist;
 mod godot;
+mod install;
+mod test;
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -23,17 +27,32 @@ struct Cli {
 enum Command {
     /// Find a real Godot, or unpack one into the cache folder, and print its path.
     Godot,
+    /// Build the extension and the watchdog and put them into the addon's bin folder.
+    Install(install::Options),
+    /// Get everything a fresh machine needs, then run all tests.
+    Test(test::Options),
+    /// Build what ships and pack it as the addon's zip.
+    Dist,
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Godot => godot::run(),
-    };
-    match outcome {
+    match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xtask: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(command: Command) -> Result<(), Box<dyn Error>> {
+    match command {
+        Command::Godot => godot::run(),
+        Command::Install(options) => {
+            install::run(&options);
+            Ok(())
+        }
+        Command::Test(options) => test::run(&options),
+        Command::Dist => dist::run(),
     }
 }

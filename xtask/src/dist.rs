@@ -1,0 +1,130 @@
+//! `cargo xtask dist`: builds what ships and packs it as the addon's zip, whose root is `addons/`.
+//!
+//! The zip keeps the execute bits; an installer that loses them is repaired by the addon itself.
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use sidekick_tests::build::{self, Profile};
+use sidekick_tests::folders::repository;
+use zip::write::SimpleFileOptions;
+
+/// Builds, packs, and prints each built file's size and the zip's path.
+pub fn run() -> Result<(), Box<dyn Error>> {
+    eprintln!("dist: building (link-time optimization takes minutes)");
+    let bin = format!("addons/sidekick/bin/{}", build::platform());
+    let built = [
+        (
+            build::extension_with_help(Profile::Dist),
+            build::library_name(Profile::Debug),
+        ),
+        (
+            build::extension(Profile::Dist),
+            build::library_name(Profile::Dist),
+        ),
+        (
+            build::watchdog(Profile::Dist),
+            "sidekick-watchdog".to_owned(),
+        ),
+    ];
+    let mut files = Vec::new();
+    collect(&repository().join("addons"), &mut files)?;
+    files.sort();
+    let mut entries: Vec<(PathBuf, String)> = Vec::new();
+    for path in files {
+        let inside = path.strip_prefix(repository())?.display().to_string();
+        entries.push((path, inside));
+    }
+    for (path, name) in built {
+        println!("{:>12}  {name}", size(fs::metadata(&path)?.len()));
+        entries.push((path, format!("{bin}/{name}")));
+    }
+
+    let name = format!(
+        "sidekick-{}-{}.zip",
+        env!("CARGO_PKG_VERSION"),
+        build::platform()
+    );
+    let folder = repository().join("target/dist-zip");
+    fs::create_dir_all(&folder)?;
+    let path = folder.join(name);
+    let partial = path.with_extension("tmp");
+    pack(&entries, &partial)?;
+    fs::rename(&partial, &path)?;
+    println!(
+        "{:>12}  {}",
+        size(fs::metadata(&path)?.len()),
+        path.display()
+    );
+    Ok(())
+}
+
+/// The addon's own files; what somebody installed into its `bin` is not among them.
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if !path.is_dir() {
+            files.push(path);
+        } else if entry.file_name() != "bin" {
+            collect(&path, files)?;
+        }
+    }
+    Ok(())
+}
+
+fn pack(entries: &[(PathBuf, String)], to: &Path) -> Result<(), Box<dyn Error>> {
+    let mut writer = zip::ZipWriter::new(File::create(to)?);
+    for (path, name) in entries {
+        let mode = fs::metadata(path)?.permissions().mode();
+        let mode = if mode & 0o111 == 0 { 0o644 } else { 0o755 };
+        // No time stamps: the same files make the same zip.
+        let options = SimpleFileOptions::default()
+            .compression_method(zip::CompressionMethod::Deflated)
+            .compression_level(Some(9))
+            .unix_permissions(mode);
+        writer.start_file(name.as_str(), options)?;
+        io::copy(&mut File::open(path)?, &mut writer)?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+/// A size as a person reads it, in units of 1,000,000 bytes.
+fn size(bytes: u64) -> String {
+    format!("{:.2} MB", bytes as f64 / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_zip_keeps_names_and_execute_bits() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, mode| {
+            let path = folder.path().join(name);
+            fs::write(&path, name).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            (path, format!("addons/sidekick/{name}"))
+        };
+        let entries = [file("plugin.cfg", 0o600), file("sidekick.sh", 0o700)];
+        let to = folder.path().join("addon.zip");
+        pack(&entries, &to).unwrap();
+        let mut archive = zip::ZipArchive::new(File::open(&to).unwrap()).unwrap();
+        for (name, mode) in [
+            ("addons/sidekick/plugin.cfg", 0o644),
+            ("addons/sidekick/sidekick.sh", 0o755),
+        ] {
+            let file = archive.by_name(name).unwrap();
+            assert_eq!(
+                file.unix_mode().map(|mode| mode & 0o777),
+                Some(mode),
+                "{name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! `cargo xtask test`: everything a fresh machine needs, then all tests, then what came of them in one place.
+//!
+//! Nothing but Rust and a C compiler must be there beforehand. Godot is fetched where the machine has none;
+//! where that cannot be, the tests that need it are ignored with the reason, and the summary says so.
+
+use std::error::Error;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use clap::Args;
+use sidekick_tests::build::Profile;
+use sidekick_tests::folders::repository;
+
+use crate::{godot, install};
+
+/// What to run.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Run only tests whose names contain this.
+    #[arg(long)]
+    filter: Option<String>,
+    /// Leave out what takes long: optimized builds and the exhaustive models.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// Runs the tests.
+///
+/// # Errors
+/// When one failed or did not compile; the summary was printed.
+pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    let started = Instant::now();
+    // Not fatal: what needs no engine is worth running without.
+    if let Err(error) = godot::locate() {
+        eprintln!("test: {error}");
+    }
+    install::install(if options.quick {
+        Profile::Debug
+    } else {
+        Profile::Release
+    });
+
+    let mut tally = Tally::default();
+    let filter = options.filter.iter().map(String::as_str);
+    // The debug library's own features, so that its dependencies are compiled once.
+    let arguments = [
+        "test",
+        "--workspace",
+        "--no-fail-fast",
+        "--features",
+        "sidekick-gdext/docs",
+        "--",
+    ];
+    let mut command = cargo();
+    command.args(arguments).args(filter.clone());
+    run_tests("all tests", command, &mut tally)?;
+
+    if !options.quick {
+        for model in loom_models()? {
+            let mut command = cargo();
+            command
+                .args([
+                    "test",
+                    "--package",
+                    "sidekick-ipc",
+                    "--release",
+                    "--test",
+                    &model,
+                    "--",
+                ])
+                .args(filter.clone())
+                .env(
+                    "RUSTFLAGS",
+                    format!(
+                        "{} --cfg loom",
+                        std::env::var("RUSTFLAGS").unwrap_or_default()
+                    ),
+                )
+                .env("CARGO_TARGET_DIR", repository().join("target/loom"));
+            run_tests(&format!("the model {model}"), command, &mut tally)?;
+        }
+    }
+    tally.print(started.elapsed().as_secs());
+    if tally.is_good() {
+        Ok(())
+    } else {
+        Err("not all tests passed".into())
+    }
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(repository());
+    command
+}
+
+/// The test targets that need `--cfg loom`: without it they are empty.
+fn loom_models() -> io::Result<Vec<String>> {
+    let folder = repository().join("sidekick-ipc/tests");
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let name = |path: &Path| {
+        let name = path.file_stem()?.to_str()?;
+        let is_model =
+            name.starts_with("loom") && path.extension().is_some_and(|extension| extension == "rs");
+        is_model.then(|| name.to_owned())
+    };
+    let mut models = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        models.extend(name(&entry?.path()));
+    }
+    models.sort();
+    Ok(models)
+}
+
+/// Runs one cargo command and shows what it writes while counting its tests.
+fn run_tests(what: &str, mut command: Command, tally: &mut Tally) -> io::Result<()> {
+    eprintln!("test: {what}");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    if let Some(stdout) = child.stdout.take() {
+        let mut shown = io::stdout().lock();
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line?;
+            shown.write_all(&line)?;
+            shown.write_all(b"\n")?;
+            tally.count(&String::from_utf8_lossy(&line));
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        tally
+            .broken
+            .push(format!("{what}: cargo ended with {status}"));
+    }
+    Ok(())
+}
+
+/// What all test runs said together.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    /// The lines of the tests that failed.
+    failures: Vec<String>,
+    /// The lines of the tests that were ignored, each with its reason.
+    reasons: Vec<String>,
+    /// Runs that ended badly, which a compile error does without a failed test.
+    broken: Vec<String>,
+}
+
+impl Tally {
+    /// Counts one line of a test run's output.
+    fn count(&mut self, line: &str) {
+        if let Some(result) = line.strip_prefix("test result: ") {
+            let number = |what: &str| {
+                let count = result
+                    .split([';', '.'])
+                    .find_map(|part| part.trim().strip_suffix(what));
+                count
+                    .and_then(|count| count.trim().parse::<u64>().ok())
+                    .unwrap_or(0)
+            };
+            self.passed += number("passed");
+            self.failed += number("failed");
+            self.ignored += number("ignored");
+        } else if let Some((name, outcome)) = line
+            .strip_prefix("test ")
+            .and_then(|line| line.split_once(" ... "))
+        {
+            let line = format!("{}: {outcome}", name.trim());
+            if outcome.starts_with("FAILED") {
+                self.failures.push(line);
+            } else if outcome.starts_with("ignored") {
+                self.reasons.push(line);
+            }
+        }
+    }
+
+    fn is_good(&self) -> bool {
+        self.failed == 0 && self.broken.is_empty()
+    }
+
+    fn print(&self, seconds: u64) {
+        println!();
+        for line in self
+            .reasons
+            .iter()
+            .chain(&self.failures)
+            .chain(&self.broken)
+        {
+            println!("{line}");
+        }
+        let verdict = if self.is_good() { "ok" } else { "FAILED" };
+        println!(
+            "xtask test: {verdict}. {} passed; {} failed; {} ignored; {seconds} s",
+            self.passed, self.failed, self.ignored
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_added_up_over_all_runs() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 3 tests",
+            "test a::b ... ok",
+            "test needs_godot   ... ignored (no Godot found)",
+            "test long ... ignored, takes an hour",
+            "test c ... FAILED",
+            "test result: FAILED. 7 passed; 1 failed; 2 ignored; 0 measured; 4 filtered out; finished in 0.10s",
+            "test result: ok. 30 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 12.00s",
+        ] {
+            tally.count(line);
+        }
+        assert_eq!((tally.passed, tally.failed, tally.ignored), (37, 1, 2));
+        assert_eq!(tally.failures, ["c: FAILED"]);
+        assert_eq!(
+            tally.reasons,
+            [
+                "needs_godot: ignored (no Godot found)",
+                "long: ignored, takes an hour"
+            ]
+        );
+        assert!(!tally.is_good());
+    }
+
+    #[test]
+    fn a_run_that_does_not_compile_is_not_good() {
+        let mut tally = Tally::default();
+        let mut command = Command::new("false");
+        command.arg("x");
+        run_tests("nothing", command, &mut tally).unwrap();
+        assert!(!tally.is_good());
+    }
+}
