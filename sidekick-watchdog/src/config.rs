@@ -156,14 +156,21 @@ pub fn load(
         command: (!flags.command.is_empty()).then(|| flags.command.clone()),
         ..Sources::default()
     };
+    let mut not_utf8 = |place| {
+        sources.mistakes.push(Complaint {
+            place,
+            key: String::new(),
+            message: "is not valid UTF-8".into(),
+        });
+    };
     for (name, value) in env {
         let Some(name) = name.to_str().filter(|name| name.starts_with("SIDEKICK_")) else {
             continue;
         };
-        let value = value.into_string().map_err(|_| {
-            ConfigErrors::one(Place::Env(name.to_owned()), "is not valid UTF-8".into())
-        })?;
-        sources.env.insert(name.to_owned(), value);
+        match value.into_string() {
+            Ok(value) => drop(sources.env.insert(name.to_owned(), value)),
+            Err(_) => not_utf8(Place::Env(name.to_owned())),
+        }
     }
     if let Some(name) = &flags.name {
         sources.flags.push(("name", "--name", name.clone()));
@@ -172,11 +179,10 @@ pub fn load(
         ("data_dir", "--data-dir", &flags.data_dir),
         ("runtime_dir", "--runtime-dir", &flags.runtime_dir),
     ] {
-        if let Some(path) = path {
-            let text = path
-                .to_str()
-                .ok_or_else(|| ConfigErrors::one(Place::Flag(flag), "is not valid UTF-8".into()))?;
-            sources.flags.push((key, flag, text.to_owned()));
+        match path.as_ref().map(|path| path.to_str()) {
+            Some(Some(text)) => sources.flags.push((key, flag, text.to_owned())),
+            Some(None) => not_utf8(Place::Flag(flag)),
+            None => {}
         }
     }
     sources.file = find_file(flags, &sources.env, working_dir)?;

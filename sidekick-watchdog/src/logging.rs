@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
+use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
@@ -63,12 +64,23 @@ impl LogGuard {
 /// [`LogError::File`] when the file cannot be written, [`LogError::Twice`] when called again.
 pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
     let is_terminal = io::stderr().is_terminal();
+    let (subscriber, guard) = subscriber(config, io::stderr(), is_terminal)?;
+    subscriber.try_init().map_err(|_| LogError::Twice)?;
+    Ok(guard)
+}
+
+/// What [`init`] installs, writing to `writer` in place of standard error.
+fn subscriber(
+    config: &LogConfig,
+    writer: impl io::Write + Send + 'static,
+    is_terminal: bool,
+) -> Result<(impl Subscriber + Send + Sync, LogGuard), LogError> {
     let as_json = match config.format {
         LogFormat::Auto => !is_terminal,
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let (stderr, worker) = queue("log-stderr", io::stderr());
+    let (stderr, worker) = queue("log-stderr", writer);
     let mut guard = LogGuard {
         counters: vec![stderr.error_counter()],
         _workers: vec![worker],
@@ -91,13 +103,11 @@ pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
         }
         None => None,
     };
-    tracing_subscriber::registry()
+    let subscriber = tracing_subscriber::registry()
         .with(stderr_layer)
         .with(file_layer)
-        .with(level(config.level))
-        .try_init()
-        .map_err(|_| LogError::Twice)?;
-    Ok(guard)
+        .with(level(config.level));
+    Ok((subscriber, guard))
 }
 
 fn queue(name: &str, writer: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
@@ -110,7 +120,7 @@ fn queue(name: &str, writer: impl io::Write + Send + 'static) -> (NonBlocking, W
 
 fn json_layer<S>(writer: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
 where
-    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    S: Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
     tracing_subscriber::fmt::layer()
         .json()
@@ -165,5 +175,88 @@ struct Rfc3339;
 impl FormatTime for Rfc3339 {
     fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
         write!(w, "{:.6}", jiff::Timestamp::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn config(file: Option<PathBuf>) -> LogConfig {
+        LogConfig {
+            level: LogLevel::Info,
+            format: LogFormat::Auto,
+            file,
+            rotate: LogRotation::Never,
+        }
+    }
+
+    /// A reader that sleeps: each write blocks until the test drops its end.
+    struct Stuck(mpsc::Receiver<()>);
+
+    impl io::Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_file_gets_json_lines_from_the_level_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sidekick.log");
+        let (subscriber, guard) =
+            subscriber(&config(Some(path.clone())), io::sink(), true).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("below the level");
+            tracing::warn!(silent_ms = 5100, "engine hung");
+        });
+        drop(guard);
+        let text = std::fs::read_to_string(path).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&text).expect("exactly one line");
+        assert_eq!(line["message"], "engine hung");
+        assert_eq!(line["silent_ms"], 5100);
+        assert_eq!(line["level"], "WARN");
+        let time: jiff::Timestamp = line["timestamp"].as_str().unwrap().parse().unwrap();
+        assert!(time.duration_until(jiff::Timestamp::now()).as_secs() < 60);
+    }
+
+    /// More lines than may wait, into a writer that never returns: nothing waits, and the end comes all the same.
+    #[test]
+    fn a_stuck_reader_blocks_nobody_and_the_lost_lines_are_counted() {
+        let (release, stuck) = mpsc::channel();
+        let (subscriber, guard) = subscriber(&config(None), Stuck(stuck), false).unwrap();
+        let begun = Instant::now();
+        tracing::subscriber::with_default(subscriber, || {
+            for line in 0..LINES_WAITING_MAX + 100 {
+                tracing::info!(line, "x");
+            }
+        });
+        assert!(guard.lines_dropped() >= 99, "{}", guard.lines_dropped());
+        drop(guard);
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "bounded, not for ever"
+        );
+        drop(release);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_one_clear_error() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a"), "").unwrap();
+        let file = Some(folder.path().join("a/sidekick.log"));
+        let error = subscriber(&config(file), io::sink(), false).err().unwrap();
+        let words = error.to_string();
+        assert!(
+            words.contains("sidekick.log") && words.contains("change [log] file"),
+            "{words}"
+        );
     }
 }

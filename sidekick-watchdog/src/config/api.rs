@@ -33,9 +33,7 @@ impl ApiConfig {
         };
         section.later("tls", "TLS for the API; put a proxy before it");
         section.finish();
-        if let Some(Err(why)) = config.token_file.as_deref().map(secret::check_file) {
-            pass.complain("api.token_file", why);
-        }
+        secret::check(pass, "api.token_file", config.token_file.as_deref());
         if !config.listen.ip().is_loopback() && config.token_file.is_none() {
             pass.complain(
                 "api.listen",

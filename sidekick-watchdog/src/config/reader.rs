@@ -104,6 +104,8 @@ pub struct Sources {
     pub working_dir: PathBuf,
     /// The machine's name, the default for `name`.
     pub hostname: String,
+    /// Mistakes found while the sources were gathered (text that is not UTF-8).
+    pub mistakes: Vec<Complaint>,
 }
 
 /// The state of the one pass.
@@ -135,7 +137,7 @@ impl<'a> Pass<'a> {
         Self {
             sources,
             root,
-            complaints: Vec::new(),
+            complaints: sources.mistakes.clone(),
             warnings: Vec::new(),
             entries: Vec::new(),
             sections: BTreeSet::new(),
@@ -191,6 +193,17 @@ impl<'a> Pass<'a> {
             .find(|entry| full_key(entry.section, entry.name) == key)
             .map_or(Place::Default, |entry| entry.origin.clone());
         self.complain_at(place, key.to_owned(), message.into());
+    }
+
+    /// Shows what an unset key comes to.
+    pub(super) fn derive(&mut self, key: &str, value: &impl Value) {
+        let entry = self
+            .entries
+            .iter_mut()
+            .find(|entry| entry.value.is_none() && full_key(entry.section, entry.name) == key);
+        if let Some(entry) = entry {
+            entry.value = Some(value.to_toml());
+        }
     }
 
     fn complain_at(&mut self, place: Place, key: String, message: String) {

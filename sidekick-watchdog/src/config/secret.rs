@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use super::reader::Pass;
+
 /// The longest token that is read, in bytes; a larger file is surely not a token.
 const TOKEN_BYTES_MAX: u64 = 8 << 10;
 
@@ -36,9 +38,29 @@ pub fn read_file(path: &Path) -> Result<String, String> {
     Ok(token.to_owned())
 }
 
-/// Checks that a token file can be read, as words that follow the key in a complaint.
-pub(super) fn check_file(path: &Path) -> Result<(), String> {
-    read_file(path)
-        .map(drop)
-        .map_err(|why| format!("cannot be used: {why}"))
+/// Complains of a token file that cannot be used, warns of one that everybody can read.
+pub(super) fn check(pass: &mut Pass<'_>, key: &str, path: Option<&Path>) {
+    let Some(path) = path else {
+        return;
+    };
+    if let Err(why) = read_file(path) {
+        pass.complain(key, format!("cannot be used: {why}"));
+    } else if is_readable_by_all(path) {
+        let file = path.display();
+        pass.warnings.push(format!(
+            "{key}: every user of this machine can read {file}; run: chmod o-r {file}"
+        ));
+    }
+}
+
+#[cfg(unix)]
+fn is_readable_by_all(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    const OTHERS_READ: u32 = 0o004;
+    std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & OTHERS_READ != 0)
+}
+
+#[cfg(not(unix))]
+fn is_readable_by_all(_path: &Path) -> bool {
+    false
 }

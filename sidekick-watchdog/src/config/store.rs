@@ -59,7 +59,11 @@ impl StoreConfig {
                 size.0
             }
             Some(size) => size.0,
-            None => quota.0 / SNAPSHOTS_PER_QUOTA,
+            None => {
+                let size = Size(quota.0 / SNAPSHOTS_PER_QUOTA);
+                pass.derive("store.snapshot_every", &size);
+                size.0
+            }
         };
         Self {
             cache_bytes: cache.0,

@@ -292,6 +292,14 @@ fn what_is_printed_reads_back_and_hides_secrets() {
         printed.contains("env = { DB_PASSWORD = \"(hidden)\" }  # sidekick.toml:2"),
         "{printed}"
     );
+    assert!(
+        printed.contains("snapshot_every = \"512MiB\"  # default"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("dir = \"/srv/game/sidekick-data/uploads\"  # default"),
+        "{printed}"
+    );
     let again = resolve(&sources(&printed)).unwrap();
     assert_eq!(again.ring.bytes, config.ring.bytes);
     assert_eq!(again.data_dir, config.data_dir);
@@ -311,7 +319,14 @@ fn token_files_must_be_readable_and_are_never_shown() {
         assert_eq!(found.len(), 1, "{bad:?}: {found:#?}");
     }
     std::fs::write(&token, "s3cret\n").unwrap();
+    let mode =
+        |mode| std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(mode));
+    mode(0o644).unwrap();
     let config = resolve(&sources(&text)).unwrap();
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    mode(0o600).unwrap();
+    let config = resolve(&sources(&text)).unwrap();
+    assert_eq!(config.warnings.len(), 0, "{:?}", config.warnings);
     assert_eq!(secret::read_file(&token).unwrap(), "s3cret");
     assert!(!format!("{config:?}").contains("s3cret"));
 }
@@ -331,6 +346,18 @@ fn a_named_file_that_is_missing_or_strange_is_one_clear_complaint() {
     assert!(told(&flags(".")).contains("it is not a file"));
     std::fs::write(folder.path().join("b.toml"), b"name = \"\xff\"").unwrap();
     assert!(told(&flags("b.toml")).contains("byte 8 is not UTF-8"));
+    let not_utf8: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(vec![0xff]);
+    let env = [
+        ("SIDEKICK_NAME".into(), not_utf8),
+        ("SIDEKICK_LOG_LEVEL".into(), "loud".into()),
+    ];
+    let errors = load(&Flags::default(), env, folder.path()).unwrap_err();
+    let both: Vec<_> = errors
+        .complaints
+        .iter()
+        .map(|c| c.place.to_string())
+        .collect();
+    assert_eq!(both, ["SIDEKICK_LOG_LEVEL", "SIDEKICK_NAME"]);
     assert!(
         load(&Flags::default(), [], folder.path())
             .unwrap()

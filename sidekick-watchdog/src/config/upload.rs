@@ -74,7 +74,7 @@ pub struct HttpSinkConfig {
 /// `[upload.file]`: NDJSON files.
 #[derive(Clone, Debug)]
 pub struct FileSinkConfig {
-    /// The folder; `<data_dir>/uploads` when `None` in the file.
+    /// The folder; `<data_dir>/uploads` when the file names none.
     pub dir: PathBuf,
     /// A file is finished and the next one begun at this many bytes.
     pub rotate_bytes: u64,
@@ -185,9 +185,7 @@ impl HttpSinkConfig {
         section.later("tls", "TLS settings; the system's trusted roots are used");
         section.finish();
         let wanted = sinks.contains(&SinkKind::Http);
-        if let Some(Err(why)) = token_file.as_deref().map(secret::check_file) {
-            pass.complain("upload.http.token_file", why);
-        }
+        secret::check(pass, "upload.http.token_file", token_file.as_deref());
         let url = url.and_then(|url| parse_url(&url).ok());
         match url {
             Some(url) if wanted => Some(Self {
@@ -234,8 +232,10 @@ impl FileSinkConfig {
             between(Size(64 << 10), Size(1 << 40)),
         );
         section.finish();
+        let dir = dir.unwrap_or_else(|| data_dir.join("uploads"));
+        pass.derive("upload.file.dir", &dir);
         Self {
-            dir: dir.unwrap_or_else(|| data_dir.join("uploads")),
+            dir,
             rotate_bytes: rotate.0,
         }
     }
