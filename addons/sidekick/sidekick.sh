@@ -35,32 +35,35 @@ fail() {
 	exit "$code"
 }
 
-here=$0
-while [ -L "$here" ]; do
-	target=$(readlink "$here")
+# The script's folder as it was called: an addons folder that is a symlink still leads to its project. And as it truly is.
+here=$(CDPATH='' cd -L -- "$(dirname -- "$0")" && pwd -L)
+script=$0
+while [ -L "$script" ]; do
+	target=$(readlink -- "$script")
 	case $target in
-		/*) here=$target ;;
-		*) here=$(dirname "$here")/$target ;;
+		/*) script=$target ;;
+		*) script=$(dirname -- "$script")/$target ;;
 	esac
 done
-# The path as it was called, not resolved: an addons folder that is a symlink still leads to its project.
-here=$(cd -L "$(dirname "$here")" && pwd -L)
+there=$(CDPATH='' cd -P -- "$(dirname -- "$script")" && pwd -P)
+
+# The folder with a project.godot at or above $1 becomes the project.
+look_above() {
+	project=$1
+	while [ ! -f "$project/project.godot" ]; do
+		[ "$project" != / ] || { project= && return 1; }
+		project=$(dirname -- "$project")
+	done
+}
 
 find_project() {
 	if [ -n "$project" ]; then
 		[ -f "$project/project.godot" ] || fail 2 "there is no project.godot in $project; give --project the project's folder"
-		project=$(cd "$project" && pwd -L)
-		return
+		project=$(CDPATH='' cd -L -- "$project" && pwd -L)
+	else
+		look_above "$here" || look_above "$there" || look_above "$(pwd -L)" ||
+			fail 2 "no project.godot at or above $here nor $(pwd -L); use --project DIR, or --engine FILE for an exported game"
 	fi
-	project=$here
-	while [ ! -f "$project/project.godot" ]; do
-		if [ "$project" = / ] || [ -z "$project" ]; then
-			project=$(pwd -L)
-			[ -f "$project/project.godot" ] && return
-			fail 2 "no project.godot in any folder above $here nor in $project; use --project DIR, or --engine FILE for an exported game"
-		fi
-		project=$(dirname "$project")
-	done
 }
 
 find_godot() {
@@ -81,11 +84,13 @@ find_watchdog() {
 		Linux.x86_64 | Linux.amd64) platform=linux.x86_64 ;;
 		*) fail 4 "there is no watchdog for $(uname -s) on $(uname -m) yet; Linux on x86_64 only" ;;
 	esac
-	for watchdog in "$here/bin/$platform/sidekick-watchdog" "$here/sidekick-watchdog" "${engine:+$(dirname "$engine")/sidekick-watchdog}"; do
-		[ -n "$watchdog" ] && [ -f "$watchdog" ] && break
-		watchdog=
+	# In the addon, or beside an exported game, where the export puts it.
+	for watchdog in "${project:+$project/addons/sidekick/bin/$platform}" "$here/bin/$platform" "$there/bin/$platform" \
+		"${engine:+$(dirname -- "$engine")}" "$here"; do
+		watchdog=$watchdog/sidekick-watchdog
+		[ ! -f "$watchdog" ] || break
 	done
-	[ -n "$watchdog" ] || fail 4 "the watchdog is missing: $here/bin/$platform/sidekick-watchdog; install the addon's release, or build it from source with cargo xtask build"
+	[ -f "$watchdog" ] || fail 4 "the watchdog is missing: $here/bin/$platform/sidekick-watchdog; install the addon's release, or build it as the README says"
 	if [ ! -x "$watchdog" ]; then
 		chmod +x "$watchdog" 2>/dev/null || fail 4 "$watchdog cannot be executed, and its permissions cannot be changed; run: chmod +x '$watchdog'"
 	fi
@@ -110,8 +115,9 @@ write_extension_list() {
 # Named classes and imported assets need one import. Its exit code says nothing on a first run (godotengine/godot#111048).
 import_once() {
 	[ ! -e "$project/.godot/global_script_class_cache.cfg" ] || return 0
-	[ -n "$(find -L "$project" -path "$project/.godot" -prune -o -path "$project/addons" -prune -o -name '*.import' -print 2>/dev/null | head -n 1)" ] ||
-		find -L "$project" -path "$project/.godot" -prune -o -name '*.gd' -exec grep -lq '^class_name ' {} \; -print 2>/dev/null | grep -q . || return 0
+	needing=$(find -L "$project" -path "$project/.godot" -prune -o -path "$project/addons" -prune -o \
+		-name '*.import' -print -o -name '*.gd' -exec grep -q '^class_name ' {} \; -print 2>/dev/null | head -n 1)
+	[ -n "$needing" ] || return 0
 	echo 'sidekick.sh: importing the project once' >&2
 	"$godot" --headless --path "$project" --import >/dev/null 2>&1 || :
 }
