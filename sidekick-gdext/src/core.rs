@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::session::{Session, SessionOptions, WhenFull};
 use godot::classes::Os;
 use godot::prelude::*;
+use sidekick_ipc::{Session, SessionOptions, WhenFull};
 
 use crate::recorder::{Mode, Recorder};
 use crate::settings;

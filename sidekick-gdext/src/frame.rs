@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::session::Phase;
 use godot::obj::Singleton;
+use sidekick_ipc::Phase;
 
 use crate::core::{self, Core};
 use crate::flush;
@@ -96,17 +96,17 @@ fn supervised(core: &'static Core) {
     );
     if changes != Changes::default() {
         let sidekick = Sidekick::singleton();
-        let mut signals = sidekick.signals();
+        // A new `signals()` for each: gdext hands out one at a time, and a handler may come back here.
         match changes.connected {
-            Some(true) => signals.watchdog_connected().emit(),
-            Some(false) => signals.watchdog_lost().emit(),
+            Some(true) => sidekick.signals().watchdog_connected().emit(),
+            Some(false) => sidekick.signals().watchdog_lost().emit(),
             None => {}
         }
         if let Some(seq) = changes.committed {
-            signals.committed().emit(seq as i64);
+            sidekick.signals().committed().emit(seq as i64);
         }
         if let Some(seq) = changes.uploaded {
-            signals.uploaded().emit(seq as i64);
+            sidekick.signals().uploaded().emit(seq as i64);
         }
     }
     quit::on_frame(control.quit.map(|quit| quit.grace));

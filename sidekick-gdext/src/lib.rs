@@ -22,7 +22,6 @@ mod flush;
 mod frame;
 mod quit;
 mod recorder;
-mod session;
 mod settings;
 mod sidekick;
 

@@ -136,9 +136,9 @@ fn disconnect_all(object: &Gd<Object>) {
     }
 }
 
-/// The broken variant for the test that shows why connections are cut: a library built with `broken-keep-connections`.
-const fn keeps_connections() -> bool {
-    cfg!(feature = "broken-keep-connections")
+/// The broken variant for the test that shows why connections are cut. Not in release builds.
+fn keeps_connections() -> bool {
+    cfg!(debug_assertions) && std::env::var_os("SIDEKICK_BROKEN_KEEP_CONNECTIONS").is_some()
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::session::{RefusedCause, Session};
 use sidekick_ipc::value::{self, DecodeError, Refusal, Type};
+use sidekick_ipc::{RefusedCause, Session};
 
 /// Longest stream name in bytes of UTF-8: its length is one byte of the frame.
 pub(crate) const STREAM_BYTES_MAX: usize = 255;

@@ -1,5 +1,6 @@
 //! The extension in the real engine: its modes, its refusals, its end, the addon's script files.
 
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use sidekick_tests::godot::Godot;
@@ -99,6 +100,19 @@ Sidekick.flush(60.0).connect(func(_ok: bool) -> void: pass)
 get_tree().quit(3)",
     );
     output.assert_clean_exit(3);
+}
+
+/// The same with the library told to keep connections: the engine aborts. Once this fails, the engine is mended.
+fn kept_lambdas_abort_the_engine(godot: &Godot) {
+    let project = Project::new(&main_script(
+        "Sidekick.committed.connect(func(_seq: int) -> void: pass)\nget_tree().quit(3)",
+    ));
+    let options = Options {
+        environment: vec![("SIDEKICK_BROKEN_KEEP_CONNECTIONS".to_owned(), "1".into())],
+        ..Options::default()
+    };
+    let output = project.run(godot, &options, DEADLINE);
+    assert_eq!(output.status.signal(), Some(6), "{:#?}", output.lines);
 }
 
 /// Four threads record at once; every call is counted.
@@ -246,6 +260,7 @@ sidekick_tests::godot_claims!(
     the_info_line_can_be_switched_off,
     a_flush_without_a_watchdog_is_false,
     connected_lambdas_leave_the_exit_code_alone,
+    kept_lambdas_abort_the_engine,
     every_thread_may_record,
     the_stub_has_the_members_of_the_singleton,
     the_stub_stands_in_where_no_library_is,
