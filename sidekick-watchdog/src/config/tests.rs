@@ -240,7 +240,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(config.ring.bytes, 16 << 20);
     assert_eq!(config.ring.block_max, Duration::from_millis(2));
     assert_eq!(config.restart.give_up_after, None);
-    assert_eq!(config.store.snapshot_every_bytes, 512 << 20);
+    assert_eq!(config.store.disk_quota_bytes, 4 << 30);
     assert_eq!(config.upload.sinks, [SinkKind::File]);
     assert_eq!(config.api.listen.to_string(), "127.0.0.1:7117");
 }
@@ -290,10 +290,6 @@ fn what_is_printed_reads_back_and_hides_secrets() {
     assert!(!format!("{config:?}").contains("hunter2"));
     assert!(
         printed.contains("env = { DB_PASSWORD = \"(hidden)\" }  # sidekick.toml:2"),
-        "{printed}"
-    );
-    assert!(
-        printed.contains("snapshot_every = \"512MiB\"  # default"),
         "{printed}"
     );
     assert!(
