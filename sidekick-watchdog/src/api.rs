@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 
 mod connection;
 mod routes;
-mod status;
+pub mod status;
 #[cfg(test)]
 mod tests;
 

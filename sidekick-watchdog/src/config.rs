@@ -15,19 +15,19 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-mod api;
-mod engine;
-mod health;
-mod log;
+pub mod api;
+pub mod engine;
+pub mod health;
+pub mod log;
 mod reader;
-mod restart;
-mod ring;
+pub mod restart;
+pub mod ring;
 pub mod secret;
-mod shutdown;
-mod store;
+pub mod shutdown;
+pub mod store;
 #[cfg(test)]
 mod tests;
-mod upload;
+pub mod upload;
 mod value;
 mod write;
 
