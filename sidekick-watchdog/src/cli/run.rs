@@ -5,7 +5,7 @@ use tracing::warn;
 use super::ConfigArgs;
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::logging;
+use crate::logging::{self, LogGuard};
 
 pub(super) fn run(args: &ConfigArgs) -> ExitCode {
     let config = match args.load() {
@@ -20,7 +20,7 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
         return ExitCode::BadConfig;
     }
     // Held until the end: dropping it writes the last lines.
-    let _log = match logging::init(&config.log) {
+    let log = match logging::init(&config.log) {
         Ok(guard) => guard,
         Err(error) => {
             super::complain(error);
@@ -30,11 +30,11 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
     for warning in &config.warnings {
         warn!(warning, "configuration");
     }
-    serve(config)
+    serve(config, &log)
 }
 
 /// Runs the watchdog until it is asked to end.
-fn serve(_config: Config) -> ExitCode {
+fn serve(_config: Config, _log: &LogGuard) -> ExitCode {
     tracing::error!("this build cannot run an engine yet: the parts are not joined");
     ExitCode::Internal
 }

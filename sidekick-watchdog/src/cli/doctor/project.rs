@@ -30,6 +30,17 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
         ),
         None => warning("addon", format!("{plugin:?} names no version")),
     }];
+    let bin = project.join("addons/sidekick/bin").join(format!(
+        "{}.{}",
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    ));
+    if !has_library(&bin) {
+        findings.push(warning(
+            "addon",
+            format!("{bin:?} holds no library, so nothing is recorded; install the addon's release, or build it"),
+        ));
+    }
     let list = project.join(".godot/extension_list.cfg");
     let is_listed = std::fs::read_to_string(&list)
         .is_ok_and(|text| text.lines().any(|line| line.trim() == EXTENSION));
@@ -65,6 +76,17 @@ fn find_project(config: &Config) -> Option<PathBuf> {
 
 fn is_project(folder: &Path) -> bool {
     folder.join("project.godot").is_file()
+}
+
+fn has_library(bin: &Path) -> bool {
+    std::fs::read_dir(bin).is_ok_and(|entries| {
+        entries.flatten().any(|entry| {
+            entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with("libsidekick")
+        })
+    })
 }
 
 /// The value of `version="…"`.
@@ -114,7 +136,12 @@ mod tests {
             found[0].starts_with("version 0.0.1, this watchdog is"),
             "{found:?}"
         );
-        assert!(found[1].contains("extension_list.cfg"), "{found:?}");
+        assert!(found[1].contains("holds no library"), "{found:?}");
+        assert!(found[2].contains("extension_list.cfg"), "{found:?}");
+        let platform = format!("{}.{}", std::env::consts::OS, std::env::consts::ARCH);
+        let bin = game.join("addons/sidekick/bin").join(platform);
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::write(bin.join("libsidekick.so"), "").unwrap();
         std::fs::write(
             game.join(".godot/extension_list.cfg"),
             format!("{EXTENSION}\n"),
