@@ -158,10 +158,36 @@ pub enum EngineEvent {
         /// The last frame that its heartbeat told.
         frame: Option<u64>,
     },
+    /// No ring was opened within the startup time: the extension is missing or does not fit.
+    Unconnected {
+        /// Its incarnation number.
+        incarnation: u32,
+        /// How long it has been running.
+        after: Duration,
+    },
+    /// An engine process could not be made; it counts as a death.
+    StartFailed {
+        /// The incarnation number it would have had.
+        incarnation: u32,
+        /// Cause and remedy.
+        error: String,
+    },
     /// The next start waits.
     Backoff {
         /// For how long.
         delay: Duration,
+    },
+    /// The engine dies again and again: from now on one try every `every`, for ever.
+    CrashLoop {
+        /// Deaths in a row.
+        deaths: u32,
+        /// The pause between two tries.
+        every: Duration,
+    },
+    /// The engine died too often within the configured window; none will be started any more.
+    GaveUp {
+        /// Deaths within the window.
+        deaths: u32,
     },
     /// No engine runs and none will be started.
     Stopped,

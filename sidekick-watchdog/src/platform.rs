@@ -1,1 +1,32 @@
 //! The seam behind which every system call of the watchdog lies.
+//!
+//! What is here so far is Linux (`platform/linux/`); another system is a sibling of that folder with the same names.
+//! Everything is safe Rust over rustix and the standard library; nothing outside this module tells systems apart.
+//!
+//! - [`Process`]: a process held by its pidfd: told of its death, signalled without pid reuse, reaped.
+//! - [`spawn`]: starts a program that inherits a launch lock.
+//! - [`Waker`], [`wait`]: sleeping until one of a few things happens.
+//! - [`ShutdownSignals`]: SIGTERM and its kin as a future.
+//! - [`data_dir`], [`runtime_dir`]: the folders that belong to one watchdog alone.
+
+pub mod data_dir;
+#[cfg(target_os = "linux")]
+mod linux;
+pub mod runtime_dir;
+
+#[cfg(target_os = "linux")]
+pub use linux::{
+    clock::{boot_id, monotonic_now},
+    files::{
+        create_private_dir, create_private_file, is_private_dir, open_private_append,
+        path_from_bytes, read_at, write_all_at,
+    },
+    inotify::FileWatch,
+    lock::{is_lock_free, lock_holders, try_lock},
+    process::{
+        Exit, NO_EXECUTABLE_FORMAT, Process, ProcessState, Spawn, become_subreaper, kill_strays,
+        own_children, spawn,
+    },
+    signals::ShutdownSignals,
+    wake::{Ready, Waitable, Waker, wait},
+};

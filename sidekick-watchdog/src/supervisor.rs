@@ -1,1 +1,325 @@
 //! Launches, watches, relaunches and adopts the engine.
+//!
+//! - [`machine`]: every decision, as a pure function.
+//! - [`runtime`]: carries them out; one thread, asleep until something happens.
+//! - [`launch`]: launch locks, adoption.
+//! - [`spawn`](mod@spawn): the engine's command line and environment.
+//! - [`output`], [`tail`]: the engine's output and launch numbers; a thread of its own, since disks can stand still.
+//!
+//! It knows neither rings nor store: the application hands in an [`EngineLink`] once it has attached a ring.
+
+pub mod launch;
+pub mod machine;
+pub mod output;
+mod runtime;
+pub mod spawn;
+pub mod tail;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc::Sender;
+
+use self::launch::{AdoptError, LaunchLocks, Survey, Survivor};
+use self::machine::{Machine, Policy};
+use self::output::{EngineLog, Output, OutputConfig, OutputError};
+use self::runtime::{Parts, Runtime, Settings};
+use self::spawn::{EngineCommand, LaunchError};
+use self::tail::LogLine;
+use crate::event::EngineEvent;
+use crate::exit::ExitCode;
+use crate::platform::{Waker, become_subreaper};
+
+/// Commands that wait for the supervisor's thread; it takes them at once unless the system starves it.
+const COMMANDS_MAX: usize = 64;
+/// How long a surplus engine has to die of SIGKILL before we go on without its proof of death.
+const SURPLUS_DEATH_MAX: Duration = Duration::from_secs(10);
+
+/// What the ring tells of the engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Frames since the ring was opened.
+    pub frames: u64,
+    /// CLOCK_MONOTONIC at the last frame.
+    pub monotonic_ns: u64,
+    /// Whether the game called `Sidekick.mark_ready()`.
+    pub ready: bool,
+    /// Whether the game stands still on purpose (a debugger).
+    pub paused: bool,
+    /// The silence that the game announced, counted from its last frame; zero if none.
+    pub allowed_silence: Duration,
+    /// The exit code with which the engine said goodbye, if it did.
+    pub clean_exit: Option<i32>,
+}
+
+/// The supervisor's side of an attached ring. Called on the supervisor's thread: it must never block.
+pub trait EngineLink: Send + Sync + fmt::Debug {
+    /// The heartbeat as it stands; also after the engine's death.
+    fn heartbeat(&self) -> Heartbeat;
+    /// Asks the game to quit within `grace`.
+    fn ask_quit(&self, grace: Duration);
+}
+
+/// Finds the ring of a launch that ended before the application had attached it, so that a clean exit is known for
+/// one. Called on the supervisor's thread after a death and before the next start: it must be quick.
+pub type LinkFinder = Box<dyn Fn(u32) -> Option<Arc<dyn EngineLink>> + Send>;
+
+/// Everything the supervisor is told at its start.
+#[derive(Debug)]
+pub struct SupervisorConfig {
+    /// What to start.
+    pub engine: EngineCommand,
+    /// The data directory, locked by the caller ([`crate::platform::data_dir::DataDirLock`]).
+    pub data_dir: PathBuf,
+    /// When to start, wait and kill.
+    pub policy: Policy,
+    /// Exit codes of a clean end that count as success.
+    pub success_exit_codes: Vec<i32>,
+    /// So many lines of output are kept in memory.
+    pub log_lines_kept: usize,
+    /// So many output files are kept beside the present one.
+    pub logs_kept: usize,
+    /// The highest launch number that the store knows; the next is higher. Zero if it knows none (or is not open yet:
+    /// the data directory keeps its own count).
+    pub launch_last: u32,
+    /// Find, end and reap what engines leave behind outside their process group. Only for a process that has no
+    /// children but its engine: every other child of it counts as left behind.
+    pub subreaper: bool,
+}
+
+/// What to do; see [`Handle`].
+#[derive(Debug)]
+pub enum Command {
+    /// The application attached the ring of this launch.
+    Connected {
+        /// The launch number in the ring's name.
+        launch: u32,
+        /// How to read and steer it.
+        link: Arc<dyn EngineLink>,
+    },
+    /// Start an engine if none runs; earlier deaths are forgotten.
+    Start,
+    /// End the engine and start no other until told.
+    Stop {
+        /// How long it has before it is killed.
+        grace: Duration,
+    },
+    /// End the engine and start another.
+    Restart {
+        /// How long it has before it is killed.
+        grace: Duration,
+    },
+    /// End the engine, then the supervisor.
+    Shutdown {
+        /// How long it has before it is killed.
+        grace: Duration,
+    },
+    /// Kill the engine now, then end the supervisor.
+    Kill,
+    /// End the supervisor and leave the engine running, for the next watchdog to adopt.
+    Detach,
+}
+
+/// How the supervisor ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// No engine is left.
+    Stopped,
+    /// The engine (if any) was left running.
+    Detached,
+    /// The thread panicked; the engine was left running. A bug.
+    Panicked,
+}
+
+/// Why there is no supervisor.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// The first engine cannot be started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// Engines of an earlier watchdog cannot be accounted for.
+    #[error(transparent)]
+    Adopt(#[from] AdoptError),
+    /// The output has no place.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// A thread or descriptor is missing.
+    #[error(
+        "supervisor cannot be started: {0}; raise the system's limits on threads and open files"
+    )]
+    System(#[from] std::io::Error),
+}
+
+impl SupervisorError {
+    /// The watchdog's exit code for it.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Launch(LaunchError::Lock { .. }) => ExitCode::RuntimeDir,
+            Self::Launch(_) => ExitCode::CannotSpawn,
+            Self::Adopt(AdoptError::Unreadable { .. }) => ExitCode::RuntimeDir,
+            Self::Adopt(AdoptError::Invisible { .. }) => ExitCode::Locked,
+            Self::Output(_) => ExitCode::StoreUnusable,
+            Self::System(_) => ExitCode::Internal,
+        }
+    }
+}
+
+/// The application's hold of the supervisor. Dropping it without [`Command::Shutdown`] leaves the engine running.
+#[derive(Debug)]
+pub struct Handle {
+    remote: Remote,
+    log: EngineLog,
+    thread: JoinHandle<Ended>,
+}
+
+/// Sends commands from any thread; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    commands: SyncSender<Command>,
+    waker: WakeOnDrop,
+}
+
+/// Wakes the thread when the last sender is gone, so that it notices.
+#[derive(Clone, Debug)]
+struct WakeOnDrop(Waker);
+
+impl Drop for WakeOnDrop {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
+}
+
+impl Remote {
+    /// Sends a command. Returns `false` if the supervisor has ended, or 64 commands wait already.
+    pub fn send(&self, command: Command) -> bool {
+        let is_sent = self.commands.try_send(command).is_ok();
+        self.waker.0.wake();
+        is_sent
+    }
+}
+
+impl Handle {
+    /// Sends a command; see [`Remote::send`].
+    pub fn send(&self, command: Command) -> bool {
+        self.remote.send(command)
+    }
+
+    /// A sender for other threads.
+    pub fn remote(&self) -> Remote {
+        self.remote.clone()
+    }
+
+    /// The engines' last lines of output.
+    pub fn log(&self) -> EngineLog {
+        self.log.clone()
+    }
+
+    /// Whether the thread has ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for the end that [`Command::Shutdown`], [`Command::Kill`] or [`Command::Detach`] asked for. Blocks: on an
+    /// async runtime call it where blocking is allowed. Every [`Remote`] may go on existing.
+    pub fn join(self) -> Ended {
+        self.thread.join().unwrap_or(Ended::Panicked)
+    }
+}
+
+/// Accounts for engines of an earlier watchdog, adopts the newest that runs or starts the first one, and goes on
+/// supervising on a thread of its own.
+///
+/// `events` gets what happens; the supervisor never waits for its receiver (up to 256 events are kept for it). It is
+/// closed when the supervisor ends. `on_line` gets each line of output on the output thread.
+///
+/// Blocks for the first start: some milliseconds, up to some seconds if surplus engines have to be ended.
+///
+/// # Errors
+/// See [`SupervisorError`].
+pub fn spawn(
+    config: SupervisorConfig,
+    events: Sender<EngineEvent>,
+    find_link: Option<LinkFinder>,
+    on_line: impl FnMut(LogLine) + Send + 'static,
+) -> Result<Handle, SupervisorError> {
+    if config.subreaper {
+        become_subreaper()?;
+    }
+    let locks = LaunchLocks::new(&config.engine.runtime_dir);
+    let Survey { mut running, over } = locks.survey()?;
+    let survivor = running.pop();
+    end_surplus(running);
+
+    let used = over
+        .iter()
+        .copied()
+        .chain(survivor.as_ref().map(|survivor| survivor.launch))
+        .max()
+        .unwrap_or(0)
+        .max(config.launch_last);
+    let output_config = OutputConfig {
+        data_dir: &config.data_dir,
+        used,
+        logs_kept: config.logs_kept,
+        lines_kept: config.log_lines_kept,
+    };
+    let was_used = |launch| locks.path(launch).exists();
+    let (output, past) = Output::start(&output_config, |launch| !was_used(launch), on_line)?;
+    let log = output.log();
+    let waker = Waker::new()?;
+    let (commands, receiver) = sync_channel(COMMANDS_MAX);
+    let heartbeat_required = config.policy.heartbeat_required;
+    let mut runtime = Runtime::new(Parts {
+        settings: Settings {
+            command: config.engine,
+            success_exit_codes: config.success_exit_codes,
+            heartbeat_required,
+            subreaper: config.subreaper,
+        },
+        machine: Machine::new(config.policy, fastrand::u64(..)),
+        locks,
+        output,
+        find_link,
+        commands: receiver,
+        waker: waker.clone(),
+        events,
+        last_launch: past.last,
+        launches_over: over,
+        is_relaunch: past.last > 0 && !past.clean,
+    });
+    runtime.begin(survivor)?;
+    let thread = std::thread::Builder::new()
+        .name("supervisor".to_owned())
+        .spawn(move || runtime.run())?;
+    Ok(Handle {
+        remote: Remote {
+            commands,
+            waker: WakeOnDrop(waker),
+        },
+        log,
+        thread,
+    })
+}
+
+/// Ends all engines but the newest. Two at once should never be; a launch number tells which one is to stay.
+fn end_surplus(surplus: Vec<Survivor>) {
+    for survivor in &surplus {
+        let pid = survivor.process.pid();
+        tracing::warn!(
+            pid,
+            launch = survivor.launch,
+            "a second engine was running; killed"
+        );
+        survivor.process.kill_group();
+    }
+    for survivor in surplus {
+        if !matches!(survivor.process.wait_dead(SURPLUS_DEATH_MAX), Ok(true)) {
+            let pid = survivor.process.pid();
+            tracing::warn!(pid, "a second engine does not die of SIGKILL");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The data directory's lock: one watchdog for one data directory.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::{Process, create_private_dir, create_private_file, try_lock};
+
+/// How long a lock is waited for whose recorded holder is dead: its death is still being carried out, or a child that
+/// it was just starting has not come to its exec yet.
+const DYING_HOLDER_WAIT: Duration = Duration::from_secs(3);
+const DYING_HOLDER_POLL: Duration = Duration::from_millis(2);
+
+/// Why the data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// It cannot be made or its lock file cannot be opened.
+    #[error(
+        "data directory {path:?} cannot be used: {source}; name a folder that this user may write with --data-dir or data_dir"
+    )]
+    Unusable {
+        /// The folder or the file in it.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another watchdog uses it.
+    #[error(
+        "data directory {dir:?} is in use by another watchdog (pid {holder}); stop that one, or give this one a data directory of its own with --data-dir"
+    )]
+    InUse {
+        /// The folder.
+        dir: PathBuf,
+        /// The other's process id, as far as it is known.
+        holder: String,
+    },
+}
+
+/// Held as long as this watchdog uses the data directory. Released by dropping it, and by our death however it comes.
+#[derive(Debug)]
+pub struct DataDirLock {
+    dir: PathBuf,
+    _file: File,
+}
+
+impl DataDirLock {
+    /// Creates the data directory if missing (mode 0700) and locks it. Blocks up to 3 s, and that only if the recorded
+    /// holder is dead.
+    ///
+    /// # Errors
+    /// - [`DataDirError::InUse`]: another watchdog holds it.
+    /// - [`DataDirError::Unusable`]: it cannot be made, opened or written.
+    pub fn acquire(dir: &Path) -> Result<Self, DataDirError> {
+        let unusable = |path: &Path, source| DataDirError::Unusable {
+            path: path.to_owned(),
+            source,
+        };
+        create_private_dir(dir).map_err(|error| unusable(dir, error))?;
+        let dir = dir.canonicalize().map_err(|error| unusable(dir, error))?;
+        let path = dir.join("watchdog.lock");
+        let mut file = create_private_file(&path).map_err(|error| unusable(&path, error))?;
+        let asked_at = Instant::now();
+        while !try_lock(&file).map_err(|error| unusable(&path, error))? {
+            let holder = read_holder(&mut file);
+            let is_dying =
+                holder.is_some_and(|(pid, ticks)| Process::open(pid, Some(ticks)).is_err());
+            if !is_dying || asked_at.elapsed() > DYING_HOLDER_WAIT {
+                // A live holder may not have written its number yet, or this one is an earlier holder's.
+                let holder = if is_dying { None } else { holder };
+                let holder =
+                    holder.map_or_else(|| "unknown".to_owned(), |(pid, _)| pid.to_string());
+                return Err(DataDirError::InUse { dir, holder });
+            }
+            std::thread::sleep(DYING_HOLDER_POLL);
+        }
+        write_holder(&mut file).map_err(|error| unusable(&path, error))?;
+        Ok(Self { dir, _file: file })
+    }
+
+    /// The data directory, absolute and free of symbolic links.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// The holder's process id and start time, if the file tells them.
+fn read_holder(file: &mut File) -> Option<(u32, u64)> {
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0)).ok()?;
+    file.take(256).read_to_string(&mut text).ok()?;
+    let mut words = text.split_ascii_whitespace();
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+}
+
+fn write_holder(file: &mut File) -> io::Result<()> {
+    let pid = std::process::id();
+    let ticks = Process::open(pid, None)?.start_ticks();
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(format!("{pid} {ticks}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_watchdog_is_told_who_holds_the_data_directory() {
+        let parent = tempfile::tempdir().expect("temporary folder");
+        let dir = parent.path().join("new/data");
+        let first = DataDirLock::acquire(&dir).expect("free");
+        let error = DataDirLock::acquire(&dir).expect_err("held");
+        let text = error.to_string();
+        assert!(
+            text.contains(&format!(
+                "in use by another watchdog (pid {})",
+                std::process::id()
+            )),
+            "{text}"
+        );
+        drop(first);
+        DataDirLock::acquire(&dir).expect("free again");
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_the_data_directory_is_named() {
+        let parent = tempfile::tempdir().expect("temporary folder");
+        let dir = parent.path().join("data");
+        std::fs::write(&dir, "").expect("written");
+        let error = DataDirLock::acquire(&dir).expect_err("not a folder");
+        assert!(matches!(error, DataDirError::Unusable { .. }));
+        assert!(error.to_string().contains("--data-dir"), "{error}");
+    }
+}

@@ -1,0 +1,10 @@
+//! Linux behind the seam.
+
+pub mod clock;
+pub mod files;
+pub mod inotify;
+pub mod lock;
+pub mod process;
+pub mod procfs;
+pub mod signals;
+pub mod wake;

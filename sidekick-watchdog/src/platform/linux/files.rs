@@ -1,0 +1,95 @@
+//! Files and folders that belong to this user alone.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+/// Creates a folder with mode 0700 and its missing parents; an existing one is left as it is.
+///
+/// # Errors
+/// What the system said.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Checks that `path` is a folder, no symbolic link, owned by this user and closed to all others.
+///
+/// # Errors
+/// With the reason in words, lower-case, without the path.
+pub fn is_private_dir(path: &Path) -> Result<(), String> {
+    let metadata = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+    let uid = rustix::process::geteuid().as_raw();
+    if metadata.file_type().is_symlink() {
+        return Err("it is a symbolic link".to_owned());
+    }
+    if !metadata.is_dir() {
+        return Err("it is not a folder".to_owned());
+    }
+    if metadata.uid() != uid {
+        return Err(format!(
+            "it belongs to user {}, not to user {uid}",
+            metadata.uid()
+        ));
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "its mode is {mode:04o}, others may enter it (0700 is wanted)"
+        ));
+    }
+    Ok(())
+}
+
+/// Opens a file for reading and writing, created with mode 0600 if missing, never through a symbolic link.
+///
+/// # Errors
+/// What the system said.
+pub fn create_private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+}
+
+/// Opens a file for appending, created with mode 0600 if missing, never through a symbolic link.
+///
+/// # Errors
+/// What the system said.
+pub fn open_private_append(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+}
+
+/// Reads at an offset; like [`std::io::Read::read`] otherwise.
+///
+/// # Errors
+/// What the system said.
+pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    file.read_at(buffer, offset)
+}
+
+/// Writes all of `bytes` at an offset.
+///
+/// # Errors
+/// What the system said.
+pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    file.write_all_at(bytes, offset)
+}
+
+/// The path that these bytes name, whatever their encoding.
+pub fn path_from_bytes(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
+}

@@ -1,0 +1,8 @@
+//! The supervisor with real processes (no Godot: small shell scripts stand for the engine).
+
+#[path = "supervisor/adoption.rs"]
+mod adoption;
+#[path = "supervisor/harness.rs"]
+mod harness;
+#[path = "supervisor/lifecycle.rs"]
+mod lifecycle;

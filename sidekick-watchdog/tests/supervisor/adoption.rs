@@ -1,0 +1,205 @@
+//! Watchdogs die, engines live: never two engines, never none.
+
+use std::fs;
+use std::process::{Command as Program, Stdio};
+use std::time::Duration;
+
+use sidekick_watchdog::event::EngineEvent;
+use sidekick_watchdog::exit::ExitCode;
+use sidekick_watchdog::supervisor::{Command, Ended};
+
+use crate::harness::{Site, Watched, eventually, is_alive, kill};
+
+/// A process that has nothing to do with any of this.
+struct Bystander(std::process::Child);
+
+impl Bystander {
+    fn start() -> Self {
+        let child = Program::new("sleep")
+            .arg("1000")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.expect("started"))
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const SLEEPS: &str = "echo $$ >> pids; while :; do sleep 0.05; done";
+
+/// The watchdog is killed; the next one takes the running engine over, and still replaces it when it dies.
+#[test]
+fn a_killed_watchdogs_engine_is_adopted() {
+    let site = Site::new(SLEEPS);
+    let mut first = site.watchdog_process();
+    let pid = eventually("an engine", || site.numbers("pids").first().copied());
+    // The lock's record comes just after the engine's start; its absence is another test.
+    eventually("a record", || {
+        let record = fs::read_to_string(site.launch_file(1)).ok()?;
+        record.contains(&format!("pid={pid}\n")).then_some(())
+    });
+    first.kill();
+
+    let mut watched = Watched::start(site.config()).expect("started");
+    assert_eq!(
+        watched.event(),
+        EngineEvent::Adopted {
+            incarnation: 1,
+            pid
+        }
+    );
+    assert_eq!(site.engines(), [pid]);
+    kill(pid);
+    let (incarnation, next) = watched.started();
+    assert_eq!(incarnation, 2);
+    eventually("one engine", || (site.engines() == [next]).then_some(()));
+    watched.shut_down(Duration::from_secs(5));
+}
+
+/// Killed between the engine's start and the writing of its pid: the lock is held, the record has no pid.
+#[test]
+fn an_engine_without_a_recorded_pid_is_found_by_its_lock() {
+    let site = Site::new(SLEEPS);
+    let mut watched = Watched::start(site.config()).expect("started");
+    let (_, pid) = watched.started();
+    assert!(watched.handle.send(Command::Detach));
+    assert_eq!(watched.handle.join(), Ended::Detached);
+    for record in [
+        "",
+        "version=1\nboot_id=",
+        "version=1\nboot_id=x\npid=\nstart_ticks=\nlog=\nend\n",
+    ] {
+        fs::write(site.launch_file(1), record).expect("written");
+        let mut watched = Watched::start(site.config()).expect("started");
+        assert_eq!(
+            watched.event(),
+            EngineEvent::Adopted {
+                incarnation: 1,
+                pid
+            },
+            "{record:?}"
+        );
+        assert!(watched.handle.send(Command::Detach));
+        watched.handle.join();
+    }
+    assert_eq!(site.engines(), [pid]);
+}
+
+/// A wrapper around the engine may close every descriptor it does not know, and the lock with them.
+#[test]
+fn an_engine_that_lost_its_lock_is_adopted_by_its_pid() {
+    let site = Site::new(
+        "for fd in /proc/self/fd/*; do fd=${fd##*/}; [ $fd -gt 2 ] && eval \"exec $fd>&-\"; done; echo $$ >> pids; while :; do sleep 0.05; done",
+    );
+    let mut watched = Watched::start(site.config()).expect("started");
+    let (_, pid) = watched.started();
+    eventually("its start", || site.numbers("pids").first().copied());
+    assert!(watched.handle.send(Command::Detach));
+    watched.handle.join();
+    let lock = fs::File::open(site.launch_file(1)).expect("there");
+    lock.try_lock().expect("not held by the engine");
+    drop(lock);
+    let mut watched = Watched::start(site.config()).expect("started");
+    assert_eq!(
+        watched.event(),
+        EngineEvent::Adopted {
+            incarnation: 1,
+            pid
+        }
+    );
+    watched.shut_down(Duration::from_secs(5));
+    assert!(site.engines().is_empty());
+}
+
+/// The broken variant of the three tests above: without its launch lock the engine is not seen and a second one starts.
+/// Shows that the count of engines would catch it.
+#[test]
+fn without_the_launch_lock_there_would_be_two_engines() {
+    let site = Site::new(SLEEPS);
+    let mut watched = Watched::start(site.config()).expect("started");
+    watched.started();
+    assert!(watched.handle.send(Command::Detach));
+    watched.handle.join();
+    fs::remove_file(site.launch_file(1)).expect("removed");
+    let mut watched = Watched::start(site.config()).expect("started");
+    watched.started();
+    eventually("two engines", || (site.engines().len() == 2).then_some(()));
+    watched.shut_down(Duration::from_secs(5));
+}
+
+/// A recorded pid that means another process by now is never taken for the engine, nor killed.
+#[test]
+fn a_pid_that_was_used_again_is_left_alone() {
+    let site = Site::new(SLEEPS);
+    let bystander = Bystander::start();
+    let mut watched = Watched::start(site.config()).expect("started");
+    let (_, pid) = watched.started();
+    assert!(watched.handle.send(Command::Detach));
+    watched.handle.join();
+    kill(pid);
+    eventually("its end", || (!is_alive(pid)).then_some(()));
+    let record = fs::read_to_string(site.launch_file(1)).expect("there");
+    // Another process of that number is told by its start time, which here can be the same 10 ms.
+    let record: String = record
+        .lines()
+        .map(|line| match line.split_once('=') {
+            Some(("pid", _)) => format!("pid={}\n", bystander.0.id()),
+            Some(("start_ticks", _)) => "start_ticks=1\n".to_owned(),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    fs::write(site.launch_file(1), record).expect("written");
+    let mut watched = Watched::start(site.config()).expect("started");
+    let (incarnation, _) = watched.started();
+    assert!(incarnation > 1);
+    watched.shut_down(Duration::from_secs(5));
+    assert!(is_alive(bystander.0.id()));
+}
+
+/// Watchdogs killed at all moments around the engine's start; afterwards there is always exactly one engine.
+#[test]
+fn a_watchdog_killed_at_any_moment_leaves_at_most_one_engine_and_it_is_adopted() {
+    let site = Site::new(SLEEPS);
+    for round in 0..40_u64 {
+        let mut first = site.watchdog_process();
+        std::thread::sleep(Duration::from_micros(round * 397 % 16_000));
+        first.kill();
+        let mut watched = Watched::start(site.config()).expect("started");
+        let pid = watched.until(|event| match event {
+            EngineEvent::Adopted { pid, .. } | EngineEvent::Started { pid, .. } => Some(*pid),
+            _ => None,
+        });
+        eventually("one engine", || (site.engines() == [pid]).then_some(()));
+        if round % 2 == 0 {
+            watched.shut_down(Duration::from_secs(5));
+            assert!(site.engines().is_empty());
+        } else {
+            assert!(watched.handle.send(Command::Detach));
+            watched.handle.join();
+        }
+    }
+}
+
+/// Two watchdogs at once on one data directory: one wins and has the engine, the other says why it does not run.
+#[test]
+fn of_two_watchdogs_exactly_one_wins() {
+    for round in 0..50 {
+        let site = Site::new(SLEEPS);
+        let mut both = [site.watchdog_process(), site.watchdog_process()];
+        let (loser, code) = eventually("a loser", || {
+            both.iter_mut()
+                .enumerate()
+                .find_map(|(number, watchdog)| Some((number, watchdog.ended()?)))
+        });
+        assert_eq!(code, Some(ExitCode::Locked as i32), "round {round}");
+        let engine = eventually("an engine", || site.engines().first().copied());
+        assert_eq!(site.engines(), [engine]);
+        assert_eq!(both[1 - loser].ended(), None, "round {round}");
+    }
+}

@@ -1,0 +1,350 @@
+//! What the tests share: a folder with everything of one watchdog in it, and a count of its engines from outside.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command as Program, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use sidekick_watchdog::event::EngineEvent;
+use sidekick_watchdog::platform::data_dir::DataDirLock;
+use sidekick_watchdog::platform::monotonic_now;
+use sidekick_watchdog::platform::runtime_dir::{self, RuntimeDirHints};
+use sidekick_watchdog::supervisor::machine::{Policy, RestartPolicy};
+use sidekick_watchdog::supervisor::spawn::{EngineCommand, RingEnvironment};
+use sidekick_watchdog::supervisor::{
+    Command, Ended, EngineLink, Handle, Heartbeat, SupervisorConfig, SupervisorError, spawn,
+};
+use tempfile::TempDir;
+use tokio::sync::mpsc::{Receiver, channel};
+
+/// Nothing here takes longer on a healthy machine, however busy.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The environment variable by which the test binary becomes a watchdog; its value is the folder.
+const AS_WATCHDOG: &str = "TEST_AS_WATCHDOG";
+
+/// A watchdog's folder; everything that still runs from it is killed at the end.
+pub struct Site {
+    pub dir: TempDir,
+}
+
+impl Site {
+    /// A new folder whose engine is the shell script `engine`; the folder is `$0` in it.
+    pub fn new(engine: &str) -> Self {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        fs::write(dir.path().join("engine.sh"), engine).expect("written");
+        Self { dir }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn config(&self) -> SupervisorConfig {
+        config(self.path())
+    }
+
+    pub fn launch_file(&self, launch: u32) -> PathBuf {
+        self.path().join(format!("run/launch/{launch:010}"))
+    }
+
+    /// Process ids of the engines of this folder that are alive, counted by looking at all processes.
+    pub fn engines(&self) -> Vec<u32> {
+        let marker = self.path().join("engine.sh");
+        processes()
+            .filter(|&pid| {
+                fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+                    let mut words = line.split(|&byte| byte == 0);
+                    words.next() == Some(b"/bin/sh")
+                        && words.next() == Some(marker.as_os_str().as_encoded_bytes())
+                })
+            })
+            .filter(|&pid| is_alive(pid) && leads_group(pid))
+            .collect()
+    }
+
+    /// Numbers that the engine's script wrote into a file, line by line.
+    pub fn numbers(&self, file: &str) -> Vec<u32> {
+        fs::read_to_string(self.path().join(file))
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .collect()
+    }
+
+    /// Starts the test binary as a watchdog of this folder.
+    pub fn watchdog_process(&self) -> WatchdogProcess {
+        let child = Program::new(std::env::current_exe().expect("known"))
+            .args([
+                "--exact",
+                "harness::as_watchdog",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env(AS_WATCHDOG, self.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("started");
+        WatchdogProcess(child)
+    }
+}
+
+/// A watchdog in a process of its own, killed with SIGKILL at the latest when the test ends.
+pub struct WatchdogProcess(Child);
+
+impl WatchdogProcess {
+    pub fn kill(&mut self) {
+        let _ = self.0.kill();
+        self.0.wait().expect("reaped");
+    }
+
+    /// Its exit code, if it has ended.
+    pub fn ended(&mut self) -> Option<Option<i32>> {
+        self.0
+            .try_wait()
+            .expect("our child")
+            .map(|status| status.code())
+    }
+}
+
+impl Drop for WatchdogProcess {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for pid in self.engines() {
+            kill(pid);
+        }
+    }
+}
+
+/// A configuration with everything in one folder and short times.
+pub fn config(dir: &Path) -> SupervisorConfig {
+    let runtime_dir = dir.join("run");
+    fs::create_dir_all(runtime_dir.join("launch")).expect("made");
+    SupervisorConfig {
+        engine: EngineCommand {
+            command: vec![
+                "/bin/sh".to_owned(),
+                dir.join("engine.sh").to_str().expect("UTF-8").to_owned(),
+            ],
+            working_dir: Some(dir.to_owned()),
+            env: Vec::new(),
+            source: "test".to_owned(),
+            runtime_dir,
+            ring: RingEnvironment {
+                ring_bytes: 1 << 20,
+                when_full: "spill".to_owned(),
+                block_max: Duration::from_micros(100),
+                spill_bytes_max: 1 << 20,
+            },
+        },
+        data_dir: dir.join("data"),
+        policy: Policy {
+            restart: RestartPolicy::OnFailure,
+            backoff_first: Duration::from_millis(1),
+            backoff_max: Duration::from_millis(2),
+            breaker_deaths: 1_000_000,
+            heartbeat_required: false,
+            hang_timeout: Duration::from_millis(300),
+            hang_grace: Duration::from_millis(300),
+            ..Policy::default()
+        },
+        success_exit_codes: vec![0],
+        log_lines_kept: 100,
+        logs_kept: 4,
+        launch_last: 0,
+        subreaper: false,
+    }
+}
+
+/// A supervisor in this process and what it tells.
+pub struct Watched {
+    pub handle: Handle,
+    events: Receiver<EngineEvent>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Watched {
+    pub fn start(config: SupervisorConfig) -> Result<Self, SupervisorError> {
+        let (sender, events) = channel(1024);
+        let handle = spawn(config, sender, None, |_| {})?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("built");
+        Ok(Self {
+            handle,
+            events,
+            runtime,
+        })
+    }
+
+    /// The next event.
+    pub fn event(&mut self) -> EngineEvent {
+        let events = &mut self.events;
+        self.runtime
+            .block_on(async { tokio::time::timeout(DEADLINE, events.recv()).await })
+            .expect("an event in time")
+            .expect("the supervisor lives")
+    }
+
+    /// The next event for which `pick` finds something; those before it are passed over.
+    pub fn until<T>(&mut self, mut pick: impl FnMut(&EngineEvent) -> Option<T>) -> T {
+        let mut passed = Vec::new();
+        let asked_at = Instant::now();
+        while asked_at.elapsed() < DEADLINE {
+            let event = self.event();
+            if let Some(found) = pick(&event) {
+                return found;
+            }
+            passed.push(event);
+        }
+        panic!("not among {passed:?}");
+    }
+
+    /// Waits for a start and returns incarnation and pid.
+    pub fn started(&mut self) -> (u32, u32) {
+        self.until(|event| match event {
+            EngineEvent::Started {
+                incarnation, pid, ..
+            } => Some((*incarnation, *pid)),
+            _ => None,
+        })
+    }
+
+    pub fn shut_down(self, grace: Duration) -> Ended {
+        assert!(self.handle.send(Command::Shutdown { grace }));
+        self.handle.join()
+    }
+}
+
+/// A link whose heartbeat the test sets.
+#[derive(Default)]
+pub struct FakeLink {
+    pub frames: AtomicU64,
+    pub ready: AtomicBool,
+    pub asked_to_quit: AtomicBool,
+    /// 0 = no goodbye, else the exit code plus one.
+    pub goodbye: AtomicI64,
+}
+
+impl fmt::Debug for FakeLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FakeLink")
+    }
+}
+
+impl EngineLink for FakeLink {
+    fn heartbeat(&self) -> Heartbeat {
+        let goodbye = self.goodbye.load(Ordering::Relaxed);
+        Heartbeat {
+            frames: self.frames.load(Ordering::Relaxed),
+            monotonic_ns: u64::try_from(monotonic_now().as_nanos()).unwrap_or(u64::MAX),
+            ready: self.ready.load(Ordering::Relaxed),
+            clean_exit: (goodbye > 0).then(|| i32::try_from(goodbye - 1).unwrap_or(0)),
+            ..Heartbeat::default()
+        }
+    }
+
+    fn ask_quit(&self, _grace: Duration) {
+        self.asked_to_quit.store(true, Ordering::Relaxed);
+    }
+}
+
+pub fn link() -> Arc<FakeLink> {
+    Arc::new(FakeLink::default())
+}
+
+/// Waits until `what` is there.
+#[track_caller]
+pub fn eventually<T>(claim: &str, mut what: impl FnMut() -> Option<T>) -> T {
+    let asked_at = Instant::now();
+    loop {
+        if let Some(found) = what() {
+            return found;
+        }
+        assert!(asked_at.elapsed() < DEADLINE, "never happened: {claim}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub fn processes() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .expect("readable")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// Whether a process runs (a zombie does not).
+pub fn is_alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|stat| stat.rsplit(')').next()?.trim_start().chars().next())
+        .is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+/// A shell's child is a copy of it until its exec; only the engine itself leads a group.
+fn leads_group(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|stat| {
+            stat.rsplit(')')
+                .next()?
+                .split_ascii_whitespace()
+                .nth(2)?
+                .parse()
+                .ok()
+        })
+        .is_some_and(|group: u32| group == pid)
+}
+
+pub fn signal(pid: u32, signal: &str) {
+    let _ = Program::new("kill")
+        .args([format!("-{signal}"), pid.to_string()])
+        .stderr(Stdio::null())
+        .status();
+}
+
+pub fn kill(pid: u32) {
+    signal(pid, "KILL");
+}
+
+/// Not a test: the body of [`Site::watchdog_process`]. Without its variable it does nothing.
+#[test]
+fn as_watchdog() {
+    let Some(dir) = std::env::var_os(AS_WATCHDOG).map(PathBuf::from) else {
+        return;
+    };
+    let exit_code = match run_as_watchdog(&dir) {
+        Ok(()) => 0,
+        Err(code) => code as i32,
+    };
+    // The harness would make 101 of any failure.
+    #[expect(clippy::exit, reason = "this process is the watchdog, not the test")]
+    std::process::exit(exit_code);
+}
+
+fn run_as_watchdog(dir: &Path) -> Result<(), sidekick_watchdog::exit::ExitCode> {
+    use sidekick_watchdog::exit::ExitCode;
+    let lock = DataDirLock::acquire(&dir.join("data")).map_err(|_| ExitCode::Locked)?;
+    let hints = RuntimeDirHints {
+        configured: Some(dir.join("run")),
+        ..RuntimeDirHints::default()
+    };
+    let runtime_dir = runtime_dir::resolve(lock.dir(), &hints).map_err(|_| ExitCode::RuntimeDir)?;
+    let mut config = config(dir);
+    config.engine.runtime_dir = runtime_dir.path;
+    config.subreaper = true;
+    let (sender, mut events) = channel(1024);
+    let _handle = spawn(config, sender, None, |_| {}).map_err(|error| error.exit_code())?;
+    // Until it is killed.
+    while events.blocking_recv().is_some() {}
+    Ok(())
+}
