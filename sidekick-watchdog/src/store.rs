@@ -1,1 +1,659 @@
 //! The replicated store: commits slabs to a fsynced log.
+//!
+//! A [`Store`] is one node of a Raft group; a group of one is the usual case and has no network. Records live once, in
+//! the log; the state (sessions, upload progress, totals) lives in memory and is rebuilt from snapshot and log.
+//!
+//! The way of a write: [`Store::append`] → group commit → log, one fdatasync a batch → applied in memory → answer.
+//! What was answered is durable. Anything wrong with the disk is final: [`Store::fatal`] tells, the process has to end
+//! with [`ExitCode::StoreUnusable`] and recovers when it is started again.
+//!
+//! openraft, sled and bincode are named only below this module.
+
+mod codec;
+mod command;
+mod log;
+mod machine;
+mod network;
+mod node;
+mod proposer;
+mod raft;
+mod read;
+mod snapshot;
+mod state;
+#[cfg(test)]
+mod tests;
+mod wal;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+pub use command::{PLAN_EXTRA_BYTES_MAX, Plan, Refusal};
+pub use read::IndexedSlabs;
+pub use state::{LANES_MAX, LaneState, SessionEnd, SessionState, SourceTotals};
+pub use wal::{WalError, WalStats};
+
+use command::{Batch, Command, Outcome};
+use machine::SnapshotEvery;
+use node::{Node, NodeOptions};
+use proposer::{ProposeError, Ticket};
+use wal::{Kind, Part, WalOptions};
+
+use crate::exit::ExitCode;
+use crate::position::Position;
+use crate::slab::{RingCheckpoint, Slab};
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The data directory; `log/`, `state/` and `snapshots/` are made in it.
+    pub dir: PathBuf,
+    /// Recent log entries kept in memory, in bytes.
+    pub cache_size: usize,
+    /// The largest batch, in bytes; a larger slab is a batch of its own.
+    pub batch_max_bytes: usize,
+    /// A snapshot is taken at least every so many log entries.
+    pub snapshot_every: u64,
+    /// Beyond so many bytes of log, new records are refused until old ones are uploaded.
+    pub disk_quota: u64,
+    /// Size of one log file in bytes.
+    pub segment_bytes: u64,
+    /// Log files are filled with zeros in steps of so many bytes before they are used.
+    pub zero_step_bytes: u64,
+}
+
+impl StoreConfig {
+    /// The defaults, in `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            cache_size: 8 << 20,
+            batch_max_bytes: 1 << 20,
+            snapshot_every: 16_384,
+            disk_quota: 4 << 30,
+            segment_bytes: 64 << 20,
+            zero_step_bytes: 4 << 20,
+        }
+    }
+}
+
+/// Why the store cannot be opened or has died.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Something else lies where the directory has to be.
+    #[error("{path:?} is not a directory; name another data directory or move it away")]
+    NotADirectory {
+        /// What lies there.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("{doing} {path:?}: {error}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] WalError),
+    /// The log begins after entry `purged`, and the state up to there is lost.
+    #[error(
+        "no snapshot in {directory:?} reaches entry {purged}, before which the log is purged; restore the snapshots from a copy, or move the data directory away and start anew"
+    )]
+    NoSnapshot {
+        /// Where snapshots are kept.
+        directory: PathBuf,
+        /// Up to where the log is purged.
+        purged: u64,
+    },
+    /// openraft refused or gave up.
+    #[error("the Raft node cannot go on: {what}")]
+    Raft {
+        /// What it said.
+        what: String,
+    },
+    /// The store has stopped.
+    #[error(
+        "the store has stopped: {why}; restart to recover, nothing that was acknowledged is lost"
+    )]
+    Stopped {
+        /// Why.
+        why: String,
+    },
+    /// The command was understood and refused.
+    #[error("refused: {0}")]
+    Refused(Refusal),
+}
+
+impl StoreError {
+    fn io(doing: &'static str, path: &Path, error: std::io::Error) -> Self {
+        Self::Io {
+            doing,
+            path: path.to_owned(),
+            error,
+        }
+    }
+
+    /// What the process tells its caller when it ends for this.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::StoreUnusable
+    }
+}
+
+impl From<ProposeError> for StoreError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::Stopped(why) => Self::Stopped { why },
+            other => Self::Raft {
+                what: other.to_string(),
+            },
+        }
+    }
+}
+
+/// Why a slab was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The group refused it; see there for what to send instead.
+    #[error("slab refused: {0}")]
+    Refused(Refusal),
+    /// The quota is reached; try again when something was uploaded.
+    #[error(
+        "the log holds {log_bytes} bytes, the quota is {quota}; nothing was stored, uploads make room"
+    )]
+    Quota {
+        /// Bytes of log.
+        log_bytes: u64,
+        /// The quota in bytes.
+        quota: u64,
+    },
+    /// The disk is full; try again when there is space. Nothing was written.
+    #[error("no space for the log: {0}; nothing was stored")]
+    NoSpace(String),
+    /// Another node leads the group.
+    #[error("this node is not the leader; leader: {leader:?}")]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<u64>,
+    },
+    /// The store has stopped; whether the slab was stored shows after a restart.
+    #[error("the store has stopped: {0}")]
+    Stopped(String),
+}
+
+impl From<ProposeError> for AppendError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader { leader } => Self::NotLeader { leader },
+            ProposeError::NoSpace(what) => Self::NoSpace(what),
+            ProposeError::Stopped(why) => Self::Stopped(why),
+        }
+    }
+}
+
+/// A slab is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Every sequence number of the session before this one is committed.
+    pub next_seq: u64,
+    /// Where the ring's reader stands; everything before it may be released.
+    pub checkpoint: RingCheckpoint,
+}
+
+/// Where a session stands when it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionOpened {
+    /// The sequence number that comes next.
+    pub next_seq: u64,
+    /// Where to drain the ring from; `None` = from its beginning.
+    pub checkpoint: Option<RingCheckpoint>,
+}
+
+/// A slab on its way; see [`Store::submit`].
+#[derive(Debug)]
+pub struct AppendTicket(Ticket);
+
+impl AppendTicket {
+    /// Waits until the slab is committed or refused.
+    ///
+    /// # Errors
+    /// As [`Store::append`].
+    pub async fn wait(self) -> Result<Appended, AppendError> {
+        match self.0.wait().await? {
+            Outcome::Appended {
+                next_seq,
+                checkpoint,
+            } => Ok(Appended {
+                next_seq,
+                checkpoint,
+            }),
+            Outcome::Refused(refusal) => Err(AppendError::Refused(refusal)),
+            other => Err(AppendError::Stopped(format!(
+                "unexpected outcome {other:?}"
+            ))),
+        }
+    }
+}
+
+/// Counters for metrics and status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Of the log.
+    pub log: WalStats,
+    /// Index of the last entry applied.
+    pub applied: u64,
+    /// Everything at or before this entry is uploaded; `u64::MAX` without sinks.
+    pub uploaded: u64,
+    /// The log is purged up to this entry.
+    pub purged: u64,
+    /// The configured quota in bytes.
+    pub disk_quota: u64,
+}
+
+/// The store. Cheap to share behind an [`Arc`]; all methods may be called from any task.
+#[derive(Debug)]
+pub struct Store {
+    node: tokio::sync::RwLock<Node>,
+    parts: Parts,
+    group: Uuid,
+    disk_quota: u64,
+    snapshots: PathBuf,
+}
+
+/// What methods need without waiting for the node.
+#[derive(Clone, Debug)]
+struct Parts {
+    wal: wal::Wal,
+    machine: Arc<machine::Machine>,
+    proposer: proposer::Proposer,
+    fatal: watch::Receiver<Option<String>>,
+}
+
+impl Store {
+    /// Opens the store and replays the log; ready to append when this returns. Must be called in a tokio runtime with
+    /// time enabled.
+    ///
+    /// # Errors
+    /// [`StoreError`] with what is wrong and what to do; nothing is changed then.
+    pub async fn open(config: StoreConfig) -> Result<Self, StoreError> {
+        let options = NodeOptions {
+            directory: config.dir.clone(),
+            wal: WalOptions {
+                segment_bytes: config.segment_bytes.clamp(64 << 10, 1 << 30),
+                zero_step_bytes: config.zero_step_bytes,
+                cache_bytes: config.cache_size,
+                ..WalOptions::new(PathBuf::new())
+            },
+            batch_bytes_max: config.batch_max_bytes.max(4096),
+            snapshot_every: SnapshotEvery {
+                entries: config.snapshot_every.max(1),
+                bytes: (config.disk_quota / 16).clamp(1 << 16, 64 << 20),
+            },
+            quick_elections: false,
+        };
+        Self::open_with(options, config.disk_quota).await
+    }
+
+    async fn open_with(options: NodeOptions, disk_quota: u64) -> Result<Self, StoreError> {
+        let blocking = options.clone();
+        let opened = tokio::task::spawn_blocking(move || node::open_files(&blocking))
+            .await
+            .map_err(|error| StoreError::Raft {
+                what: error.to_string(),
+            })??;
+        let mut node = Node::start(&options, opened, network::NoNetwork).await?;
+        let init = async {
+            node.lead_alone().await?;
+            let known = node.machine.read(|state| state.group);
+            match known {
+                Some(group) => Ok(group),
+                None => match node
+                    .proposer
+                    .propose(Command::Init {
+                        group: Uuid::new_v4(),
+                    })
+                    .await?
+                {
+                    Outcome::Group(group) => Ok(group),
+                    other => Err(StoreError::Raft {
+                        what: format!("unexpected outcome {other:?}"),
+                    }),
+                },
+            }
+        };
+        let group = match init.await {
+            Ok(group) => group,
+            Err(error) => {
+                node.stop().await;
+                return Err(error);
+            }
+        };
+        let parts = Parts {
+            wal: node.wal.clone(),
+            machine: Arc::clone(&node.machine),
+            proposer: node.proposer.clone(),
+            fatal: node.fatal.clone(),
+        };
+        let snapshots = options.directory.join("snapshots");
+        Ok(Self {
+            node: tokio::sync::RwLock::new(node),
+            parts,
+            group,
+            disk_quota,
+            snapshots,
+        })
+    }
+
+    /// The group's UUID; never changes, never comes back after the data directory was wiped.
+    pub fn group(&self) -> Uuid {
+        self.group
+    }
+
+    async fn propose(&self, command: Command) -> Result<Outcome, StoreError> {
+        match self.parts.proposer.propose(command).await? {
+            Outcome::Refused(refusal) => Err(StoreError::Refused(refusal)),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// Opens a session, or the same one again after a restart. `launch` must be above that of every earlier session of
+    /// the source. The answer tells where to go on.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] with [`Refusal::OldLaunch`] or [`Refusal::SessionEnded`]; [`StoreError::Stopped`].
+    pub async fn session_opened(
+        &self,
+        source: &str,
+        epoch: Uuid,
+        launch: u32,
+        started_realtime_ns: i64,
+    ) -> Result<SessionOpened, StoreError> {
+        let source = source.to_owned();
+        let command = Command::OpenSession {
+            source,
+            epoch,
+            launch,
+            started_realtime_ns,
+        };
+        match self.propose(command).await? {
+            Outcome::Session {
+                next_seq,
+                checkpoint,
+            } => Ok(SessionOpened {
+                next_seq,
+                checkpoint,
+            }),
+            other => Err(StoreError::Raft {
+                what: format!("unexpected outcome {other:?}"),
+            }),
+        }
+    }
+
+    /// Ends a session; its sequence numbers are final. `tail_unknown` says that the ring vanished before it was
+    /// drained. A second call changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] with [`Refusal::UnknownSession`]; [`StoreError::Stopped`].
+    pub async fn session_ended(
+        &self,
+        source: &str,
+        epoch: Uuid,
+        cause: &str,
+        tail_unknown: bool,
+    ) -> Result<SessionOpened, StoreError> {
+        let command = Command::EndSession {
+            source: source.to_owned(),
+            epoch,
+            cause: cause.chars().take(1024).collect(),
+            tail_unknown,
+        };
+        match self.propose(command).await? {
+            Outcome::Session {
+                next_seq,
+                checkpoint,
+            } => Ok(SessionOpened {
+                next_seq,
+                checkpoint,
+            }),
+            other => Err(StoreError::Raft {
+                what: format!("unexpected outcome {other:?}"),
+            }),
+        }
+    }
+
+    /// Queues a slab and returns at once, so that several can be in flight; they are committed in the order in which
+    /// this was called. Waits only while the queue is full.
+    ///
+    /// # Errors
+    /// [`AppendError::Quota`], [`AppendError::Stopped`].
+    pub async fn submit(&self, slab: Slab) -> Result<AppendTicket, AppendError> {
+        let log_bytes = self.parts.wal.stats().log_bytes;
+        let quota = self.disk_quota;
+        if log_bytes > quota && self.parts.wal.room() < slab.frames.len() as u64 {
+            return Err(AppendError::Quota { log_bytes, quota });
+        }
+        let frames_bytes = u32::try_from(slab.frames.len())
+            .map_err(|_| AppendError::Refused(Refusal::BadCount))?;
+        let command = Command::Append {
+            head: slab.head,
+            frames_bytes,
+        };
+        Ok(AppendTicket(
+            self.parts
+                .proposer
+                .submit(command, Some(slab.frames))
+                .await?,
+        ))
+    }
+
+    /// Commits a slab: durable when this returns. What the group has seen of it already is not stored twice.
+    ///
+    /// # Errors
+    /// [`AppendError::Refused`]: nothing of it was stored. [`AppendError::Quota`], [`AppendError::NoSpace`]: try again
+    /// later. [`AppendError::Stopped`]: see [`Store::fatal`].
+    pub async fn append(&self, slab: Slab) -> Result<Appended, AppendError> {
+        self.submit(slab).await?.wait().await
+    }
+
+    /// A session as the group knows it. Linearizable: a group of one has applied its whole log before it opened.
+    pub fn session(&self, source: &str, epoch: Uuid) -> Option<SessionState> {
+        self.parts
+            .machine
+            .read(|state| state.session(source, &epoch).cloned())
+    }
+
+    /// All sessions that have not ended: source, epoch, state.
+    pub fn open_sessions(&self) -> Vec<(String, Uuid, SessionState)> {
+        self.parts.machine.read(|state| {
+            state
+                .open_sessions()
+                .map(|(source, epoch, session)| (source.to_owned(), epoch, session.clone()))
+                .collect()
+        })
+    }
+
+    /// The highest launch number that opened a session of `source`; 0 if none did.
+    pub fn last_launch(&self, source: &str) -> u32 {
+        self.parts
+            .machine
+            .read(|state| state.totals().get(source).map_or(0, |of| of.last_launch))
+    }
+
+    /// Counts per source.
+    pub fn totals(&self) -> BTreeMap<String, SourceTotals> {
+        self.parts.machine.read(state::State::totals)
+    }
+
+    /// Tells which sinks there are, with their numbers of lanes (1 to [`LANES_MAX`]), and returns the numbers in force:
+    /// an existing sink's lanes change only when all of them stand at the same position without a plan. Must be called
+    /// before the first record is appended: what no sink waits for counts as uploaded.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`].
+    pub async fn set_sinks(
+        &self,
+        sinks: Vec<(String, u32)>,
+    ) -> Result<BTreeMap<String, u32>, StoreError> {
+        match self.propose(Command::SetSinks { sinks }).await? {
+            Outcome::Sinks(sinks) => Ok(sinks.into_iter().collect()),
+            other => Err(StoreError::Raft {
+                what: format!("unexpected outcome {other:?}"),
+            }),
+        }
+    }
+
+    /// The lanes of a sink; empty if there is no such sink.
+    pub fn lanes(&self, sink: &str) -> Vec<LaneState> {
+        self.parts
+            .machine
+            .read(|state| state.lanes(sink).map(<[_]>::to_vec).unwrap_or_default())
+    }
+
+    /// Fixes an upload batch before its first try. The same plan again is no error.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`]: [`Refusal::PlanStands`], [`Refusal::PlanBehind`], [`Refusal::BadPlan`],
+    /// [`Refusal::UnknownLane`]; [`StoreError::Stopped`].
+    pub async fn plan(&self, sink: &str, lane: u32, plan: Plan) -> Result<(), StoreError> {
+        self.propose(Command::Plan {
+            sink: sink.to_owned(),
+            lane,
+            plan,
+        })
+        .await
+        .map(|_| ())
+    }
+
+    /// Moves a lane's watermark: everything of this lane up to and with `up_to` is uploaded, or needs no upload
+    /// (`records` = 0). `item = u32::MAX` says the whole entry. A position behind the watermark changes nothing.
+    ///
+    /// The log is freed up to the slowest lane; lanes without records have to be moved on as well.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] with [`Refusal::UnknownLane`]; [`StoreError::Stopped`].
+    pub async fn uploaded(
+        &self,
+        sink: &str,
+        lane: u32,
+        up_to: Position,
+        records: u64,
+    ) -> Result<(), StoreError> {
+        let command = Command::Uploaded {
+            sink: sink.to_owned(),
+            lane,
+            up_to,
+            records,
+        };
+        self.propose(command).await.map(|_| ())
+    }
+
+    /// Committed slabs of the entries after `after_index`, in order, about `max_bytes` of log at most but at least one
+    /// entry. Entries without slabs are left out, except that the last entry looked at is always there (with no slabs,
+    /// if it has none), so that a reader gets on. Empty when everything applied has been read.
+    ///
+    /// # Errors
+    /// [`StoreError::Log`]: the log is damaged.
+    pub async fn read_slabs(
+        &self,
+        after_index: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<IndexedSlabs>, StoreError> {
+        let parts = self.parts.clone();
+        tokio::task::spawn_blocking(move || parts.read_slabs(after_index, max_bytes))
+            .await
+            .map_err(|error| StoreError::Raft {
+                what: error.to_string(),
+            })?
+    }
+
+    /// Index of the last entry applied; changes with every batch.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.parts.machine.applied()
+    }
+
+    /// Resolves when the store has died, with the reason. The process has to end then.
+    pub async fn fatal(&self) -> StoreError {
+        let mut fatal = self.parts.fatal.clone();
+        let why = match fatal.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            // The proposer is gone: shut down, which is no death.
+            Err(_) => return std::future::pending().await,
+        };
+        StoreError::Stopped { why }
+    }
+
+    /// Stops. What was answered is durable; what was not answered gets [`AppendError::Stopped`].
+    pub async fn shutdown(&self) {
+        self.node.write().await.stop().await;
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> StoreStats {
+        let (applied, uploaded) = self.parts.machine.read(|state| {
+            (
+                state.last_applied.map_or(0, |id| id.index),
+                state.uploaded_index(),
+            )
+        });
+        StoreStats {
+            log: self.parts.wal.stats(),
+            applied,
+            uploaded,
+            purged: self.parts.wal.purged().map_or(0, |id| id.index),
+            disk_quota: self.disk_quota,
+        }
+    }
+
+    /// Where the snapshots lie.
+    pub fn snapshot_dir(&self) -> &Path {
+        &self.snapshots
+    }
+}
+
+impl Parts {
+    fn read_slabs(
+        &self,
+        after_index: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<IndexedSlabs>, StoreError> {
+        let applied = self
+            .machine
+            .read(|state| state.last_applied.map_or(0, |id| id.index));
+        let Some((first, _)) = self.wal.bounds() else {
+            return Ok(Vec::new());
+        };
+        let start = after_index.saturating_add(1).max(first);
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        for index in start..=applied {
+            let Some(entry) = self.wal.read(index, Part::Whole)? else {
+                break;
+            };
+            bytes += entry.payload.len();
+            let slabs = if entry.kind == Kind::Normal {
+                let batch = Batch::from_bytes(entry.payload);
+                self.machine
+                    .read(|state| read::visible(&batch, |slab| state.cut(index, slab)))
+                    .map_err(|error| StoreError::Raft {
+                        what: error.to_string(),
+                    })?
+            } else {
+                Vec::new()
+            };
+            let last = index == applied || bytes >= max_bytes;
+            if last || !slabs.is_empty() {
+                out.push(IndexedSlabs { index, slabs });
+            }
+            if last {
+                break;
+            }
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,446 @@
+//! What is proposed to the group, how it lies in an entry, and what came of it.
+//!
+//! An entry holds a batch: `[version u8][3 zero][length of the heads u32][heads][frames of the slabs]`. The heads are
+//! the commands in bincode, a slab's frames follow as they came from the ring. Whoever needs only the heads (apply)
+//! reads only them. Both enums gain variants at their end and change nothing else: old logs must stay readable.
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+use super::codec::{self, CodecError};
+use crate::position::Position;
+use crate::slab::{RingCheckpoint, Slab, SlabHead};
+
+const BATCH_VERSION: u8 = 1;
+/// Bytes before the heads.
+pub(crate) const BATCH_HEAD_BYTES: usize = 8;
+
+/// What is proposed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Command {
+    /// Names the group; the first one holds.
+    Init {
+        /// The UUID proposed.
+        group: Uuid,
+    },
+    /// Opens a session, or the same one again.
+    OpenSession {
+        /// The watchdog's name.
+        source: String,
+        /// The session.
+        epoch: Uuid,
+        /// The launch number of its engine.
+        launch: u32,
+        /// Wall clock at the session's start, in nanoseconds since the Unix epoch.
+        started_realtime_ns: i64,
+    },
+    /// Takes a slab; its frames lie behind the heads.
+    Append {
+        /// Whose, from where to where.
+        head: SlabHead,
+        /// How many bytes of frames.
+        frames_bytes: u32,
+    },
+    /// Ends a session.
+    EndSession {
+        /// The watchdog's name.
+        source: String,
+        /// The session.
+        epoch: Uuid,
+        /// Why it ended, in words.
+        cause: String,
+        /// The ring vanished: nobody knows what it still held.
+        tail_unknown: bool,
+    },
+    /// Tells which sinks there are and how many lanes each has.
+    SetSinks {
+        /// Name and lanes.
+        sinks: Vec<(String, u32)>,
+    },
+    /// Fixes an upload batch before its first try.
+    Plan {
+        /// For which sink.
+        sink: String,
+        /// For which of its lanes.
+        lane: u32,
+        /// The batch.
+        plan: Plan,
+    },
+    /// Moves a lane's watermark.
+    Uploaded {
+        /// For which sink.
+        sink: String,
+        /// For which of its lanes.
+        lane: u32,
+        /// Everything of this lane up to and with this position is done with.
+        up_to: Position,
+        /// How many records that were.
+        records: u64,
+    },
+}
+
+impl Command {
+    /// About how many bytes of log the command takes; the same on every node.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        match self {
+            Self::Append { frames_bytes, .. } => 160 + u64::from(*frames_bytes),
+            _ => 160,
+        }
+    }
+}
+
+/// An upload batch whose bytes are fixed: same log, same versions, same bytes (CORRECTNESS rule 16).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// First record of the batch.
+    pub first: Position,
+    /// Last record of the batch.
+    pub last: Position,
+    /// Version of the processing rules that the batch is made with.
+    pub rules_version: u32,
+    /// Version of the encoder that the batch is made with.
+    pub encoder_version: u32,
+    /// What the sink needs to resume, such as a file's length; at most [`PLAN_EXTRA_BYTES_MAX`] bytes.
+    #[serde(with = "serde_bytes")]
+    pub extra: Vec<u8>,
+}
+
+/// The largest [`Plan::extra`].
+pub const PLAN_EXTRA_BYTES_MAX: usize = 4096;
+
+/// What came of a command. Every variant but `Refused` means that its effect is in the state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    /// Done, or was done before.
+    Done,
+    /// The group's UUID.
+    Group(Uuid),
+    /// Where the session stands.
+    Session {
+        /// The next sequence number expected.
+        next_seq: u64,
+        /// Where the ring's reader stands; `None` before the first slab.
+        checkpoint: Option<RingCheckpoint>,
+    },
+    /// Where the session stands after the slab.
+    Appended {
+        /// The next sequence number expected.
+        next_seq: u64,
+        /// Where the ring's reader stands.
+        checkpoint: RingCheckpoint,
+    },
+    /// The lanes in force, sink by sink.
+    Sinks(Vec<(String, u32)>),
+    /// Nothing was changed.
+    Refused(Refusal),
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The session was never opened, or is forgotten.
+    #[error("the session is not open")]
+    UnknownSession,
+    /// The session has ended.
+    #[error("the session has ended")]
+    SessionEnded,
+    /// A later launch has opened a session already.
+    #[error("launch {launch} is not above {last}, the last one of its source")]
+    OldLaunch {
+        /// The launch that was refused.
+        launch: u32,
+        /// The highest one seen.
+        last: u32,
+    },
+    /// Sequence numbers are missing before the slab.
+    #[error("the slab begins at {first_seq}, {expected} comes next")]
+    Hole {
+        /// The slab's first number.
+        first_seq: u64,
+        /// The number that comes next.
+        expected: u64,
+    },
+    /// The slab covers no or too many sequence numbers.
+    #[error("the slab's count is out of range")]
+    BadCount,
+    /// No such sink or lane.
+    #[error("no such sink or lane")]
+    UnknownLane,
+    /// Another plan of this lane is not finished.
+    #[error("another plan of this lane is not finished")]
+    PlanStands,
+    /// The plan begins at or before what is uploaded already.
+    #[error("the plan begins at or before what is uploaded already")]
+    PlanBehind,
+    /// The plan's last position is before its first, or its extra bytes are too many.
+    #[error("the plan is not one")]
+    BadPlan,
+}
+
+/// A batch of commands as it lies in an entry: bytes, shared, never decoded twice on the write path.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Batch {
+    bytes: Bytes,
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Batch({} bytes)", self.bytes.len())
+    }
+}
+
+impl Batch {
+    /// Lays commands and frames out. `frames` are those of the `Append` commands, in their order.
+    pub(crate) fn encode(commands: &[Command], frames: &[Bytes]) -> Result<Self, CodecError> {
+        let heads = codec::encode("commands", &commands)?;
+        let heads_len = u32::try_from(heads.len())
+            .map_err(|cause| CodecError::new("cannot encode", "commands", cause))?;
+        let total = BATCH_HEAD_BYTES + heads.len() + frames.iter().map(Bytes::len).sum::<usize>();
+        let mut bytes = Vec::with_capacity(total);
+        bytes.extend_from_slice(&[BATCH_VERSION, 0, 0, 0]);
+        bytes.extend_from_slice(&heads_len.to_le_bytes());
+        bytes.extend_from_slice(&heads);
+        for frames in frames {
+            bytes.extend_from_slice(frames);
+        }
+        Ok(Self {
+            bytes: bytes.into(),
+        })
+    }
+
+    pub(crate) fn from_bytes(bytes: Bytes) -> Self {
+        Self { bytes }
+    }
+
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// How many bytes of an encoded batch hold the heads. Given its first eight bytes or more.
+    pub(crate) fn heads_end(bytes: &[u8]) -> usize {
+        match bytes.get(4..8) {
+            Some(&[a, b, c, d]) => {
+                BATCH_HEAD_BYTES.saturating_add(u32::from_le_bytes([a, b, c, d]) as usize)
+            }
+            _ => usize::MAX,
+        }
+    }
+
+    /// The commands, without their frames.
+    pub(crate) fn commands(&self) -> Result<Vec<Command>, CodecError> {
+        match self.bytes.first() {
+            Some(&BATCH_VERSION) => {}
+            Some(version) => {
+                return Err(CodecError::new(
+                    "cannot decode",
+                    "a batch",
+                    format!("version {version}"),
+                ));
+            }
+            None => return Err(CodecError::new("cannot decode", "a batch", "it is empty")),
+        }
+        let heads = self
+            .bytes
+            .get(BATCH_HEAD_BYTES..Self::heads_end(&self.bytes))
+            .ok_or_else(|| CodecError::new("cannot decode", "a batch", "its heads are cut off"))?;
+        codec::decode("commands", heads)
+    }
+
+    /// The slabs with their numbers among the slabs of this entry, from 0. The batch must be whole.
+    pub(crate) fn slabs(&self) -> Result<Vec<(u32, Slab)>, CodecError> {
+        let mut at = Self::heads_end(&self.bytes);
+        let mut slabs = Vec::new();
+        for command in self.commands()? {
+            let Command::Append { head, frames_bytes } = command else {
+                continue;
+            };
+            let end = at.saturating_add(frames_bytes as usize);
+            if end > self.bytes.len() {
+                return Err(CodecError::new(
+                    "cannot decode",
+                    "a slab",
+                    "its frames are cut off",
+                ));
+            }
+            slabs.push((
+                slabs.len() as u32,
+                Slab {
+                    head,
+                    frames: self.bytes.slice(at..end),
+                },
+            ));
+            at = end;
+        }
+        Ok(slabs)
+    }
+}
+
+impl Serialize for Batch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.bytes)
+    }
+}
+
+impl<'de> Deserialize<'de> for Batch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = serde_bytes::ByteBuf::deserialize(deserializer)?;
+        Ok(Self {
+            bytes: bytes.into_vec().into(),
+        })
+    }
+}
+
+/// What came of a batch, command by command; empty for entries without commands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outcomes(pub(crate) Vec<Outcome>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(first_seq: u64, count: u64) -> SlabHead {
+        SlabHead {
+            source: "a".into(),
+            epoch: Uuid::from_u128(7),
+            incarnation: 3,
+            realtime_offset_ns: -5,
+            first_seq,
+            count,
+            checkpoint: RingCheckpoint {
+                rotation: 1,
+                ring_position: 2,
+                spill_file: 3,
+                spill_offset: 4,
+            },
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Old logs hold these bytes; a change here makes them unreadable.
+    #[test]
+    fn the_encoding_of_commands_does_not_change() {
+        let epoch = Uuid::from_u128(0x0102);
+        let position = |index, item| Position { index, item };
+        let plan = Plan {
+            first: position(1, 2),
+            last: position(3, 4),
+            rules_version: 5,
+            encoder_version: 6,
+            extra: vec![9],
+        };
+        let uuid = "100000000000000000000000000000000000000000000102";
+        let a = "010000000000000061";
+        let golden = [
+            (Command::Init { group: epoch }, format!("00000000{uuid}")),
+            (
+                Command::OpenSession {
+                    source: "a".into(),
+                    epoch,
+                    launch: 2,
+                    started_realtime_ns: 3,
+                },
+                format!("01000000{a}{uuid}020000000300000000000000"),
+            ),
+            (
+                Command::Append {
+                    head: head(1, 2),
+                    frames_bytes: 8,
+                },
+                format!(
+                    "02000000{a}100000000000000000000000000000000000000000000007\
+                     03000000fbffffffffffffff01000000000000000200000000000000\
+                     010000000200000000000000030000000400000000000000\
+                     08000000"
+                ),
+            ),
+            (
+                Command::EndSession {
+                    source: "a".into(),
+                    epoch,
+                    cause: "x".into(),
+                    tail_unknown: true,
+                },
+                format!("03000000{a}{uuid}01000000000000007801"),
+            ),
+            (
+                Command::SetSinks {
+                    sinks: vec![("a".into(), 4)],
+                },
+                format!("040000000100000000000000{a}04000000"),
+            ),
+            (
+                Command::Plan {
+                    sink: "a".into(),
+                    lane: 1,
+                    plan,
+                },
+                format!(
+                    "05000000{a}01000000010000000000000002000000\
+                     030000000000000004000000\
+                     0500000006000000010000000000000009"
+                ),
+            ),
+            (
+                Command::Uploaded {
+                    sink: "a".into(),
+                    lane: 1,
+                    up_to: position(3, 4),
+                    records: 7,
+                },
+                format!("06000000{a}010000000300000000000000040000000700000000000000"),
+            ),
+        ];
+        for (command, expected) in golden {
+            let bytes = codec::encode("command", &command).unwrap();
+            assert_eq!(hex(&bytes), expected, "{command:?}");
+            assert_eq!(
+                codec::decode::<Command>("command", &bytes).unwrap(),
+                command
+            );
+            let mut longer = bytes.clone();
+            longer.push(0);
+            assert!(
+                codec::decode::<Command>("command", &longer).is_err(),
+                "trailing bytes"
+            );
+            assert!(codec::decode::<Command>("command", &bytes[..bytes.len() - 1]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_batch_gives_back_commands_and_frames() {
+        let commands = [
+            Command::Append {
+                head: head(1, 2),
+                frames_bytes: 8,
+            },
+            Command::SetSinks { sinks: Vec::new() },
+            Command::Append {
+                head: head(3, 1),
+                frames_bytes: 3,
+            },
+        ];
+        let frames = [Bytes::from_static(b"12345678"), Bytes::from_static(b"abc")];
+        let batch = Batch::encode(&commands, &frames).unwrap();
+        assert_eq!(batch.commands().unwrap(), commands);
+        let slabs = batch.slabs().unwrap();
+        assert_eq!(slabs.len(), 2);
+        assert_eq!(slabs[1].0, 1);
+        assert_eq!(slabs[1].1.frames, frames[1]);
+        let heads = Batch::heads_end(batch.bytes());
+        let cut = Batch::from_bytes(batch.bytes().slice(..heads));
+        assert_eq!(cut.commands().unwrap(), commands);
+        assert!(cut.slabs().is_err());
+        for len in 0..heads {
+            assert!(
+                Batch::from_bytes(batch.bytes().slice(..len))
+                    .commands()
+                    .is_err()
+            );
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The state machine as openraft sees it: applies entries in memory, takes snapshots along the way, publishes them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{AnyError, EntryPayload, OptionalSend, SnapshotMeta, StorageIOError};
+use tokio::sync::{Notify, watch};
+
+use super::command::Outcomes;
+use super::raft::{Entry, LogId, StorageError, StoredMembership, TypeConfig};
+use super::snapshot::{self, Snapshots};
+use super::state::State;
+
+/// When a pending snapshot is due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SnapshotEvery {
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    /// Index and log bytes at the last snapshot taken.
+    taken: (u64, u64),
+    /// A snapshot that waits to be written; a newer one replaces it.
+    due: Option<(u64, Vec<u8>)>,
+}
+
+/// The state, shared by openraft, the readers and the background writers.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    inner: Mutex<Inner>,
+    applied: watch::Sender<u64>,
+    snapshots: Snapshots,
+    every: SnapshotEvery,
+    /// Wakes the housekeeper: a snapshot is due or a watermark moved.
+    pub(crate) changed: Notify,
+}
+
+impl Machine {
+    pub(crate) fn new(state: State, snapshots: Snapshots, every: SnapshotEvery) -> Arc<Self> {
+        let index = state.last_applied.map_or(0, |id| id.index);
+        let taken = (index, state.log_bytes);
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                state,
+                taken,
+                due: None,
+            }),
+            applied: watch::Sender::new(index),
+            snapshots,
+            every,
+            changed: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing panics while holding it; `State::apply` is total.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the state; must not block.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.lock().state)
+    }
+
+    pub(crate) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    pub(crate) fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    /// Drops what concerns entries that are no longer in the log.
+    pub(crate) fn forget_cuts(&self, purged: u64) {
+        self.lock().state.forget_cuts(purged);
+    }
+
+    /// Writes the snapshot that is due, if any. Blocks on the disk.
+    pub(crate) fn write_due(&self) -> std::io::Result<()> {
+        let Some((index, bytes)) = self.lock().due.take() else {
+            return Ok(());
+        };
+        self.snapshots.write(index, false, &bytes)?;
+        self.snapshots.thin_out()
+    }
+
+    fn apply_entry(&self, inner: &mut Inner, entry: Entry) -> Result<Outcomes, StorageError> {
+        let id = entry.log_id;
+        let state = &mut inner.state;
+        state.last_applied = Some(id);
+        let outcomes = match entry.payload {
+            EntryPayload::Blank => Outcomes::default(),
+            EntryPayload::Membership(membership) => {
+                state.membership = StoredMembership::new(Some(id), membership);
+                Outcomes::default()
+            }
+            EntryPayload::Normal(batch) => {
+                let commands = batch
+                    .commands()
+                    .map_err(|error| StorageIOError::apply(id, AnyError::new(&error)))?;
+                state.log_bytes += commands
+                    .iter()
+                    .map(super::command::Command::log_bytes)
+                    .sum::<u64>();
+                Outcomes(state.apply(id.index, commands))
+            }
+        };
+        let (index, bytes) = inner.taken;
+        if id.index - index.min(id.index) >= self.every.entries
+            || state.log_bytes.saturating_sub(bytes) >= self.every.bytes
+        {
+            inner.taken = (id.index, state.log_bytes);
+            match snapshot::seal(state) {
+                Ok(bytes) => inner.due = Some((id.index, bytes)),
+                Err(error) => tracing::error!(%error, "no snapshot taken"),
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+/// The handle that openraft owns.
+#[derive(Clone, Debug)]
+pub(crate) struct StateMachine(pub(crate) Arc<Machine>);
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
+        Ok(self
+            .0
+            .read(|state| (state.last_applied, state.membership.clone())))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Outcomes>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut outcomes = Vec::new();
+        let applied;
+        {
+            let mut inner = self.0.lock();
+            let uploaded = inner.state.uploaded_index();
+            for entry in entries {
+                outcomes.push(self.0.apply_entry(&mut inner, entry)?);
+            }
+            applied = inner.state.last_applied.map_or(0, |id| id.index);
+            if inner.due.is_some() || inner.state.uploaded_index() != uploaded {
+                self.0.changed.notify_one();
+            }
+        }
+        self.0.applied.send_replace(applied);
+        Ok(outcomes)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Vec<u8>>, StorageError> {
+        Ok(Box::default())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<u64, openraft::BasicNode>,
+        snapshot: Box<Vec<u8>>,
+    ) -> Result<(), StorageError> {
+        let state = snapshot::unseal(&snapshot).map_err(|cause| {
+            StorageIOError::read_snapshot(Some(meta.signature()), AnyError::error(cause))
+        })?;
+        let index = state.last_applied.map_or(0, |id| id.index);
+        self.0
+            .snapshots
+            .write(index, true, &snapshot)
+            .map_err(|error| {
+                StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&error))
+            })?;
+        {
+            let mut inner = self.0.lock();
+            inner.taken = (index, state.log_bytes);
+            inner.due = None;
+            inner.state = state;
+        }
+        self.0.applied.send_replace(index);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<openraft::Snapshot<TypeConfig>>, StorageError> {
+        let newest = self
+            .0
+            .snapshots
+            .newest_published()
+            .map_err(|error| StorageIOError::read_snapshot(None, AnyError::new(&error)))?;
+        Ok(newest.map(|(bytes, state)| snapshot::to_raft(bytes, &state)))
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
+    /// Publishes the newest pending snapshot that everything is uploaded for. Never takes one of "now": that would let
+    /// records go that nobody has uploaded.
+    async fn build_snapshot(&mut self) -> Result<openraft::Snapshot<TypeConfig>, StorageError> {
+        let failed =
+            |error: std::io::Error| StorageIOError::write_snapshot(None, AnyError::new(&error));
+        let snapshots = &self.0.snapshots;
+        let uploaded = self.0.read(State::uploaded_index);
+        while let Some(file) = snapshots.publishable(uploaded).map_err(failed)? {
+            if snapshots.publish(&file).map_err(failed)? {
+                break;
+            }
+        }
+        let newest = snapshots.newest_published().map_err(failed)?;
+        let (bytes, state) = newest.ok_or_else(|| {
+            StorageIOError::write_snapshot(
+                None,
+                AnyError::error("no snapshot can be published yet"),
+            )
+        })?;
+        Ok(snapshot::to_raft(bytes, &state))
+    }
+}

@@ -1,0 +1,292 @@
+//! One node of a group: log, state machine, openraft and proposer, started and stopped together.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::RaftNetworkFactory;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::StoreError;
+use super::log::LogStore;
+use super::machine::{Machine, SnapshotEvery, StateMachine};
+use super::proposer::Proposer;
+use super::raft::{self, Raft, TypeConfig};
+use super::snapshot::Snapshots;
+use super::state::State;
+use super::wal::{Wal, WalOptions};
+
+/// How long openraft may take for what is a matter of milliseconds on a healthy disk.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug)]
+pub(crate) struct NodeOptions {
+    pub(crate) directory: PathBuf,
+    pub(crate) wal: WalOptions,
+    pub(crate) batch_bytes_max: usize,
+    pub(crate) snapshot_every: SnapshotEvery,
+    pub(crate) quick_elections: bool,
+}
+
+/// A running node.
+pub(crate) struct Node {
+    pub(crate) raft: Raft,
+    pub(crate) wal: Wal,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) proposer: Proposer,
+    /// Why the node died, once it has.
+    pub(crate) fatal: watch::Receiver<Option<String>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("id", &self.wal.node())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes `path` a directory that only we can read.
+fn make_directory(path: &Path) -> Result<(), StoreError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        builder.mode(0o700);
+    }
+    match std::fs::metadata(path) {
+        Ok(data) if !data.is_dir() => Err(StoreError::NotADirectory {
+            path: path.to_owned(),
+        }),
+        Ok(_) => Ok(()),
+        Err(_) => builder
+            .create(path)
+            .map_err(|error| StoreError::io("cannot make directory", path, error)),
+    }
+}
+
+/// What is on disk, made ready.
+pub(crate) struct Opened {
+    pub(crate) wal: Wal,
+    pub(crate) machine: Arc<Machine>,
+}
+
+/// Opens log, snapshots and state. Blocks on the disk.
+pub(crate) fn open_files(options: &NodeOptions) -> Result<Opened, StoreError> {
+    let directory = |name: &str| options.directory.join(name);
+    for path in [
+        options.directory.clone(),
+        directory("log"),
+        directory("snapshots"),
+    ] {
+        make_directory(&path)?;
+    }
+    let wal = Wal::open(&WalOptions {
+        directory: directory("log"),
+        ..options.wal.clone()
+    })?;
+    let path = directory("snapshots");
+    let snapshots =
+        Snapshots::open(&path).map_err(|error| StoreError::io("cannot open", &path, error))?;
+    let purged = wal.purged().map(|id| id.index);
+    let last = wal.last().map(|id| id.index);
+    let published = snapshots
+        .newest_published()
+        .map_err(|error| StoreError::io("cannot read the snapshots in", &path, error))?
+        .and_then(|(_, state)| state.last_applied)
+        .map(|id| id.index);
+    if let Some(purged) = purged
+        && published.is_none_or(|published| published < purged)
+    {
+        wal.stop();
+        return Err(StoreError::NoSnapshot {
+            directory: path,
+            purged,
+        });
+    }
+    let state = snapshots.base(purged, last)?.unwrap_or_default();
+    let machine = Machine::new(state, snapshots, options.snapshot_every);
+    if let Some(purged) = purged {
+        machine.forget_cuts(purged);
+    }
+    Ok(Opened { wal, machine })
+}
+
+impl Node {
+    /// Starts openraft on what `open_files` found. The node is then a follower, or waits to be initialized.
+    pub(crate) async fn start<N: RaftNetworkFactory<TypeConfig>>(
+        options: &NodeOptions,
+        opened: Opened,
+        network: N,
+    ) -> Result<Self, StoreError> {
+        let Opened { wal, machine } = opened;
+        let config = raft::config(options.quick_elections)?;
+        let raft = Raft::new(
+            wal.node(),
+            config,
+            network,
+            LogStore::new(wal.clone()),
+            StateMachine(Arc::clone(&machine)),
+        )
+        .await
+        .map_err(|error| StoreError::Raft {
+            what: error.to_string(),
+        })?;
+        let (fatal_sender, fatal) = watch::channel(None);
+        let (proposer, run) = Proposer::new(
+            raft.clone(),
+            wal.clone(),
+            options.batch_bytes_max,
+            move |why| {
+                fatal_sender.send_if_modified(|old| {
+                    let first = old.is_none();
+                    old.get_or_insert(why);
+                    first
+                });
+            },
+        );
+        let tasks = vec![
+            tokio::spawn(run),
+            tokio::spawn(keep_house(raft.clone(), wal.clone(), Arc::clone(&machine))),
+        ];
+        Ok(Self {
+            raft,
+            wal,
+            machine,
+            proposer,
+            fatal,
+            tasks,
+        })
+    }
+
+    /// Makes the only node of a group its leader and waits until all that the log held is applied.
+    pub(crate) async fn lead_alone(&self) -> Result<(), StoreError> {
+        let raft_error = |error: &dyn std::fmt::Display| StoreError::Raft {
+            what: error.to_string(),
+        };
+        let last = self.wal.last().map_or(0, |id| id.index);
+        let initialized = self
+            .raft
+            .is_initialized()
+            .await
+            .map_err(|error| raft_error(&error))?;
+        if initialized {
+            // Nobody else could win; there is no need to wait for the election timeout.
+            self.raft
+                .trigger()
+                .elect()
+                .await
+                .map_err(|error| raft_error(&error))?;
+        } else {
+            let members = std::collections::BTreeMap::from([(
+                self.wal.node(),
+                openraft::BasicNode::default(),
+            )]);
+            self.raft
+                .initialize(members)
+                .await
+                .map_err(|error| raft_error(&error))?;
+        }
+        let node = self.wal.node();
+        self.raft
+            .wait(Some(STEP_TIMEOUT))
+            .metrics(
+                |metrics| {
+                    metrics.running_state.is_err()
+                        || (metrics.current_leader == Some(node)
+                            && metrics.last_applied.is_some_and(|id| id.index >= last))
+                },
+                "the group of one leads itself",
+            )
+            .await
+            .map_err(|error| raft_error(&error))?;
+        self.raft
+            .ensure_linearizable()
+            .await
+            .map_err(|error| raft_error(&error))?;
+        Ok(())
+    }
+
+    /// Stops openraft and the log; what was answered is durable.
+    pub(crate) async fn stop(&mut self) {
+        let _ = self.raft.shutdown().await;
+        for task in self.tasks.drain(..) {
+            task.abort();
+            let _ = task.await;
+        }
+        let wal = self.wal.clone();
+        let _ = tokio::task::spawn_blocking(move || wal.stop()).await;
+    }
+}
+
+/// Writes snapshots that are due, publishes those whose records are all uploaded, purges the log behind them.
+async fn keep_house(raft: Raft, wal: Wal, machine: Arc<Machine>) {
+    loop {
+        if let Err(what) = keep_house_once(&raft, &wal, &machine).await {
+            tracing::warn!(%what, "snapshots or purging are behind");
+        }
+        machine.changed.notified().await;
+        if wal.is_dead() {
+            return;
+        }
+    }
+}
+
+async fn keep_house_once(raft: &Raft, wal: &Wal, machine: &Arc<Machine>) -> Result<(), String> {
+    let blocking = Arc::clone(machine);
+    let uploaded = machine.read(State::uploaded_index);
+    let due = tokio::task::spawn_blocking(move || {
+        blocking.write_due()?;
+        blocking.snapshots().publishable(uploaded)
+    });
+    let due = due
+        .await
+        .map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())?;
+    if let Some(file) = due {
+        raft.trigger()
+            .snapshot()
+            .await
+            .map_err(|error| error.to_string())?;
+        raft.wait(Some(STEP_TIMEOUT))
+            .metrics(
+                |metrics| {
+                    metrics.running_state.is_err()
+                        || metrics.snapshot.is_some_and(|id| id.index >= file.index)
+                },
+                "a snapshot is published",
+            )
+            .await
+            .map_err(|error| error.to_string())?;
+    }
+    let blocking = Arc::clone(machine);
+    let point = tokio::task::spawn_blocking(move || blocking.snapshots().purge_point());
+    let point = point
+        .await
+        .map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())?;
+    if let Some(point) = point {
+        let purged = wal.purged().map(|id| id.index);
+        if purged.is_none_or(|purged| purged < point) {
+            raft.trigger()
+                .purge_log(point)
+                .await
+                .map_err(|error| error.to_string())?;
+            raft.wait(Some(STEP_TIMEOUT))
+                .metrics(
+                    |metrics| {
+                        metrics.running_state.is_err()
+                            || metrics.purged.is_some_and(|id| id.index >= point)
+                    },
+                    "the log is purged",
+                )
+                .await
+                .map_err(|error| error.to_string())?;
+        }
+        machine.forget_cuts(point);
+    }
+    Ok(())
+}

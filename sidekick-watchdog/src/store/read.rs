@@ -1,0 +1,97 @@
+//! Committed slabs, read back from the log, without what was refused or seen twice.
+
+use bytes::Bytes;
+use sidekick_ipc::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind};
+
+use super::command::Batch;
+use super::state::Cut;
+use crate::slab::Slab;
+
+/// The slabs of one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexedSlabs {
+    /// The entry's index.
+    pub index: u64,
+    /// Each slab with the number of its first frame, counted over all frames of the entry
+    /// ([`Position::item`](crate::position::Position)). Empty when all were refused.
+    pub slabs: Vec<(u32, Slab)>,
+}
+
+/// One frame's place in a slab's bytes; the crc is not looked at, upload does that.
+struct Placed {
+    at: usize,
+    /// The sequence number after those that it covers.
+    end_seq: u64,
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+fn walk(bytes: &[u8]) -> impl Iterator<Item = Placed> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let frame = bytes.get(at..)?;
+        if frame.len() < FRAME_HEADER_BYTES {
+            return None;
+        }
+        let words = [
+            word(frame, 0),
+            word(frame, 8),
+            word(frame, 16),
+            word(frame, 24),
+        ];
+        let header = FrameHeader::from_words(words)?;
+        let covers = match (
+            FrameKind::from_u16(header.kind),
+            frame.len() >= FRAME_HEADER_BYTES + 8,
+        ) {
+            (Some(FrameKind::Hole), true) => word(frame, FRAME_HEADER_BYTES),
+            _ => 1,
+        };
+        let placed = Placed {
+            at,
+            end_seq: header.seq.saturating_add(covers),
+        };
+        at += header.frame_bytes();
+        Some(placed)
+    })
+}
+
+/// The slabs of an entry that readers may see.
+pub(super) fn visible(
+    batch: &Batch,
+    cut: impl Fn(u32) -> Option<Cut>,
+) -> Result<Vec<(u32, Slab)>, super::codec::CodecError> {
+    let mut item = 0_u32;
+    let mut visible = Vec::new();
+    for (number, slab) in batch.slabs()? {
+        let first = item;
+        item = item.saturating_add(walk(&slab.frames).count() as u32);
+        match cut(number) {
+            None => visible.push((first, slab)),
+            Some(Cut::Whole) => {}
+            Some(Cut::Before(seq)) => visible.push(cut_off(first, slab, seq)),
+        }
+    }
+    Ok(visible)
+}
+
+/// Takes the frames away that end before `seq`.
+fn cut_off(first: u32, mut slab: Slab, seq: u64) -> (u32, Slab) {
+    let mut skipped = 0;
+    let mut from = slab.frames.len();
+    for frame in walk(&slab.frames) {
+        if frame.end_seq > seq {
+            from = frame.at;
+            break;
+        }
+        skipped += 1;
+    }
+    slab.head.count = slab.head.next_seq().saturating_sub(seq);
+    slab.head.first_seq = seq;
+    slab.frames = Bytes::slice(&slab.frames, from..);
+    (first.saturating_add(skipped), slab)
+}

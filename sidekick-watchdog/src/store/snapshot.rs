@@ -1,0 +1,276 @@
+//! Snapshot files: the state at an index, checksummed, written whole or not at all.
+//!
+//! A *pending* snapshot (`.pending`) is taken along the way. It is *published* (renamed to `.snap`) when everything at
+//! or before its index is uploaded, and only then openraft and other nodes see it (CORRECTNESS 12, 13). Two published
+//! ones are kept; the log is purged up to the older one.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+use super::codec;
+use super::raft::{StoredMembership, TypeConfig};
+use super::state::State;
+
+const MAGIC: &[u8; 8] = b"SKSNAP\r\n";
+const VERSION: u16 = 1;
+const HEAD_BYTES: usize = 24;
+/// More pending ones than this are thinned out.
+const PENDING_MAX: usize = 64;
+/// Published ones that are kept.
+const PUBLISHED_KEPT: usize = 2;
+
+/// A snapshot file by its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SnapshotFile {
+    /// The last entry in it.
+    pub(crate) index: u64,
+    pub(crate) published: bool,
+    pub(crate) path: PathBuf,
+}
+
+/// The directory of snapshots.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshots {
+    directory: PathBuf,
+}
+
+/// Wraps an encoded state with magic, version, length and crc.
+pub(crate) fn seal(state: &State) -> Result<Vec<u8>, codec::CodecError> {
+    let body = codec::encode("the state", state)?;
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len());
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&[0; 2]);
+    bytes.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
+    bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+/// Checks and decodes what `seal` made.
+pub(crate) fn unseal(bytes: &[u8]) -> Result<State, String> {
+    if bytes.len() < HEAD_BYTES || &bytes[..8] != MAGIC {
+        return Err("it is not a snapshot".to_owned());
+    }
+    let version = u16::from_le_bytes([bytes[8], bytes[9]]);
+    if version != VERSION {
+        return Err(format!(
+            "it has version {version}, this program knows {VERSION}"
+        ));
+    }
+    let body = &bytes[HEAD_BYTES..];
+    if bytes[16..24] != (body.len() as u64).to_le_bytes() {
+        return Err(format!(
+            "it is {} bytes, which is not what its head says",
+            bytes.len()
+        ));
+    }
+    if bytes[12..16] != crc32fast::hash(body).to_le_bytes() {
+        return Err("its checksum is wrong".to_owned());
+    }
+    codec::decode("the state", body).map_err(|error| error.to_string())
+}
+
+impl Snapshots {
+    /// Opens the directory, which must exist, and removes what a crash left half-written.
+    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().ends_with(".tmp") {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// All snapshots, lowest index first.
+    pub(crate) fn list(&self) -> io::Result<Vec<SnapshotFile>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            let (stem, published) =
+                match (name.strip_suffix(".snap"), name.strip_suffix(".pending")) {
+                    (Some(stem), _) => (stem, true),
+                    (_, Some(stem)) => (stem, false),
+                    _ => continue,
+                };
+            if let Ok(index) = stem.parse() {
+                files.push(SnapshotFile {
+                    index,
+                    published,
+                    path,
+                });
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    fn path(&self, index: u64, published: bool) -> PathBuf {
+        let kind = if published { "snap" } else { "pending" };
+        self.directory.join(format!("{index:016}.{kind}"))
+    }
+
+    /// Writes a sealed state; it is durable when this returns.
+    pub(crate) fn write(&self, index: u64, published: bool, bytes: &[u8]) -> io::Result<()> {
+        let temporary = self.directory.join(format!("{index:016}.tmp"));
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::OpenOptionsExt;
+            options.mode(0o600);
+        }
+        let mut file = options.open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        drop(file);
+        std::fs::rename(&temporary, self.path(index, published))?;
+        self.sync()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        #[cfg(unix)]
+        std::fs::File::open(&self.directory)?.sync_all()?;
+        Ok(())
+    }
+
+    /// Reads and checks one; a damaged one is renamed aside and told.
+    pub(crate) fn read(&self, file: &SnapshotFile) -> Option<(Vec<u8>, State)> {
+        let mut bytes = Vec::new();
+        let result = std::fs::File::open(&file.path)
+            .and_then(|mut open| open.read_to_end(&mut bytes))
+            .map_err(|error| error.to_string())
+            .and_then(|_| unseal(&bytes))
+            .and_then(|state| match &state.last_applied {
+                Some(id) if id.index == file.index => Ok(state),
+                _ => Err("it holds another index than its name says".to_owned()),
+            });
+        match result {
+            Ok(state) => Some((bytes, state)),
+            Err(cause) => {
+                tracing::warn!(path = ?file.path, %cause, "snapshot unusable; set aside");
+                let mut aside = file.path.clone().into_os_string();
+                aside.push(".bad");
+                let _ = std::fs::rename(&file.path, aside);
+                None
+            }
+        }
+    }
+
+    /// The newest published one that is whole.
+    pub(crate) fn newest_published(&self) -> io::Result<Option<(Vec<u8>, State)>> {
+        let files = self.list()?;
+        Ok(files
+            .iter()
+            .rev()
+            .filter(|file| file.published)
+            .find_map(|file| self.read(file)))
+    }
+
+    /// The highest pending index at or before `uploaded` and above every published one.
+    pub(crate) fn publishable(&self, uploaded: u64) -> io::Result<Option<SnapshotFile>> {
+        let files = self.list()?;
+        let published = files
+            .iter()
+            .filter(|file| file.published)
+            .map(|file| file.index)
+            .max();
+        Ok(files
+            .into_iter()
+            .rev()
+            .find(|file| !file.published && file.index <= uploaded && Some(file.index) > published))
+    }
+
+    /// Publishes `file` if it is whole.
+    pub(crate) fn publish(&self, file: &SnapshotFile) -> io::Result<bool> {
+        if self.read(file).is_none() {
+            return Ok(false);
+        }
+        std::fs::rename(&file.path, self.path(file.index, true))?;
+        self.sync()?;
+        Ok(true)
+    }
+
+    /// Up to where the log may be purged: the older of two whole published snapshots. Removes what is no longer needed.
+    pub(crate) fn purge_point(&self) -> io::Result<Option<u64>> {
+        let mut whole = Vec::new();
+        for file in self.list()?.into_iter().rev().filter(|file| file.published) {
+            if whole.len() == PUBLISHED_KEPT {
+                std::fs::remove_file(&file.path)?;
+            } else if self.read(&file).is_some() {
+                whole.push(file.index);
+            }
+        }
+        if whole.len() < PUBLISHED_KEPT {
+            return Ok(None);
+        }
+        // Pending ones before the newest published one will never be published.
+        for file in self.list()?.into_iter().filter(|file| !file.published) {
+            if file.index <= whole[0] {
+                std::fs::remove_file(&file.path)?;
+            }
+        }
+        Ok(whole.last().copied())
+    }
+
+    /// Drops every second pending one when there are too many; any of them will do for a restart.
+    pub(crate) fn thin_out(&self) -> io::Result<()> {
+        let pending: Vec<_> = self
+            .list()?
+            .into_iter()
+            .filter(|file| !file.published)
+            .collect();
+        if pending.len() > PENDING_MAX {
+            for file in pending.iter().skip(1).step_by(2) {
+                std::fs::remove_file(&file.path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The snapshot as openraft sees it.
+pub(crate) fn to_raft(bytes: Vec<u8>, state: &State) -> openraft::Snapshot<TypeConfig> {
+    let membership: StoredMembership = state.membership.clone();
+    openraft::Snapshot {
+        meta: openraft::SnapshotMeta {
+            last_log_id: state.last_applied,
+            last_membership: membership,
+            snapshot_id: state
+                .last_applied
+                .map_or_else(String::new, |id| id.to_string()),
+        },
+        snapshot: Box::new(bytes),
+    }
+}
+
+impl Snapshots {
+    /// The newest state from which the log can be replayed: not behind the purge point, and only a published one may
+    /// be ahead of the log.
+    pub(crate) fn base(
+        &self,
+        purged: Option<u64>,
+        last: Option<u64>,
+    ) -> Result<Option<State>, StoreError> {
+        let files = self
+            .list()
+            .map_err(|error| StoreError::io("cannot list", &self.directory, error))?;
+        let fits = |file: &&SnapshotFile| {
+            purged.is_none_or(|purged| file.index >= purged)
+                && (file.published || Some(file.index) <= last)
+        };
+        Ok(files
+            .iter()
+            .rev()
+            .filter(fits)
+            .find_map(|file| self.read(file))
+            .map(|(_, state)| state))
+    }
+}

@@ -1,0 +1,398 @@
+//! What the group knows: sessions, lanes, totals. Pure: a state and an entry give a state and outcomes.
+//!
+//! Records are not in it; they live once, in the log.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::command::{Command, Outcome, PLAN_EXTRA_BYTES_MAX, Plan, Refusal};
+use super::raft::{LogId, StoredMembership};
+use crate::position::Position;
+use crate::slab::{RingCheckpoint, SlabHead};
+
+/// Ended sessions that are remembered for each source; older ones live on in the totals only.
+const ENDED_SESSIONS_MAX: usize = 8;
+/// The largest number of lanes of one sink.
+pub const LANES_MAX: u32 = 256;
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionEnd {
+    /// Why, in words.
+    pub cause: String,
+    /// The ring vanished: nobody knows what it still held.
+    pub tail_unknown: bool,
+}
+
+/// One session as the group knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionState {
+    /// The launch number of its engine.
+    pub launch: u32,
+    /// Wall clock at its start, in nanoseconds since the Unix epoch.
+    pub started_realtime_ns: i64,
+    /// The sequence number that comes next, from 1.
+    pub next_seq: u64,
+    /// Where its ring's reader stands; `None` before the first slab.
+    pub checkpoint: Option<RingCheckpoint>,
+    /// How it ended, if it has.
+    pub end: Option<SessionEnd>,
+}
+
+/// One lane of a sink.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneState {
+    /// Everything of this lane up to and with this position is uploaded. `item` is `u32::MAX` when the whole entry is.
+    pub watermark: Position,
+    /// The batch that is being uploaded.
+    pub plan: Option<Plan>,
+    /// Records uploaded so far.
+    pub records: u64,
+}
+
+/// Counts of one source over all its sessions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTotals {
+    /// Sequence numbers committed.
+    pub committed: u64,
+    /// Sessions opened.
+    pub sessions: u64,
+    /// The highest launch number that opened a session.
+    pub last_launch: u32,
+}
+
+/// What readers must not see of a slab in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Cut {
+    /// All of it was refused or seen before.
+    Whole,
+    /// What lies before this sequence number was seen before.
+    Before(u64),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct SourceState {
+    totals: SourceTotals,
+    sessions: BTreeMap<Uuid, SessionState>,
+}
+
+/// The state machine's whole state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) last_applied: Option<LogId>,
+    pub(crate) membership: StoredMembership,
+    pub(crate) group: Option<Uuid>,
+    /// Bytes of all entries ever applied.
+    pub(crate) log_bytes: u64,
+    sources: BTreeMap<String, SourceState>,
+    sinks: BTreeMap<String, Vec<LaneState>>,
+    /// By entry and number of the slab in it; empty but for retries.
+    cuts: BTreeMap<(u64, u32), Cut>,
+}
+
+impl State {
+    /// Applies the commands of the entry at `index`. Never fails: what cannot be done is refused.
+    pub(crate) fn apply(&mut self, index: u64, commands: Vec<Command>) -> Vec<Outcome> {
+        let mut slab = 0;
+        commands
+            .into_iter()
+            .map(|command| {
+                let number = slab;
+                slab += u32::from(matches!(command, Command::Append { .. }));
+                self.apply_one(index, number, command)
+                    .unwrap_or_else(Outcome::Refused)
+            })
+            .collect()
+    }
+
+    fn apply_one(&mut self, index: u64, slab: u32, command: Command) -> Result<Outcome, Refusal> {
+        match command {
+            Command::Init { group } => Ok(Outcome::Group(*self.group.get_or_insert(group))),
+            Command::OpenSession {
+                source,
+                epoch,
+                launch,
+                started_realtime_ns,
+            } => self.open_session(source, epoch, launch, started_realtime_ns),
+            Command::Append { head, .. } => {
+                let result = self.take(&head);
+                let cut = match &result {
+                    Ok((_, None)) => None,
+                    Ok((_, cut)) => *cut,
+                    Err(_) => Some(Cut::Whole),
+                };
+                if let Some(cut) = cut {
+                    self.cuts.insert((index, slab), cut);
+                }
+                result.map(|(outcome, _)| outcome)
+            }
+            Command::EndSession {
+                source,
+                epoch,
+                cause,
+                tail_unknown,
+            } => self.end_session(
+                &source,
+                epoch,
+                SessionEnd {
+                    cause,
+                    tail_unknown,
+                },
+            ),
+            Command::SetSinks { sinks } => Ok(self.set_sinks(sinks)),
+            Command::Plan { sink, lane, plan } => {
+                let lane = self.lane(&sink, lane)?;
+                if plan.last < plan.first || plan.extra.len() > PLAN_EXTRA_BYTES_MAX {
+                    return Err(Refusal::BadPlan);
+                }
+                match &lane.plan {
+                    Some(standing) if *standing == plan => return Ok(Outcome::Done),
+                    Some(_) => return Err(Refusal::PlanStands),
+                    None if plan.first <= lane.watermark => return Err(Refusal::PlanBehind),
+                    None => {}
+                }
+                lane.plan = Some(plan);
+                Ok(Outcome::Done)
+            }
+            Command::Uploaded {
+                sink,
+                lane,
+                up_to,
+                records,
+            } => {
+                let lane = self.lane(&sink, lane)?;
+                if up_to > lane.watermark {
+                    lane.watermark = up_to;
+                    lane.records = lane.records.saturating_add(records);
+                    if lane.plan.as_ref().is_some_and(|plan| plan.last <= up_to) {
+                        lane.plan = None;
+                    }
+                }
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    fn open_session(
+        &mut self,
+        source: String,
+        epoch: Uuid,
+        launch: u32,
+        started_realtime_ns: i64,
+    ) -> Result<Outcome, Refusal> {
+        let of = self.sources.entry(source).or_default();
+        if let Some(session) = of.sessions.get(&epoch) {
+            // The same ring again, as after the watchdog's restart.
+            if session.end.is_some() {
+                return Err(Refusal::SessionEnded);
+            }
+            return Ok(Outcome::Session {
+                next_seq: session.next_seq,
+                checkpoint: session.checkpoint,
+            });
+        }
+        if launch <= of.totals.last_launch {
+            return Err(Refusal::OldLaunch {
+                launch,
+                last: of.totals.last_launch,
+            });
+        }
+        of.totals.last_launch = launch;
+        of.totals.sessions += 1;
+        let session = SessionState {
+            launch,
+            started_realtime_ns,
+            next_seq: 1,
+            checkpoint: None,
+            end: None,
+        };
+        of.sessions.insert(epoch, session);
+        Ok(Outcome::Session {
+            next_seq: 1,
+            checkpoint: None,
+        })
+    }
+
+    /// Takes a slab's new part; tells what readers must not see of it.
+    fn take(&mut self, head: &SlabHead) -> Result<(Outcome, Option<Cut>), Refusal> {
+        let of = self
+            .sources
+            .get_mut(&head.source)
+            .ok_or(Refusal::UnknownSession)?;
+        let session = of
+            .sessions
+            .get_mut(&head.epoch)
+            .ok_or(Refusal::UnknownSession)?;
+        if session.end.is_some() {
+            return Err(Refusal::SessionEnded);
+        }
+        let end = head
+            .first_seq
+            .checked_add(head.count)
+            .ok_or(Refusal::BadCount)?;
+        if head.count == 0 || head.first_seq == 0 {
+            return Err(Refusal::BadCount);
+        }
+        let expected = session.next_seq;
+        if head.first_seq > expected {
+            return Err(Refusal::Hole {
+                first_seq: head.first_seq,
+                expected,
+            });
+        }
+        let cut = if end <= expected {
+            Some(Cut::Whole)
+        } else {
+            session.next_seq = end;
+            session.checkpoint = Some(head.checkpoint);
+            of.totals.committed += end - expected;
+            (head.first_seq < expected).then_some(Cut::Before(expected))
+        };
+        let outcome = Outcome::Appended {
+            next_seq: session.next_seq,
+            checkpoint: session.checkpoint.unwrap_or_default(),
+        };
+        Ok((outcome, cut))
+    }
+
+    fn end_session(
+        &mut self,
+        source: &str,
+        epoch: Uuid,
+        end: SessionEnd,
+    ) -> Result<Outcome, Refusal> {
+        let of = self
+            .sources
+            .get_mut(source)
+            .ok_or(Refusal::UnknownSession)?;
+        let session = of.sessions.get_mut(&epoch).ok_or(Refusal::UnknownSession)?;
+        // The first word holds; a retry changes nothing.
+        session.end.get_or_insert(end);
+        let outcome = Outcome::Session {
+            next_seq: session.next_seq,
+            checkpoint: session.checkpoint,
+        };
+        let mut ended: Vec<(u32, Uuid)> = of
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.end.is_some())
+            .map(|(epoch, session)| (session.launch, *epoch))
+            .collect();
+        if ended.len() > ENDED_SESSIONS_MAX {
+            ended.sort_unstable();
+            for (_, epoch) in ended.drain(..ended.len() - ENDED_SESSIONS_MAX) {
+                of.sessions.remove(&epoch);
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// New sinks begin where the slowest known one stands. A sink's lanes change only between plans, when all its
+    /// lanes stand at the same position; until then the old number holds.
+    fn set_sinks(&mut self, sinks: Vec<(String, u32)>) -> Outcome {
+        let start = self
+            .sinks
+            .values()
+            .flatten()
+            .map(|lane| lane.watermark)
+            .min()
+            .unwrap_or_default();
+        let mut old = std::mem::take(&mut self.sinks);
+        for (name, lanes) in sinks {
+            let wanted = lanes.clamp(1, LANES_MAX) as usize;
+            let lanes = match old.remove(&name) {
+                None => vec![
+                    LaneState {
+                        watermark: start,
+                        ..LaneState::default()
+                    };
+                    wanted
+                ],
+                Some(mut lanes) => {
+                    let at = lanes.first().map(|lane| lane.watermark).unwrap_or_default();
+                    let quiet = lanes
+                        .iter()
+                        .all(|lane| lane.plan.is_none() && lane.watermark == at);
+                    if quiet && lanes.len() != wanted {
+                        let records = lanes.iter().map(|lane| lane.records).sum();
+                        lanes.clear();
+                        lanes.resize(
+                            wanted,
+                            LaneState {
+                                watermark: at,
+                                ..LaneState::default()
+                            },
+                        );
+                        lanes[0].records = records;
+                    }
+                    lanes
+                }
+            };
+            self.sinks.insert(name, lanes);
+        }
+        Outcome::Sinks(
+            self.sinks
+                .iter()
+                .map(|(name, lanes)| (name.clone(), lanes.len() as u32))
+                .collect(),
+        )
+    }
+
+    fn lane(&mut self, sink: &str, lane: u32) -> Result<&mut LaneState, Refusal> {
+        self.sinks
+            .get_mut(sink)
+            .and_then(|lanes| lanes.get_mut(lane as usize))
+            .ok_or(Refusal::UnknownLane)
+    }
+
+    /// Everything in entries at or before this index is uploaded to every sink; `u64::MAX` without sinks.
+    pub(crate) fn uploaded_index(&self) -> u64 {
+        self.sinks
+            .values()
+            .flatten()
+            .map(|lane| match lane.watermark {
+                Position {
+                    index,
+                    item: u32::MAX,
+                } => index,
+                Position { index, .. } => index.saturating_sub(1),
+            })
+            .min()
+            .unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn session(&self, source: &str, epoch: &Uuid) -> Option<&SessionState> {
+        self.sources.get(source)?.sessions.get(epoch)
+    }
+
+    pub(crate) fn open_sessions(&self) -> impl Iterator<Item = (&str, Uuid, &SessionState)> {
+        self.sources.iter().flat_map(|(source, of)| {
+            of.sessions
+                .iter()
+                .filter(|(_, session)| session.end.is_none())
+                .map(move |(epoch, session)| (source.as_str(), *epoch, session))
+        })
+    }
+
+    pub(crate) fn totals(&self) -> BTreeMap<String, SourceTotals> {
+        self.sources
+            .iter()
+            .map(|(source, of)| (source.clone(), of.totals))
+            .collect()
+    }
+
+    pub(crate) fn lanes(&self, sink: &str) -> Option<&[LaneState]> {
+        self.sinks.get(sink).map(Vec::as_slice)
+    }
+
+    pub(crate) fn cut(&self, index: u64, slab: u32) -> Option<Cut> {
+        self.cuts.get(&(index, slab)).copied()
+    }
+
+    /// Drops what concerns entries at or before `index`, which are no longer in the log.
+    pub(crate) fn forget_cuts(&mut self, index: u64) {
+        self.cuts = self.cuts.split_off(&(index.saturating_add(1), 0));
+    }
+}

@@ -1,0 +1,630 @@
+//! The log on disk: votes, entries, truncations and purges in one order, one fdatasync a batch.
+//!
+//! Segments are pre-zeroed in steps and recycled, so that a batch costs one write and one fdatasync without a change
+//! of the file's metadata. A thread of its own writes; whatever is queued when it comes back from the disk is its
+//! next batch. A failed write or fdatasync is final: nothing is written after it, everybody is told
+//! (CORRECTNESS rule 10; what a failed fsync left in the page cache proves nothing).
+//!
+//! Knows nothing of openraft and of commands; entries are ids, kinds and bytes.
+
+mod frame;
+mod index;
+mod recovery;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+
+pub use frame::EntryId;
+pub(crate) use frame::Kind;
+use frame::{FRAME_HEAD_BYTES, FrameHead, PAYLOAD_BYTES_MAX};
+use index::Index;
+use segment::{Segment, read_exact_at};
+use writer::Writer;
+
+/// No batch is larger, but for a single entry that is.
+pub(crate) const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Jobs that may wait for the thread; openraft keeps one or two in flight.
+const JOBS_MAX: usize = 1024;
+
+/// What [`Wal::open`] needs to know.
+#[derive(Clone, Debug)]
+pub struct WalOptions {
+    /// Where the segments lie; must exist.
+    pub directory: PathBuf,
+    /// A segment's size in bytes, 64 KiB to 1 GiB; a larger entry gets a larger segment of its own.
+    pub segment_bytes: u64,
+    /// Space is zeroed in steps of this many bytes.
+    pub zero_step_bytes: u64,
+    /// Recent entries kept in memory, in bytes of payload.
+    pub cache_bytes: usize,
+    /// The node's id, written into a new log; an existing log's own id holds.
+    pub node: u64,
+    /// Where tests let the disk fail.
+    pub(crate) faults: Arc<Faults>,
+}
+
+impl WalOptions {
+    /// The usual sizes, in `directory`.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            segment_bytes: 64 << 20,
+            zero_step_bytes: 4 << 20,
+            cache_bytes: 8 << 20,
+            node: 1,
+            faults: Arc::default(),
+        }
+    }
+}
+
+/// Lets the disk fail on purpose: `u64::MAX` or `false` = never.
+#[derive(Debug)]
+pub(crate) struct Faults {
+    /// fdatasyncs that still succeed.
+    pub(crate) syncs_left: AtomicU64,
+    /// Bytes that may still be added to the log's files, as a full disk would have it.
+    pub(crate) space_left: AtomicU64,
+    /// Slows each fdatasync down by so many microseconds.
+    pub(crate) sync_delay_us: AtomicU64,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self {
+            syncs_left: AtomicU64::new(u64::MAX),
+            space_left: AtomicU64::new(u64::MAX),
+            sync_delay_us: AtomicU64::new(0),
+        }
+    }
+}
+
+/// Why the log cannot be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum WalError {
+    /// The operating system refused.
+    #[error("{doing} {path:?}: {error}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A file is not what was written.
+    #[error(
+        "log segment {path:?} is damaged at byte {offset}: {what}; restore it from a copy, or move the log away and lose what it holds"
+    )]
+    Damaged {
+        /// The segment.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// A newer program wrote it.
+    #[error(
+        "log segment {path:?} has version {found}, this program knows {}; use the newer program",
+        segment::WAL_VERSION
+    )]
+    Newer {
+        /// The segment.
+        path: PathBuf,
+        /// Its version.
+        found: u16,
+    },
+    /// Entries are missing at the front.
+    #[error(
+        "the log begins at entry {first} but is said to be purged only before {expected}; segment files are missing"
+    )]
+    Hole {
+        /// The first entry that had to be there.
+        expected: u64,
+        /// The first entry that is.
+        first: u64,
+    },
+    /// The thread stopped after an error that was reported before.
+    #[error("the log is closed after a failed write; restart to recover")]
+    Closed,
+}
+
+impl WalError {
+    pub(crate) fn io(doing: &'static str, path: &Path, error: io::Error) -> Self {
+        Self::Io {
+            doing,
+            path: path.to_owned(),
+            error,
+        }
+    }
+}
+
+/// Whom the node votes for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Vote {
+    pub(crate) term: u64,
+    pub(crate) node: u64,
+    pub(crate) committed: bool,
+}
+
+/// One entry as the log sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct LogEntry {
+    pub(crate) id: EntryId,
+    pub(crate) kind: Kind,
+    pub(crate) payload: Bytes,
+}
+
+/// Is called from the log's thread when the job is durable, or failed for good.
+pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+pub(crate) enum Job {
+    Append { entries: Vec<LogEntry>, done: Done },
+    Vote { vote: Vote, done: Done },
+    Truncate { since: EntryId, done: Done },
+    Purge { upto: EntryId, done: Done },
+    Prepare { bytes: u64, done: Done },
+    Stop,
+}
+
+/// Counters of the log; all grow but `log_bytes`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WalStats {
+    /// Bytes of all segment files, spares included.
+    pub log_bytes: u64,
+    /// fdatasyncs of batches.
+    pub syncs: u64,
+    /// Entries written.
+    pub entries: u64,
+    /// Bytes written in frames.
+    pub bytes: u64,
+    /// How long the last fdatasync took, in microseconds.
+    pub last_sync_us: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    log_bytes: AtomicU64,
+    syncs: AtomicU64,
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    last_sync_us: AtomicU64,
+    /// Bytes that can be written without asking the file system for space.
+    room: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    index: Index,
+    segments: BTreeMap<u64, Arc<Segment>>,
+    vote: Option<Vote>,
+    purged: Option<EntryId>,
+    last: Option<EntryId>,
+    committed: Option<EntryId>,
+    /// Recent entries, consecutive; those not yet written are never dropped.
+    cache: VecDeque<LogEntry>,
+    cache_bytes: usize,
+    /// Index of the last entry written.
+    written: u64,
+}
+
+impl Inner {
+    fn shrink_cache(&mut self, limit: usize) {
+        while self.cache_bytes > limit {
+            match self.cache.front() {
+                Some(entry) if entry.id.index <= self.written => {
+                    self.cache_bytes -= entry.payload.len();
+                    self.cache.pop_front();
+                }
+                _ => break,
+            }
+        }
+    }
+
+    fn cached(&self, index: u64) -> Option<&LogEntry> {
+        let first = self.cache.front()?.id.index;
+        self.cache
+            .get(usize::try_from(index.checked_sub(first)?).ok()?)
+    }
+}
+
+/// What the handle, its readers and the thread share.
+#[derive(Debug)]
+struct Shared {
+    inner: Mutex<Inner>,
+    counters: Counters,
+    cache_limit: usize,
+    dead: AtomicBool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nobody panics while holding it; were it so, the data is still a log's.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The log. Cheap to clone; the last clone's [`Wal::stop`] ends the thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Wal {
+    shared: Arc<Shared>,
+    jobs: SyncSender<Job>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    node: u64,
+}
+
+/// Which part of an entry's bytes a reader wants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    Whole,
+    /// Only the first bytes, as many as the function says when it sees the first eight.
+    Heads(fn(&[u8]) -> usize),
+}
+
+impl Wal {
+    /// Opens or makes the log. Blocks for as long as reading the segments takes.
+    ///
+    /// # Errors
+    /// [`WalError::Damaged`], [`WalError::Newer`], [`WalError::Hole`]: what is there is not touched.
+    /// [`WalError::Io`]: no permission, no space.
+    pub(crate) fn open(options: &WalOptions) -> Result<Self, WalError> {
+        let recovered = recovery::recover(&options.directory)?;
+        let node = if recovered.tail.is_some() {
+            recovered.node
+        } else {
+            options.node
+        };
+        let mut inner = Inner {
+            vote: recovered.vote,
+            purged: recovered.purged,
+            committed: recovered.committed,
+            ..Inner::default()
+        };
+        let shared = Arc::new(Shared {
+            inner: Mutex::default(),
+            counters: Counters::default(),
+            cache_limit: options.cache_bytes,
+            dead: AtomicBool::new(false),
+        });
+        let mut writer = Writer::open(options, &recovered, Arc::clone(&shared), node)?;
+        inner.index = recovered.index;
+        inner.segments = recovered.segments;
+        inner
+            .segments
+            .insert(writer.current().number, Arc::clone(writer.current()));
+        inner.last = inner.purged;
+        inner.written = inner.index.bounds().map_or(0, |(_, last)| last);
+        *shared.lock() = inner;
+        let bounds = shared.lock().index.bounds();
+        if let Some((_, last)) = bounds {
+            let entry = read_one(&shared, last, Part::Heads(|_| 0))?;
+            shared.lock().last = entry.map(|entry| entry.id);
+        }
+        {
+            let mut inner = shared.lock();
+            if inner.committed > inner.last {
+                inner.committed = None;
+            }
+        }
+        writer.clean_up()?;
+        let (jobs, receiver) = sync_channel(JOBS_MAX);
+        let thread = std::thread::Builder::new()
+            .name("sidekick-log".to_owned())
+            .spawn(move || run(writer, &receiver))
+            .map_err(|error| {
+                WalError::io(
+                    "cannot start the log's thread for",
+                    &options.directory,
+                    error,
+                )
+            })?;
+        Ok(Self {
+            shared,
+            jobs,
+            thread: Arc::new(Mutex::new(Some(thread))),
+            node,
+        })
+    }
+
+    /// The node id that the log belongs to.
+    pub(crate) fn node(&self) -> u64 {
+        self.node
+    }
+
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.shared.lock().vote
+    }
+
+    pub(crate) fn purged(&self) -> Option<EntryId> {
+        self.shared.lock().purged
+    }
+
+    /// The last entry's id, or the purged one's when nothing is left.
+    pub(crate) fn last(&self) -> Option<EntryId> {
+        let inner = self.shared.lock();
+        inner.last.max(inner.purged)
+    }
+
+    pub(crate) fn committed(&self) -> Option<EntryId> {
+        self.shared.lock().committed
+    }
+
+    /// Notes what is committed; written with the next batch, never fsynced on its own.
+    pub(crate) fn set_committed(&self, id: Option<EntryId>) {
+        let mut inner = self.shared.lock();
+        inner.committed = inner.committed.max(id);
+    }
+
+    pub(crate) fn stats(&self) -> WalStats {
+        let counters = &self.shared.counters;
+        // SYNC: counters only; no other data hangs on them.
+        WalStats {
+            log_bytes: counters.log_bytes.load(Ordering::Relaxed),
+            syncs: counters.syncs.load(Ordering::Relaxed),
+            entries: counters.entries.load(Ordering::Relaxed),
+            bytes: counters.bytes.load(Ordering::Relaxed),
+            last_sync_us: counters.last_sync_us.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Bytes that can be appended without new space from the file system.
+    pub(crate) fn room(&self) -> u64 {
+        // SYNC: a hint; the thread decides.
+        self.shared.counters.room.load(Ordering::Relaxed)
+    }
+
+    /// Whether an earlier write failed, so that nothing can be written any more.
+    pub(crate) fn is_dead(&self) -> bool {
+        // SYNC: pairs with the Release store in `run`; a late answer is followed by a failed job.
+        self.shared.dead.load(Ordering::Acquire)
+    }
+
+    /// Queues entries. They can be read at once; `done` is called when they are durable.
+    pub(crate) fn append(&self, entries: Vec<LogEntry>, done: Done) {
+        {
+            let mut inner = self.shared.lock();
+            for entry in &entries {
+                // What a truncation or a jump left behind is no neighbour of these.
+                if inner
+                    .cache
+                    .back()
+                    .is_some_and(|last| last.id.index + 1 != entry.id.index)
+                {
+                    inner.cache.clear();
+                    inner.cache_bytes = 0;
+                }
+                inner.cache_bytes += entry.payload.len();
+                inner.cache.push_back(entry.clone());
+                inner.last = Some(entry.id);
+            }
+        }
+        self.send(Job::Append { entries, done });
+    }
+
+    pub(crate) fn save_vote(&self, vote: Vote, done: Done) {
+        self.send(Job::Vote { vote, done });
+    }
+
+    /// Drops the entries from `since` on; they are gone when `done` is called.
+    pub(crate) fn truncate(&self, since: EntryId, done: Done) {
+        self.send(Job::Truncate { since, done });
+    }
+
+    /// Drops the entries up to and with `upto` and gives their space back.
+    pub(crate) fn purge(&self, upto: EntryId, done: Done) {
+        self.send(Job::Purge { upto, done });
+    }
+
+    /// Gets space for `bytes` more from the file system. Unlike a failed append, a failure here changes nothing.
+    pub(crate) fn prepare(&self, bytes: u64, done: Done) {
+        self.send(Job::Prepare { bytes, done });
+    }
+
+    fn send(&self, job: Job) {
+        let job = match self.jobs.try_send(job) {
+            Ok(()) => return,
+            Err(TrySendError::Full(job)) => match self.jobs.send(job) {
+                Ok(()) => return,
+                Err(error) => error.0,
+            },
+            Err(TrySendError::Disconnected(job)) => job,
+        };
+        finish(job, &Err(io::Error::other(WalError::Closed)));
+    }
+
+    /// Writes what is queued and ends the thread. Blocks for one fdatasync.
+    pub(crate) fn stop(&self) {
+        let _ = self.jobs.send(Job::Stop);
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+
+    /// First and last index that can be read.
+    pub(crate) fn bounds(&self) -> Option<(u64, u64)> {
+        let inner = self.shared.lock();
+        let disk = inner.index.bounds();
+        let last = inner.last?.index;
+        let first = disk
+            .map(|(first, _)| first)
+            .or_else(|| inner.cache.front().map(|e| e.id.index))?;
+        (first <= last && inner.purged.is_none_or(|id| id.index < last)).then_some((first, last))
+    }
+
+    /// One entry; `None` when it is not (or no longer) in the log. May read from disk.
+    pub(crate) fn read(&self, index: u64, part: Part) -> Result<Option<LogEntry>, WalError> {
+        read_one(&self.shared, index, part)
+    }
+
+    /// Entries of `[start, end)` until `bytes_max` is passed; at least one if there is one.
+    pub(crate) fn read_range(
+        &self,
+        start: u64,
+        end: u64,
+        bytes_max: usize,
+        part: Part,
+    ) -> Result<Vec<LogEntry>, WalError> {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for index in start..end {
+            let Some(entry) = self.read(index, part)? else {
+                break;
+            };
+            bytes += entry.payload.len();
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+}
+
+/// Tells a job that will not be done.
+fn finish(job: Job, result: &io::Result<()>) {
+    let result = match result {
+        Ok(()) => Ok(()),
+        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+    };
+    match job {
+        Job::Append { done, .. }
+        | Job::Vote { done, .. }
+        | Job::Truncate { done, .. }
+        | Job::Purge { done, .. }
+        | Job::Prepare { done, .. } => done(result),
+        Job::Stop => {}
+    }
+}
+
+/// The log's thread.
+fn run(mut writer: Writer, jobs: &Receiver<Job>) {
+    let mut batch = Vec::new();
+    let mut failed: Option<String> = None;
+    while let Ok(job) = jobs.recv() {
+        let mut bytes = 0;
+        let mut next = Some(job);
+        let mut stop = false;
+        while let Some(job) = next.take() {
+            stop |= matches!(job, Job::Stop);
+            if let Job::Append { entries, .. } = &job {
+                bytes += entries
+                    .iter()
+                    .map(|entry| entry.payload.len() + 64)
+                    .sum::<usize>();
+            }
+            batch.push(job);
+            if bytes < BATCH_BYTES_MAX && !stop {
+                next = jobs.try_recv().ok();
+            }
+        }
+        let mut result = if failed.is_none() {
+            writer.write(&mut batch, stop)
+        } else {
+            Ok(())
+        };
+        if result.is_ok() && failed.is_none() && writer.is_broken() {
+            result = Err(io::Error::other(
+                "getting space for the log failed half-way",
+            ));
+        }
+        if let Err(error) = result {
+            // SYNC: pairs with the Acquire load in `is_dead`.
+            writer.shared().dead.store(true, Ordering::Release);
+            tracing::error!(%error, "the log cannot be written; no more is accepted");
+            failed = Some(error.to_string());
+        }
+        for job in batch.drain(..) {
+            let message = failed.clone().unwrap_or_default();
+            finish(job, &Err(io::Error::other(message)));
+        }
+        if stop {
+            break;
+        }
+    }
+}
+
+/// Reads one entry from the cache or from disk.
+fn read_one(shared: &Shared, index: u64, part: Part) -> Result<Option<LogEntry>, WalError> {
+    let (segment, offset) = {
+        let inner = shared.lock();
+        if inner.purged.is_some_and(|id| index <= id.index) {
+            return Ok(None);
+        }
+        if let Some(entry) = inner.cached(index) {
+            return Ok(Some(entry.clone()));
+        }
+        let Some((number, offset)) = inner.index.get(index) else {
+            return Ok(None);
+        };
+        let Some(segment) = inner.segments.get(&number) else {
+            return Ok(None);
+        };
+        (Arc::clone(segment), offset)
+    };
+    match read_frame(&segment, index, offset, part) {
+        Ok(entry) => Ok(Some(entry)),
+        Err(error) => {
+            // Purged and recycled while we read?
+            let inner = shared.lock();
+            if inner.index.get(index) == Some((segment.number, offset)) {
+                Err(error)
+            } else {
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn read_frame(
+    segment: &Segment,
+    index: u64,
+    offset: u64,
+    part: Part,
+) -> Result<LogEntry, WalError> {
+    let path = PathBuf::from(segment::segment_name(segment.number));
+    let io = |error| WalError::io("cannot read the log", &path, error);
+    let damaged = || WalError::Damaged {
+        path: path.clone(),
+        offset,
+        what: format!("entry {index} is not what was written"),
+    };
+    let mut head_bytes = [0; FRAME_HEAD_BYTES];
+    read_exact_at(&segment.file, &mut head_bytes, offset).map_err(io)?;
+    let head = FrameHead::parse(&head_bytes)
+        .filter(|head| head.kind.is_entry() && head.id.index == index)
+        .ok_or_else(damaged)?;
+    let len = head.len as usize;
+    let mut frame = vec![0; FRAME_HEAD_BYTES + len.min(PAYLOAD_BYTES_MAX)];
+    read_exact_at(&segment.file, &mut frame, offset).map_err(io)?;
+    if !head.verify(&frame, segment.salt) {
+        return Err(damaged());
+    }
+    let payload = match part {
+        Part::Heads(wanted) if head.kind == Kind::Normal => {
+            let keep = wanted(&frame[FRAME_HEAD_BYTES..]).min(len);
+            Bytes::copy_from_slice(&frame[FRAME_HEAD_BYTES..FRAME_HEAD_BYTES + keep])
+        }
+        _ => Bytes::from(frame).slice(FRAME_HEAD_BYTES..),
+    };
+    Ok(LogEntry {
+        id: head.id,
+        kind: head.kind,
+        payload,
+    })
+}
