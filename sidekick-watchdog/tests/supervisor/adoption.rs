@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use sidekick_watchdog::event::EngineEvent;
 use sidekick_watchdog::exit::ExitCode;
+use sidekick_watchdog::platform::Process;
+use sidekick_watchdog::supervisor::launch::LaunchLocks;
 use sidekick_watchdog::supervisor::{Command, Ended};
 
 use crate::harness::{Site, Watched, eventually, is_alive, kill};
@@ -91,30 +93,26 @@ fn an_engine_without_a_recorded_pid_is_found_by_its_lock() {
     assert_eq!(site.engines(), [pid]);
 }
 
-/// A wrapper around the engine may close every descriptor it does not know, and the lock with them.
+/// A wrapper around the engine may close every descriptor it does not know, and the lock with them: then the record
+/// alone tells that it lives.
 #[test]
-fn an_engine_that_lost_its_lock_is_adopted_by_its_pid() {
-    let site = Site::new(
-        "for fd in /proc/self/fd/*; do fd=${fd##*/}; [ $fd -gt 2 ] && eval \"exec $fd>&-\"; done; echo $$ >> pids; while :; do sleep 0.05; done",
-    );
-    let mut watched = Watched::start(site.config()).expect("started");
-    let (_, pid) = watched.started();
-    eventually("its start", || site.numbers("pids").first().copied());
-    assert!(watched.handle.send(Command::Detach));
-    watched.handle.join();
-    let lock = fs::File::open(site.launch_file(1)).expect("there");
-    lock.try_lock().expect("not held by the engine");
-    drop(lock);
-    let mut watched = Watched::start(site.config()).expect("started");
-    assert_eq!(
-        watched.event(),
-        EngineEvent::Adopted {
-            incarnation: 1,
-            pid
-        }
-    );
-    watched.shut_down(Duration::from_secs(5));
-    assert!(site.engines().is_empty());
+fn an_engine_that_lost_its_lock_is_found_by_its_record() {
+    let site = Site::new("");
+    let bystander = Bystander::start();
+    let locks = LaunchLocks::new(&site.config().engine.runtime_dir);
+    let lock = locks.lock(1, None).expect("made").expect("free");
+    let process = Process::open(bystander.0.id(), None).expect("running");
+    lock.hand_over(&process).expect("written");
+    assert!(locks.is_free(1), "it never had the lock");
+    let survey = locks.survey().expect("readable");
+    let found: Vec<_> = survey
+        .running
+        .iter()
+        .map(|found| found.process.pid())
+        .collect();
+    assert_eq!(found, [bystander.0.id()]);
+    drop(bystander);
+    assert_eq!(locks.survey().expect("readable").over, [1]);
 }
 
 /// The broken variant of the three tests above: without its launch lock the engine is not seen and a second one starts.
