@@ -1,0 +1,82 @@
+//! What the uploader needs of the store, in the uploader's own words. The app adapts the store to it.
+
+use std::future::Future;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::plan::{Plan, Uploaded};
+use crate::position::Position;
+use crate::slab::Slab;
+
+/// Why the outbox did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutboxError {
+    /// The store is shutting down. The lane ends.
+    #[error("the store is closed")]
+    Closed,
+    /// Another node leads the group now and uploads from here on. The lane ends.
+    #[error("this node does not lead its group")]
+    NotLeader,
+    /// Reading or committing failed and may work later (a full disk, a slow quorum). The lane tries again; what it asks
+    /// for is safe to repeat, also if the first attempt took effect after all.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What the state holds of one lane of one sink.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LaneState {
+    /// Every record of this lane at or before this position is uploaded. The default position means: nothing is.
+    /// `item == u32::MAX` stands for a whole entry.
+    pub watermark: Position,
+    /// The batch that was planned and is not known to be taken.
+    pub plan: Option<Plan>,
+}
+
+/// The slabs of one log entry, in their order. An entry is always handed out whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexedSlabs {
+    /// Index of the entry.
+    pub index: u64,
+    /// The slabs that apply accepted from it: without what was a repetition, and the same on every reading, on every
+    /// node and after every restart, for positions are counted over them.
+    pub slabs: Vec<Slab>,
+}
+
+/// The store as the uploader sees it. All methods may be called at the same time by several lanes.
+///
+/// Dropping one of the futures leaves it open whether its command took effect; every command is safe to repeat.
+pub trait Outbox: Send + Sync + 'static {
+    /// The group's UUID, part of every key.
+    fn group(&self) -> Uuid;
+
+    /// The lanes of `sink`, at least one, in their order. Their number is part of the state, because it says which
+    /// stream belongs to which lane.
+    fn lanes(&self, sink: &str)
+    -> impl Future<Output = Result<Vec<LaneState>, OutboxError>> + Send;
+
+    /// Entries after `after_index` that hold accepted slabs: at least one if there is one that is applied, and no more
+    /// than about `bytes_max` of them. Only what is committed and applied.
+    ///
+    /// Empty means: no entry after `after_index` and up to what [`Outbox::applied`] said before the call holds slabs.
+    fn read(
+        &self,
+        after_index: u64,
+        bytes_max: usize,
+    ) -> impl Future<Output = Result<Vec<IndexedSlabs>, OutboxError>> + Send;
+
+    /// The index of the last applied entry, moving forward. Its end (the sender is gone) ends the lanes.
+    fn applied(&self) -> watch::Receiver<u64>;
+
+    /// Commits `plan` as the open plan of its lane; it takes the place of one that is open.
+    fn commit_plan(&self, plan: Plan) -> impl Future<Output = Result<(), OutboxError>> + Send;
+
+    /// In one proposal: moves the lane's watermark forward to `uploaded.up_to` (never back), closes its open plan if
+    /// that one ends at or before it, and opens `next`.
+    fn commit_uploaded(
+        &self,
+        uploaded: Uploaded,
+        next: Option<Plan>,
+    ) -> impl Future<Output = Result<(), OutboxError>> + Send;
+}

@@ -1,0 +1,102 @@
+//! What a sink is: the one who brings a batch to a backend and says what became of it.
+
+pub mod file;
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::plan::Plan;
+
+pub use file::{FileSettings, FileSink};
+
+/// A boxed future, so that sinks of several kinds fit one list.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A planned batch, ready to be sent.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Its committed plan.
+    pub plan: Plan,
+    /// Its `Idempotency-Key`.
+    pub key: String,
+    /// What is sent: the lines as [`Sink::encode`] made them. The same bytes at every try.
+    pub body: Bytes,
+    /// How many records (lines) it has.
+    pub records: u64,
+    /// How many bytes its lines had before [`Sink::encode`].
+    pub line_bytes: u64,
+}
+
+/// What became of a try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The backend has it, now or from an earlier try. For a sink that stores it itself: it is durable.
+    Taken,
+    /// It is too large for the backend. The lane halves it.
+    TooLarge {
+        /// What the backend said.
+        reason: String,
+    },
+    /// The backend wants to be left alone for a while.
+    Wait {
+        /// For how long.
+        pause: Duration,
+        /// What the backend said.
+        reason: String,
+    },
+    /// The try failed as tries do; backoff and try again.
+    Retry {
+        /// What happened.
+        reason: String,
+    },
+    /// Somebody has to repair something first. Shown as parked, tried again rarely, nothing dropped.
+    Park {
+        /// What happened and what may help.
+        reason: String,
+    },
+    /// What the plan's `extra` names is gone (the file was taken away), so it cannot hold a part of this batch. The lane
+    /// asks for a new `extra` and commits it.
+    Replan {
+        /// What is gone.
+        reason: String,
+    },
+}
+
+/// A failure to make ready for a batch; it will be tried again after a pause.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PrepareError(pub String);
+
+/// A backend, as the lanes see it. One batch at a time for each of its lanes.
+pub trait Sink: Debug + Send + Sync + 'static {
+    /// Its name in configuration, keys, plans and status.
+    fn name(&self) -> &str;
+
+    /// How many lanes it wants at the first start of a group; later the state's number counts.
+    fn lanes(&self) -> u32;
+
+    /// What the plan of the next batch of `group`, starting at the record `first`, shall keep as its `extra`.
+    ///
+    /// Must leave no trace that a restart before the plan's commit could trip over. The batch before it in the lane was
+    /// taken, though that may not be committed yet.
+    fn prepare<'a>(
+        &'a self,
+        group: &'a Uuid,
+        first: crate::position::Position,
+    ) -> BoxFuture<'a, Result<Vec<u8>, PrepareError>>;
+
+    /// Makes the body of `lines` as `plan` says; the same body every time.
+    fn encode<'a>(
+        &'a self,
+        plan: &'a Plan,
+        lines: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Bytes, PrepareError>>;
+
+    /// Tries once to bring `batch` to the backend. May be dropped at any await point and called again.
+    fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome>;
+}
