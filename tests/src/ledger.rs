@@ -9,6 +9,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
+/// How often a folder is listed anew when a file goes away meanwhile. Files complete once in many megabytes.
+const READ_TRIES: usize = 10;
+
 /// A record's identity.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 pub struct Key {
@@ -56,18 +59,44 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Takes every `*.ndjson` file of a folder, in the order of their names, as the file sink writes them.
-    /// Files that are still being written have other names.
+    /// Takes every `*.ndjson` and `*.ndjson.part` file of a folder, in the order of their names, as the file sink
+    /// writes them. The last line of a `.part` is left out while it has no end.
     ///
     /// # Errors
     /// What reading brought; a folder that does not exist is an empty ledger.
     pub fn read_folder(folder: &Path) -> io::Result<Self> {
+        for _ in 0..READ_TRIES {
+            match Self::try_read_folder(folder) {
+                // Completed and so renamed between the listing and the reading.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        Self::try_read_folder(folder)
+    }
+
+    fn try_read_folder(folder: &Path) -> io::Result<Self> {
         let mut ledger = Self::default();
-        let mut paths = Vec::new();
-        collect_files(folder, &mut paths)?;
+        if !folder.is_dir() {
+            return Ok(ledger);
+        }
+        let mut paths: Vec<_> = fs::read_dir(folder)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<io::Result<_>>()?;
         paths.sort();
         for path in paths {
-            ledger.take_lines(&fs::read_to_string(path)?);
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let is_part = name.ends_with(".ndjson.part");
+            if !is_part && !name.ends_with(".ndjson") {
+                continue;
+            }
+            let text = fs::read_to_string(&path)?;
+            let whole = if is_part {
+                &text[..text.rfind('\n').map_or(0, |end| end + 1)]
+            } else {
+                &text
+            };
+            ledger.take_lines(whole);
         }
         Ok(ledger)
     }
@@ -149,25 +178,6 @@ impl Ledger {
     }
 }
 
-fn collect_files(folder: &Path, paths: &mut Vec<std::path::PathBuf>) -> io::Result<()> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    for entry in entries {
-        let path = entry?.path();
-        if path.is_dir() {
-            collect_files(&path, paths)?;
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "ndjson")
-        {
-            paths.push(path);
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +213,28 @@ mod tests {
                 "{ledger:?}"
             );
         }
+    }
+
+    #[test]
+    fn files_are_read_in_order_and_a_line_without_its_end_is_left_out() {
+        let folder = crate::folders::Folder::new();
+        assert_eq!(
+            Ledger::read_folder(&folder.join("none")).unwrap().count(),
+            0
+        );
+        fs::write(
+            folder.join("records-b.1.ndjson.part"),
+            format!("{}\n{{\"sou", line(2, "2")),
+        )
+        .unwrap();
+        fs::write(folder.join("records-a.0.ndjson"), line(1, "1")).unwrap();
+        fs::write(folder.join("upload.lock"), "").unwrap();
+        let ledger = Ledger::read_folder(folder.path()).unwrap();
+        assert_eq!(
+            (ledger.count(), ledger.violations.len()),
+            (2, 0),
+            "{ledger:?}"
+        );
     }
 
     #[test]

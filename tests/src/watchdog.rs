@@ -173,7 +173,7 @@ impl Setup {
         process::signal(&self.token, pid, signal);
     }
 
-    /// What the file sink has finished writing into its default folder.
+    /// What the file sink has written into its default folder.
     ///
     /// # Panics
     /// When a file cannot be read.
