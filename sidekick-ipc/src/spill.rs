@@ -194,7 +194,10 @@ pub(crate) struct SpillReader {
     number: u32,
     offset: u64,
     file: Option<File>,
+    /// Empty until the first read, then of one size for good.
     buffer: Vec<u8>,
+    /// Bytes of the buffer that are the file's.
+    filled: usize,
     /// Offset in the file of the buffer's first byte.
     buffer_start: u64,
 }
@@ -211,6 +214,7 @@ impl SpillReader {
             offset: 0,
             file: None,
             buffer,
+            filled: 0,
             buffer_start: 0,
         }
     }
@@ -224,7 +228,7 @@ impl SpillReader {
         self.number = number;
         self.offset = offset;
         self.file = None;
-        self.buffer.clear();
+        self.filled = 0;
     }
 
     /// The next whole frame with a right checksum, if there is one. `end` is one more than the newest file's number,
@@ -277,17 +281,18 @@ impl SpillReader {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        self.buffer.resize(READ_BYTES, 0);
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; READ_BYTES];
+        }
         self.buffer_start = self.offset;
-        let bytes = sys::read_at(file, &mut self.buffer, self.offset)
-            .inspect_err(|_| self.buffer.clear())?;
-        self.buffer.truncate(bytes);
+        self.filled = 0;
+        self.filled = sys::read_at(file, &mut self.buffer, self.offset)?;
         Ok(())
     }
 
     fn buffered(&mut self) -> Option<FrameHeader> {
         let from = usize::try_from(self.offset.checked_sub(self.buffer_start)?).ok()?;
-        let rest = self.buffer.get_mut(from..)?;
+        let rest = self.buffer.get_mut(from..self.filled)?;
         let (head, _) = rest.first_chunk::<FRAME_HEADER_BYTES>()?.as_chunks::<8>();
         let mut words = [0; 4];
         for (word, chunk) in words.iter_mut().zip(head) {

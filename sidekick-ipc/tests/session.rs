@@ -47,9 +47,9 @@ fn records_of_many_threads_are_dense() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                (0..2000).for_each(|_| {
+                for _ in 0..2000 {
                     session.record("t", &[7; 60]).unwrap();
-                })
+                }
             });
         }
         while all.len() < 8000 {
