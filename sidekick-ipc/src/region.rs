@@ -35,32 +35,45 @@ pub trait Region: Send + Sync {
     fn wait(&self, at: usize, while_value: u32, timeout: Duration);
 }
 
-impl<R: Region + ?Sized> Region for std::sync::Arc<R> {
-    fn load(&self, at: usize, order: Ordering) -> u64 {
-        (**self).load(at, order)
-    }
-    fn store(&self, at: usize, value: u64, order: Ordering) {
-        (**self).store(at, value, order);
-    }
-    fn copy_in(&self, at: usize, bytes: &[u8]) {
-        (**self).copy_in(at, bytes);
-    }
-    fn copy_out(&self, at: usize, out: &mut [u8]) {
-        (**self).copy_out(at, out);
-    }
-    fn fence(&self) {
-        (**self).fence();
-    }
-    fn load32(&self, at: usize) -> u32 {
-        (**self).load32(at)
-    }
-    fn bump_and_wake(&self, at: usize) {
-        (**self).bump_and_wake(at);
-    }
-    fn wait(&self, at: usize, while_value: u32, timeout: Duration) {
-        (**self).wait(at, while_value, timeout);
-    }
+macro_rules! forward {
+    ($pointer:ty) => {
+        impl<R: Region + ?Sized> Region for $pointer {
+            #[inline]
+            fn load(&self, at: usize, order: Ordering) -> u64 {
+                (**self).load(at, order)
+            }
+            #[inline]
+            fn store(&self, at: usize, value: u64, order: Ordering) {
+                (**self).store(at, value, order);
+            }
+            #[inline]
+            fn copy_in(&self, at: usize, bytes: &[u8]) {
+                (**self).copy_in(at, bytes);
+            }
+            #[inline]
+            fn copy_out(&self, at: usize, out: &mut [u8]) {
+                (**self).copy_out(at, out);
+            }
+            #[inline]
+            fn fence(&self) {
+                (**self).fence();
+            }
+            #[inline]
+            fn load32(&self, at: usize) -> u32 {
+                (**self).load32(at)
+            }
+            fn bump_and_wake(&self, at: usize) {
+                (**self).bump_and_wake(at);
+            }
+            fn wait(&self, at: usize, while_value: u32, timeout: Duration) {
+                (**self).wait(at, while_value, timeout);
+            }
+        }
+    };
 }
+
+forward!(&R);
+forward!(std::sync::Arc<R>);
 
 /// A region on the heap of one process, for models, Miri and tests. Its futex words do not put anyone to sleep.
 #[derive(Debug)]

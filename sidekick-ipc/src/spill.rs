@@ -286,6 +286,10 @@ impl SpillReader {
         }
         self.buffer_start = self.offset;
         self.filled = 0;
+        // No file is that long; the system would refuse the very question.
+        if i64::try_from(self.offset.saturating_add(READ_BYTES as u64)).is_err() {
+            return Ok(());
+        }
         self.filled = sys::read_at(file, &mut self.buffer, self.offset)?;
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Acquire;
 
 use super::{Attachment, ReaderCheckpoint};
-use crate::frame::{FrameHeader, FrameKind, Hole, append_frame, hole_cause};
+use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, Hole, append_frame, hole_cause};
 use crate::layout;
 use crate::region::Region;
 use crate::ring::RingError;
@@ -28,7 +28,7 @@ pub struct Drained {
     pub checkpoint: ReaderCheckpoint,
     /// The first damage that was met, if any.
     pub corruption: Option<Corruption>,
-    /// More can be had at once; it stopped at `max_bytes`.
+    /// More may be had at once: it stopped at `max_bytes` or at another limit of one call.
     pub more: bool,
 }
 
@@ -66,9 +66,23 @@ pub enum DrainError {
     },
 }
 
+/// After so much damage in one call it returns, so that a hostile writer cannot keep the thread busy.
+const DAMAGE_PER_CALL_MAX: u32 = 64;
+/// Frames per call: what a ring can hold of the smallest, and again as many for the spill.
+const fn steps_max(ring_bytes: u64) -> u64 {
+    ring_bytes / FRAME_HEADER_BYTES as u64 * 2
+}
+
 enum Step {
     Took,
     Nothing,
+}
+
+/// Damage met in one call.
+#[derive(Default)]
+struct Damage {
+    first: Option<Corruption>,
+    count: u32,
 }
 
 impl Attachment {
@@ -82,10 +96,15 @@ impl Attachment {
     /// itself is as it was.
     pub fn drain(&mut self, out: &mut Vec<u8>, max_bytes: usize) -> Result<Drained, DrainError> {
         let (start, first_seq) = (out.len(), self.next_seq);
-        let (before, mut corruption) = (self.checkpoint(), None);
+        let (before, mut damage) = (self.checkpoint(), Damage::default());
         let mut more = true;
-        while out.len().saturating_sub(start) < max_bytes.max(1) {
-            match self.step(out, &mut corruption) {
+        let mut steps_left = steps_max(self.info.ring_bytes);
+        while out.len().saturating_sub(start) < max_bytes.max(1)
+            && damage.count < DAMAGE_PER_CALL_MAX
+            && steps_left > 0
+        {
+            steps_left = steps_left.wrapping_sub(1);
+            match self.step(out, &mut damage) {
                 Ok(Step::Took) => {}
                 Ok(Step::Nothing) => {
                     more = false;
@@ -117,12 +136,12 @@ impl Attachment {
             first_seq,
             count,
             checkpoint: self.checkpoint(),
-            corruption,
+            corruption: damage.first,
             more,
         })
     }
 
-    fn step(&mut self, out: &mut Vec<u8>, met: &mut Option<Corruption>) -> io::Result<Step> {
+    fn step(&mut self, out: &mut Vec<u8>, met: &mut Damage) -> io::Result<Step> {
         let header = match self.consumer.peek() {
             Ok(header) => header,
             Err(error) => return Ok(self.on_damage(error, met)),
@@ -146,7 +165,7 @@ impl Attachment {
         &mut self,
         header: FrameHeader,
         out: &mut Vec<u8>,
-        met: &mut Option<Corruption>,
+        met: &mut Damage,
     ) -> io::Result<Step> {
         // Before anything is believed of it: is it a frame?
         let (start, position) = (out.len(), self.consumer.position());
@@ -251,19 +270,20 @@ impl Attachment {
     }
 
     /// Puts a copy of the file aside, asks for a new one, and looks for the next good frame.
-    fn on_damage(&mut self, error: RingError, met: &mut Option<Corruption>) -> Step {
+    fn on_damage(&mut self, error: RingError, met: &mut Damage) -> Step {
         let tail = self.mapping.load(layout::P_TAIL, Acquire);
         if self.broken_tail == Some(tail) {
             return Step::Nothing;
         }
-        if met.is_none() {
+        met.count = met.count.saturating_add(1);
+        if met.first.is_none() {
             let quarantine = if self.quarantined {
                 None
             } else {
                 self.quarantine().ok().flatten()
             };
             self.quarantined = true;
-            *met = Some(Corruption { error, quarantine });
+            met.first = Some(Corruption { error, quarantine });
         }
         self.controls()
             .set_rotate_to(self.info.rotation.saturating_add(1));

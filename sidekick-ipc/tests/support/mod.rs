@@ -31,13 +31,13 @@ pub fn attach(dir: &Path) -> Attachment {
 
 /// A value that depends on the number, in size too.
 pub fn body(seq: u64) -> Vec<u8> {
-    (0..(seq * 37 % 211))
-        .map(|k| (seq * 31 + k) as u8)
-        .collect()
+    big_body(seq, (seq.wrapping_mul(37) % 211) as usize)
 }
 
 pub fn big_body(seq: u64, bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|k| (seq as usize * 7 + k) as u8).collect()
+    (0..bytes)
+        .map(|k| (seq as usize).wrapping_mul(7).wrapping_add(k) as u8)
+        .collect()
 }
 
 /// What a run of frames holds, in order.
