@@ -1,6 +1,6 @@
 //! Takes frames out of the engines' rings and hands them, as slabs, to whoever commits them.
 //!
-//! One thread finds ring files and starts one drain thread for each session ([`drain`]). Intake knows rings and
+//! One thread finds ring files and starts one drain thread for each session (`drain`). Intake knows rings and
 //! slabs; what "committed" means is the [`Committer`]'s business. It never decides that an engine is dead: the ring
 //! file's lock, which the kernel releases with the engine, proves that.
 

@@ -1,7 +1,7 @@
 //! Launches, watches, relaunches and adopts the engine.
 //!
 //! - [`machine`]: every decision, as a pure function.
-//! - [`runtime`]: carries them out; one thread, asleep until something happens.
+//! - `runtime`: carries them out; one thread, asleep until something happens.
 //! - [`launch`]: launch locks, adoption.
 //! - [`spawn`](mod@spawn): the engine's command line and environment.
 //! - [`output`], [`tail`]: the engine's output and launch numbers; a thread of its own, since disks can stand still.

@@ -40,9 +40,11 @@ const FENCED: [(&str, &str, &[&str]); 7] = [
 const UNSAFE_FILES: [(&str, &str); 1] = [("sidekick-gdext", "lib")];
 
 /// Modules that still tell systems apart themselves (permissions of new files) and are to use `platform` instead.
-const SYSTEM_FOR_NOW: [&str; 4] = [
+const SYSTEM_FOR_NOW: [&str; 6] = [
     "api",
+    "config::secret",
     "store::node",
+    "store::snapshot",
     "store::wal::segment",
     "upload::sink::file",
 ];

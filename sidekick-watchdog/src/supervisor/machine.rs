@@ -1,7 +1,7 @@
 //! What to do with the engine, decided purely: `on_event(event, now) -> actions`.
 //!
 //! Owns every decision about starting, stopping, waiting and killing. Does nothing itself, reads no clock and
-//! knows no process: [`super::runtime`] carries the actions out and reports back. `now` is CLOCK_MONOTONIC as a
+//! knows no process: the runtime carries the actions out and reports back. `now` is CLOCK_MONOTONIC as a
 //! [`Duration`], the same clock as the stamps of the engine's heartbeats.
 //!
 //! ```text
