@@ -2,6 +2,7 @@
 //!
 //! Nothing is spawned here. [`Engine::tasks`] gives named futures that the app spawns and joins.
 
+mod courier;
 mod fill;
 mod lane;
 

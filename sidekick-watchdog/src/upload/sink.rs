@@ -1,6 +1,7 @@
 //! What a sink is: the one who brings a batch to a backend and says what became of it.
 
 pub mod file;
+pub mod http;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use super::plan::Plan;
 
 pub use file::{FileSettings, FileSink};
+pub use http::{Compression, HttpSettings, HttpSink};
 
 /// A boxed future, so that sinks of several kinds fit one list.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::courier::{Courier, Delivered};
 use super::fill::{Draft, Filler};
 use super::{Drive, LaneEnd};
 use crate::position::Position;
@@ -17,16 +18,14 @@ use crate::upload::encode::ENCODER_VERSION;
 use crate::upload::outbox::{LaneState, Outbox, OutboxError};
 use crate::upload::plan::{Plan, Uploaded};
 use crate::upload::retry::Backoff;
-use crate::upload::sink::{Batch, Outcome, Sink};
-use crate::upload::status::{Board, Seat, SinkState, in_words};
+use crate::upload::sink::{Batch, Sink};
+use crate::upload::status::{Board, Seat, SinkState};
 
 /// A lane without records commits its watermark after this many slabs, so that it does not hold back the log.
 const SLABS_UNSAVED_MAX: u64 = 256;
 /// A lane without records commits its watermark this long after it saw a slab. Commits bring no slabs, so they never
 /// cause another one.
 const SAVE_AFTER: Duration = Duration::from_secs(5);
-/// Longest pause between tries in the grace of a shutdown.
-const DRAIN_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Batches are not cut below this after a backend found one too large.
 const BYTES_MAX_FLOOR: usize = 1024;
 /// Version of the rules; there are none yet.
@@ -46,12 +45,6 @@ struct Ready {
     batch: Batch,
     positions: Vec<Position>,
     gap_lines: u64,
-}
-
-enum Delivered {
-    Taken,
-    TooLarge,
-    Replan,
 }
 
 #[derive(Debug)]
@@ -430,123 +423,6 @@ impl<O: Outbox> Lane<O> {
         self.courier
             .board
             .update(self.courier.seat, |_, lane| lane.done(floor));
-    }
-}
-
-/// Tries a batch until the backend has it, and pauses between tries.
-#[derive(Debug)]
-struct Courier {
-    sink: Arc<dyn Sink>,
-    board: Arc<Board>,
-    drive: watch::Receiver<Drive>,
-    seat: Seat,
-    backoff: Backoff,
-    retry_max: Duration,
-}
-
-impl Courier {
-    async fn deliver(&mut self, batch: &Batch) -> Delivered {
-        self.board.update(self.seat, |_, lane| lane.in_flight(true));
-        let sink = self.sink.clone();
-        loop {
-            match sink.send(batch).await {
-                Outcome::Taken => {
-                    self.backoff.reset();
-                    return Delivered::Taken;
-                }
-                Outcome::TooLarge { .. } if batch.records > 1 => return Delivered::TooLarge,
-                Outcome::TooLarge { reason } => {
-                    let bytes = batch.line_bytes;
-                    let reason = format!("a single record of {bytes} bytes is too large: {reason}");
-                    self.parked(reason).await;
-                }
-                Outcome::Wait { pause, reason } => {
-                    let reason = format!("{reason}; waiting {} as asked", in_words(pause));
-                    self.failed(
-                        SinkState::Retrying {
-                            reason: reason.clone(),
-                        },
-                        reason,
-                    );
-                    tokio::time::sleep(pause).await;
-                }
-                Outcome::Retry { reason } => self.trouble(reason).await,
-                Outcome::Park { reason } => self.parked(reason).await,
-                Outcome::Replan { reason } => {
-                    warn!(sink = sink.name(), reason, "planning a batch anew");
-                    self.trouble(reason).await;
-                    return Delivered::Replan;
-                }
-            }
-        }
-    }
-
-    /// Shows that something failed, and pauses.
-    async fn trouble(&mut self, reason: String) {
-        let pause = self.backoff.next_pause();
-        let failures = self.backoff.failures();
-        if failures.is_power_of_two() {
-            warn!(
-                sink = self.sink.name(),
-                lane = self.seat.lane,
-                failures,
-                reason,
-                "upload failed; trying again"
-            );
-        }
-        self.failed(
-            SinkState::Retrying {
-                reason: reason.clone(),
-            },
-            reason,
-        );
-        self.pause(pause).await;
-    }
-
-    async fn parked(&mut self, reason: String) {
-        let _ = self.backoff.next_pause();
-        let failures = self.backoff.failures();
-        if failures.is_power_of_two() {
-            warn!(
-                sink = self.sink.name(),
-                lane = self.seat.lane,
-                failures,
-                reason,
-                "sink parked; nothing is dropped"
-            );
-        }
-        self.failed(
-            SinkState::Parked {
-                reason: reason.clone(),
-            },
-            reason,
-        );
-        self.pause(self.retry_max).await;
-    }
-
-    fn failed(&self, state: SinkState, error: String) {
-        self.board.update(self.seat, |status, lane| {
-            status.failures += 1;
-            status.last_failure = Some(SystemTime::now());
-            status.last_error = Some(error);
-            lane.state(state);
-        });
-    }
-
-    fn show(&self, state: SinkState) {
-        self.board.update(self.seat, |_, lane| lane.state(state));
-    }
-
-    /// Pauses; the grace of a shutdown cuts it short.
-    async fn pause(&mut self, pause: Duration) {
-        if *self.drive.borrow() >= Drive::Drain {
-            return tokio::time::sleep(pause.min(DRAIN_PAUSE_MAX)).await;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            // The engine ends this lane when the sender is gone.
-            Ok(_) = self.drive.wait_for(|drive| *drive >= Drive::Drain) => {}
-        }
     }
 }
 

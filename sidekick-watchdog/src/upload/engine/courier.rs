@@ -1,0 +1,142 @@
+//! Tries a batch until the backend has it, and pauses between tries.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::Drive;
+use crate::upload::retry::Backoff;
+use crate::upload::sink::{Batch, Outcome, Sink};
+use crate::upload::status::{Board, Seat, SinkState, in_words};
+
+/// Longest pause between tries in the grace of a shutdown.
+const DRAIN_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How a batch left the courier.
+pub(super) enum Delivered {
+    /// The backend has it.
+    Taken,
+    /// It wants to be halved.
+    TooLarge,
+    /// It wants another place.
+    Replan,
+}
+
+/// Brings one lane's batches to its sink and shows how that goes.
+#[derive(Debug)]
+pub(super) struct Courier {
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) board: Arc<Board>,
+    pub(super) drive: watch::Receiver<Drive>,
+    pub(super) seat: Seat,
+    pub(super) backoff: Backoff,
+    pub(super) retry_max: Duration,
+}
+
+impl Courier {
+    pub(super) async fn deliver(&mut self, batch: &Batch) -> Delivered {
+        self.board.update(self.seat, |_, lane| lane.in_flight(true));
+        let sink = self.sink.clone();
+        loop {
+            match sink.send(batch).await {
+                Outcome::Taken => {
+                    self.backoff.reset();
+                    return Delivered::Taken;
+                }
+                Outcome::TooLarge { .. } if batch.records > 1 => return Delivered::TooLarge,
+                Outcome::TooLarge { reason } => {
+                    let bytes = batch.line_bytes;
+                    let reason = format!("a single record of {bytes} bytes is too large: {reason}");
+                    self.parked(reason).await;
+                }
+                Outcome::Wait { pause, reason } => {
+                    let reason = format!("{reason}; waiting {} as asked", in_words(pause));
+                    self.failed(
+                        SinkState::Retrying {
+                            reason: reason.clone(),
+                        },
+                        reason,
+                    );
+                    tokio::time::sleep(pause).await;
+                }
+                Outcome::Retry { reason } => self.trouble(reason).await,
+                Outcome::Park { reason } => self.parked(reason).await,
+                Outcome::Replan { reason } => {
+                    warn!(sink = sink.name(), reason, "planning a batch anew");
+                    self.trouble(reason).await;
+                    return Delivered::Replan;
+                }
+            }
+        }
+    }
+
+    /// Shows that something failed, and pauses.
+    pub(super) async fn trouble(&mut self, reason: String) {
+        let pause = self.backoff.next_pause();
+        let failures = self.backoff.failures();
+        if failures.is_power_of_two() {
+            warn!(
+                sink = self.sink.name(),
+                lane = self.seat.lane,
+                failures,
+                reason,
+                "upload failed; trying again"
+            );
+        }
+        self.failed(
+            SinkState::Retrying {
+                reason: reason.clone(),
+            },
+            reason,
+        );
+        self.pause(pause).await;
+    }
+
+    async fn parked(&mut self, reason: String) {
+        let _ = self.backoff.next_pause();
+        let failures = self.backoff.failures();
+        if failures.is_power_of_two() {
+            warn!(
+                sink = self.sink.name(),
+                lane = self.seat.lane,
+                failures,
+                reason,
+                "sink parked; nothing is dropped"
+            );
+        }
+        self.failed(
+            SinkState::Parked {
+                reason: reason.clone(),
+            },
+            reason,
+        );
+        self.pause(self.retry_max).await;
+    }
+
+    fn failed(&self, state: SinkState, error: String) {
+        self.board.update(self.seat, |status, lane| {
+            status.failures += 1;
+            status.last_failure = Some(SystemTime::now());
+            status.last_error = Some(error);
+            lane.state(state);
+        });
+    }
+
+    pub(super) fn show(&self, state: SinkState) {
+        self.board.update(self.seat, |_, lane| lane.state(state));
+    }
+
+    /// Pauses; the grace of a shutdown cuts it short.
+    async fn pause(&mut self, pause: Duration) {
+        if *self.drive.borrow() >= Drive::Drain {
+            return tokio::time::sleep(pause.min(DRAIN_PAUSE_MAX)).await;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // The engine ends this lane when the sender is gone.
+            Ok(_) = self.drive.wait_for(|drive| *drive >= Drive::Drain) => {}
+        }
+    }
+}

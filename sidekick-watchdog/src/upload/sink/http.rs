@@ -1,0 +1,476 @@
+//! NDJSON over HTTP: any backend that takes a `POST`.
+//!
+//! | answer | what follows |
+//! |---|---|
+//! | 2xx, 409 | taken, now or before |
+//! | 413 | the lane halves the batch |
+//! | 429, 503 | all lanes of the sink wait, `Retry-After` is obeyed in both forms |
+//! | 408, 425, other 5xx, time-out, no connection | tried again without end |
+//! | 401 | the token file is read again; a new token is tried at once |
+//! | 401, 403, 404, 3xx, other 4xx | parked: shown, tried rarely, nothing dropped |
+//!
+//! The body of a batch and its `Idempotency-Key` are the same at every try, also after a restart, also when the
+//! configured compression has changed meanwhile: the plan's `extra` pins it.
+//!
+//! A backend that remembers keys should look at the key before the size: a 413 for a batch that it took before (and whose
+//! answer was lost) brings the records again under the keys of the halves. What never changes is `(source, epoch, seq)`
+//! of each record; dedup by that is right in any case, the key is the cheap way to it.
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    RETRY_AFTER,
+};
+use reqwest::{Client, Response, StatusCode, Url};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Batch, BoxFuture, Outcome, PrepareError, Sink};
+use crate::position::Position;
+use crate::upload::plan::Plan;
+use crate::upload::retry::retry_after;
+
+/// How much of an answer is read: enough to keep the connection, never what a broken backend might send.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// How much of a refusal is shown.
+const REASON_BYTES_MAX: usize = 300;
+/// How long to wait after a 429 or 503 that does not say.
+const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(5);
+/// Compression levels are fixed: they are part of the bytes.
+const GZIP_LEVEL: u32 = 6;
+const ZSTD_LEVEL: i32 = 3;
+
+/// `Content-Encoding` of the body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// As it is.
+    None,
+    /// gzip, level 6, without a time in its header.
+    #[default]
+    Gzip,
+    /// zstd, level 3.
+    Zstd,
+}
+
+impl Compression {
+    /// What a plan keeps.
+    fn as_str(self) -> &'static str {
+        match self {
+            Compression::None => "none",
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+        }
+    }
+
+    fn from_extra(extra: &[u8]) -> Option<Self> {
+        [Self::None, Self::Gzip, Self::Zstd]
+            .into_iter()
+            .find(|c| c.as_str().as_bytes() == extra)
+    }
+
+    fn compress(self, lines: Vec<u8>) -> io::Result<Vec<u8>> {
+        match self {
+            Compression::None => Ok(lines),
+            Compression::Gzip => {
+                // The builder's defaults: no name, no time.
+                let level = flate2::Compression::new(GZIP_LEVEL);
+                let mut encoder = flate2::GzBuilder::new()
+                    .mtime(0)
+                    .write(Vec::with_capacity(lines.len() / 4), level);
+                encoder.write_all(&lines)?;
+                encoder.finish()
+            }
+            Compression::Zstd => zstd::bulk::compress(&lines, ZSTD_LEVEL),
+        }
+    }
+}
+
+/// The backend. The app fills it from `[upload.http]`.
+#[derive(Clone)]
+pub struct HttpSettings {
+    /// Where batches are posted to.
+    pub url: String,
+    /// Sent with each request, beside those that Sidekick sets. Not shown in logs.
+    pub headers: Vec<(String, String)>,
+    /// A file that holds a token, sent as `Authorization: Bearer`. Read again after a 401.
+    pub token_file: Option<PathBuf>,
+    /// For one try, from the connection to the end of the answer. Default 30 s.
+    pub timeout: Duration,
+    /// How the body is compressed.
+    pub compression: Compression,
+    /// How many batches may be on their way at once: the number of lanes. Default 4.
+    pub concurrency_max: u32,
+    /// PEM file of certificate authorities to trust beside the system's.
+    pub tls_ca_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for HttpSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("HttpSettings")
+            .field("url", &self.url)
+            .field("headers", &headers)
+            .field("token_file", &self.token_file)
+            .field("timeout", &self.timeout)
+            .field("compression", &self.compression)
+            .field("concurrency_max", &self.concurrency_max)
+            .field("tls_ca_file", &self.tls_ca_file)
+            .finish()
+    }
+}
+
+/// What is wrong with the settings of an HTTP sink. All of it is the configuration's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpSinkError {
+    /// The URL cannot be used.
+    #[error("[upload.http] url {url:?} cannot be used: {reason}")]
+    Url {
+        /// As configured.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// A header cannot be sent. Its value is not shown, it may be a secret.
+    #[error(
+        "[upload.http] headers: {name:?} is not a header that can be sent, or its value is not"
+    )]
+    Header {
+        /// Its name.
+        name: String,
+    },
+    /// The file with certificate authorities cannot be used.
+    #[error("[upload.http] tls_ca_file {} cannot be used: {reason}", path.display())]
+    CaFile {
+        /// As configured.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The client cannot be made.
+    #[error("the HTTP client cannot be made: {0}")]
+    Client(String),
+}
+
+/// Posts batches.
+#[derive(Debug)]
+pub struct HttpSink {
+    settings: HttpSettings,
+    url: Url,
+    client: Client,
+    shared: Mutex<Shared>,
+}
+
+/// What the lanes share.
+#[derive(Debug, Default)]
+struct Shared {
+    /// The backend asked to be left alone until then.
+    quiet_until: Option<(Instant, String)>,
+    token: Token,
+}
+
+#[derive(Default)]
+enum Token {
+    #[default]
+    NotRead,
+    Read(HeaderValue),
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Token::NotRead => "NotRead",
+            Token::Read(_) => "Read",
+        })
+    }
+}
+
+impl HttpSink {
+    /// A sink for these settings. Connects to nobody yet. Installs rustls' ring provider for the process if there is
+    /// none.
+    ///
+    /// # Errors
+    /// Only what is wrong with the settings; a backend that cannot be reached shows later, in the status.
+    pub fn new(settings: HttpSettings) -> Result<Self, HttpSinkError> {
+        // An error means that there is one already, and any will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let wrong_url = |reason: String| HttpSinkError::Url {
+            url: settings.url.clone(),
+            reason,
+        };
+        let url = Url::parse(&settings.url).map_err(|error| wrong_url(error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(wrong_url(
+                "it is not of the form https://host/path".to_owned(),
+            ));
+        }
+        let mut headers = HeaderMap::new();
+        for (name, value) in &settings.headers {
+            let wrong = || HttpSinkError::Header { name: name.clone() };
+            let key: HeaderName = name.parse().map_err(|_| wrong())?;
+            let mut value = HeaderValue::from_str(value).map_err(|_| wrong())?;
+            value.set_sensitive(true);
+            headers.append(key, value);
+        }
+        let mut builder = Client::builder()
+            .default_headers(headers)
+            .timeout(settings.timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .pool_max_idle_per_host(settings.concurrency_max as usize)
+            .user_agent(concat!("sidekick-watchdog/", env!("CARGO_PKG_VERSION")));
+        if let Some(path) = &settings.tls_ca_file {
+            let wrong = |reason: String| HttpSinkError::CaFile {
+                path: path.clone(),
+                reason,
+            };
+            let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|error| wrong(in_full(&error)))?;
+            if certificates.is_empty() {
+                return Err(wrong("it holds no certificate".to_owned()));
+            }
+            builder = builder.tls_certs_merge(certificates);
+        }
+        let client = builder
+            .build()
+            .map_err(|error| HttpSinkError::Client(in_full(&error)))?;
+        Ok(Self {
+            settings,
+            url,
+            client,
+            shared: Mutex::default(),
+        })
+    }
+
+    async fn try_once(&self, batch: &Batch) -> Outcome {
+        let Some(compression) = Compression::from_extra(&batch.plan.extra) else {
+            let reason = format!("the plan {} names no compression known here", batch.key);
+            return Outcome::Park { reason };
+        };
+        if let Some((pause, reason)) = self.quiet() {
+            return Outcome::Wait { pause, reason };
+        }
+        let mut token = match self.token(false).await {
+            Ok(token) => token,
+            Err(reason) => return Outcome::Park { reason },
+        };
+        loop {
+            let mut request = self
+                .client
+                .post(self.url.clone())
+                .header(CONTENT_TYPE, "application/x-ndjson")
+                .header("idempotency-key", &batch.key)
+                .body(batch.body.clone());
+            if compression != Compression::None {
+                request = request.header(CONTENT_ENCODING, compression.as_str());
+            }
+            if let Some(token) = &token {
+                request = request.header(AUTHORIZATION, token.clone());
+            }
+            let response = match request.send().await {
+                Ok(response) => response,
+                Err(error) => {
+                    return Outcome::Retry {
+                        reason: in_full(&error.without_url()),
+                    };
+                }
+            };
+            let status = response.status();
+            if status == StatusCode::UNAUTHORIZED && token.is_some() {
+                match self.token(true).await {
+                    // Another token than the one just refused: try it now.
+                    Ok(fresh) if fresh != token => {
+                        token = fresh;
+                        continue;
+                    }
+                    Ok(_) => {}
+                    Err(reason) => return Outcome::Park { reason },
+                }
+            }
+            return self.judge(response).await;
+        }
+    }
+
+    async fn judge(&self, response: Response) -> Outcome {
+        let status = response.status();
+        let header = |name| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|v| v.to_str().ok())
+                .map(str::to_owned)
+        };
+        let (asked, location) = (header(RETRY_AFTER), header(LOCATION));
+        let text = answer_text(response).await;
+        let said = if text.is_empty() {
+            String::new()
+        } else {
+            format!(": {text}")
+        };
+        let reason = format!("the backend answered {status}{said}");
+        match status.as_u16() {
+            200..=299 | 409 => Outcome::Taken,
+            413 => Outcome::TooLarge { reason },
+            429 | 503 => {
+                let pause = asked
+                    .and_then(|value| retry_after(&value, SystemTime::now()))
+                    .unwrap_or(RETRY_AFTER_DEFAULT);
+                let until = Instant::now() + pause;
+                let mut shared = self.lock();
+                if shared
+                    .quiet_until
+                    .as_ref()
+                    .is_none_or(|(known, _)| *known < until)
+                {
+                    shared.quiet_until = Some((until, reason.clone()));
+                }
+                Outcome::Wait { pause, reason }
+            }
+            408 | 425 | 500..=599 => Outcome::Retry { reason },
+            300..=399 => {
+                let to = location.unwrap_or_default();
+                let reason =
+                    format!("{reason}; it redirects to {to:?}: set [upload.http] url to that");
+                Outcome::Park { reason }
+            }
+            401 if self.settings.token_file.is_none() => Outcome::Park {
+                reason: format!("{reason}; set [upload.http] token_file"),
+            },
+            401 | 403 => Outcome::Park {
+                reason: format!("{reason}; check [upload.http] token_file and headers"),
+            },
+            404 => Outcome::Park {
+                reason: format!("{reason}; check [upload.http] url"),
+            },
+            _ => Outcome::Park { reason },
+        }
+    }
+
+    /// How long the backend still wants to be left alone.
+    fn quiet(&self) -> Option<(Duration, String)> {
+        let mut shared = self.lock();
+        let (until, reason) = shared.quiet_until.as_ref()?;
+        let pause = until.saturating_duration_since(Instant::now());
+        if pause.is_zero() {
+            shared.quiet_until = None;
+            return None;
+        }
+        Some((pause, reason.clone()))
+    }
+
+    /// The `Authorization` header, read from the token file at first and when `again`.
+    async fn token(&self, again: bool) -> Result<Option<HeaderValue>, String> {
+        let Some(path) = &self.settings.token_file else {
+            return Ok(None);
+        };
+        if !again && let Token::Read(value) = &self.lock().token {
+            return Ok(Some(value.clone()));
+        }
+        let at = path.clone();
+        let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(at)).await;
+        let text = read
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(|error| {
+                format!(
+                    "cannot read [upload.http] token_file {}: {error}",
+                    path.display()
+                )
+            })?;
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", text.trim()))
+            .ok()
+            .filter(|_| !text.trim().is_empty())
+            .ok_or_else(|| format!("[upload.http] token_file {} holds no token", path.display()))?;
+        value.set_sensitive(true);
+        self.lock().token = Token::Read(value.clone());
+        Ok(Some(value))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        // Each change of it is a single store.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sink for HttpSink {
+    fn name(&self) -> &str {
+        "http"
+    }
+
+    fn lanes(&self) -> u32 {
+        self.settings.concurrency_max.max(1)
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        _group: &'a Uuid,
+        _first: Position,
+    ) -> BoxFuture<'a, Result<Vec<u8>, PrepareError>> {
+        Box::pin(async { Ok(self.settings.compression.as_str().as_bytes().to_vec()) })
+    }
+
+    fn encode<'a>(
+        &'a self,
+        plan: &'a Plan,
+        lines: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Bytes, PrepareError>> {
+        Box::pin(async move {
+            // A plan that names another compression is refused when it is sent.
+            let compression = Compression::from_extra(&plan.extra).unwrap_or(Compression::None);
+            if compression == Compression::None {
+                return Ok(lines.into());
+            }
+            let done = tokio::task::spawn_blocking(move || compression.compress(lines)).await;
+            let body = done.unwrap_or_else(|error| Err(io::Error::other(error)));
+            body.map(Bytes::from)
+                .map_err(|error| PrepareError(format!("cannot compress a batch: {error}")))
+        })
+    }
+
+    fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome> {
+        Box::pin(self.try_once(batch))
+    }
+}
+
+/// An error with all that caused it: reqwest's own text says little.
+fn in_full(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// The beginning of the answer, on one line. Reads on a bit, so that the connection can be used again.
+async fn answer_text(mut response: Response) -> String {
+    let (mut start, mut bytes) = (Vec::new(), 0usize);
+    while let Ok(Some(chunk)) = response.chunk().await {
+        let room = REASON_BYTES_MAX
+            .saturating_sub(start.len())
+            .min(chunk.len());
+        start.extend_from_slice(chunk.get(..room).unwrap_or_default());
+        bytes = bytes.saturating_add(chunk.len());
+        if bytes >= ANSWER_BYTES_MAX {
+            break;
+        }
+    }
+    let text = String::from_utf8_lossy(&start);
+    let line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    line.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests;
