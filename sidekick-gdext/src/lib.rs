@@ -5,6 +5,7 @@
 //! | `sidekick.rs` | the singleton's methods and signals as GDScript sees them; no logic |
 //! | `core.rs` | what lives as long as the library is loaded: mode, recorder, who supervises us |
 //! | `recorder.rs` | plain Rust: refusals, counting, pushing into the ring |
+//! | `hot_call.rs` | `record`, registered by hand for its speed |
 //! | `encode.rs` | Godot's values to bytes |
 //! | `flush.rs` | the objects behind `await Sidekick.flush()` |
 //! | `frame.rs` | the hook after each frame: heartbeat, wake, control words to signals |
@@ -20,6 +21,7 @@ mod core;
 mod encode;
 mod flush;
 mod frame;
+mod hot_call;
 mod quit;
 mod recorder;
 mod settings;
@@ -36,6 +38,7 @@ unsafe impl ExtensionLibrary for SidekickExtension {
     fn on_stage_init(stage: InitStage) {
         match stage {
             InitStage::Scene => {
+                hot_call::register();
                 settings::register();
                 core::start();
             }

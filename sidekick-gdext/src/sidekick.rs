@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use godot::prelude::*;
 
 use crate::core;
-use crate::encode;
 use crate::flush::{self, Flushes};
 use crate::frame;
 use crate::recorder::Mode;
@@ -60,16 +59,7 @@ impl Sidekick {
     #[signal]
     pub(crate) fn quit_requested(grace_seconds: f64);
 
-    /// Records one event and returns its sequence number, 1 or more; 0 if it was not recorded. May be called from any thread and
-    /// does not wait for the disk.
-    ///
-    /// `stream` names the kind of event (1 to 255 bytes of UTF-8). `data` is any value but objects, callables, signals
-    /// and RIDs; with the name it may have at most 64 KiB as `var_to_bytes` encodes it. What is refused is
-    /// counted and warned of once per cause. Without a watchdog it is only counted.
-    #[func]
-    pub(crate) fn record(&self, stream: StringName, data: Variant) -> i64 {
-        core::core().map_or(0, |core| encode::record(&core.recorder, &stream, &data))
-    }
+    // `record` is registered by hot_call.rs.
 
     /// Waits until everything recorded before is on disk: `var ok: bool = await Sidekick.flush()`. False when
     /// `timeout_s` seconds were over first (the records are still safe in shared memory), and when there is no watchdog.

@@ -1,9 +1,14 @@
 //! The extension in the real engine: its modes, its refusals, its end, the addon's script files.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 use std::time::Duration;
 
+use sidekick_tests::folders::Folder;
 use sidekick_tests::godot::Godot;
+use sidekick_tests::process::Running;
 use sidekick_tests::project::{Options, Output, Project};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -255,6 +260,93 @@ fn a_class_of_the_same_name_is_warned_of(godot: &Godot) {
     assert!(warnings[0].contains("res://mine.gd"));
 }
 
+/// In the editor everything is a silent no-op, also under a watchdog's variables, and no ring is made. The addon's plugin loads
+/// there and gives back the execute bit that an installation loses.
+fn the_editor_is_left_alone_and_the_plugin_repairs(godot: &Godot) {
+    const WATCHDOG: &str = "addons/sidekick/bin/linux.x86_64/sidekick-watchdog";
+    let project = Project::new(&main_script("get_tree().quit()"));
+    project.write(WATCHDOG, "#!/bin/sh\n");
+    project.write(
+        "addons/probe/plugin.cfg",
+        "[plugin]\n\nname=\"Probe\"\ndescription=\"\"\nauthor=\"\"\nversion=\"1\"\nscript=\"plugin.gd\"\n",
+    );
+    project.write(
+        "addons/probe/plugin.gd",
+        "@tool\nextends EditorPlugin\n\n\nfunc _enter_tree() -> void:\n\tSidekick.mark_ready()\n\
+         \tprint(\"editor \", Sidekick.record(&\"a\", self), Sidekick.get_stats().mode, Sidekick.get_stats().recorded)\n",
+    );
+    // The editor reads no override.cfg.
+    let settings = fs::read_to_string(project.path().join("project.godot")).expect("there");
+    let plugins = "\n[editor_plugins]\n\nenabled=PackedStringArray(\"res://addons/probe/plugin.cfg\", \
+                   \"res://addons/sidekick/plugin.cfg\")\n";
+    project.write("project.godot", &(settings + plugins));
+    let runtime = Folder::in_memory();
+    let mut command = Command::new(&godot.path);
+    command
+        .args(["--headless", "--editor", "--quit", "--path"])
+        .arg(project.path());
+    command.env("SIDEKICK_RUNTIME_DIR", runtime.path());
+    project.confine(&mut command);
+    let mut editor = Running::start(&mut command).expect("an engine");
+    let status = editor.wait(DEADLINE).expect("the editor ends");
+    let lines = editor.lines.all();
+    assert!(status.success(), "{status}: {lines:#?}");
+    assert!(
+        lines.iter().any(|line| line == "editor 0editor0"),
+        "{lines:#?}"
+    );
+    assert!(
+        !lines.iter().any(|line| line.contains("Sidekick:")),
+        "{lines:#?}"
+    );
+    assert!(
+        !lines.iter().any(|line| line.contains("SCRIPT ERROR")),
+        "{lines:#?}"
+    );
+    assert_eq!(fs::read_dir(runtime.path()).expect("ours").count(), 0);
+    let mode = fs::metadata(project.path().join(WATCHDOG))
+        .expect("there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o111, 0o111);
+}
+
+/// The debug library brings the text that F1 shows, for the class, each method and each signal.
+fn f1_shows_every_member(godot: &Godot) {
+    let project = Project::new(&main_script("get_tree().quit()"));
+    let out = Folder::new();
+    let mut command = Command::new(&godot.path);
+    command
+        .args(["--headless", "--doctool"])
+        .arg(out.path())
+        .arg("--gdextension-docs");
+    command
+        .arg("--path")
+        .arg(project.path())
+        .current_dir(project.path());
+    project.confine(&mut command);
+    let mut engine = Running::start(&mut command).expect("an engine");
+    engine.wait(DEADLINE).expect("the engine ends");
+    let page = fs::read_to_string(out.join("doc_classes/Sidekick.xml"))
+        .or_else(|_| fs::read_to_string(out.join("Sidekick.xml")))
+        .unwrap_or_else(|error| panic!("no page: {error}; {:#?}", engine.lines.all()));
+    for member in [
+        "record",
+        "flush",
+        "mark_ready",
+        "expect_stall",
+        "is_supervised",
+        "is_relaunch",
+        "get_incarnation",
+        "get_stats",
+    ] {
+        assert!(
+            page.contains(&format!("<method name=\"{member}\"")),
+            "{member} is missing:\n{page}"
+        );
+    }
+}
+
 sidekick_tests::godot_claims!(
     without_a_watchdog_records_are_only_counted,
     the_info_line_can_be_switched_off,
@@ -266,4 +358,6 @@ sidekick_tests::godot_claims!(
     the_stub_stands_in_where_no_library_is,
     an_autoload_of_the_same_name_is_warned_of,
     a_class_of_the_same_name_is_warned_of,
+    the_editor_is_left_alone_and_the_plugin_repairs,
+    f1_shows_every_member,
 );

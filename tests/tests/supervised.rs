@@ -238,6 +238,37 @@ get_tree().quit(4)",
     );
 }
 
+/// `record` is registered by hand: by name, as a callable, with a String for its name, and with wrong arguments (which the engine
+/// reports as for any method) it does what every method does.
+fn record_can_be_called_in_every_way(godot: &Godot) {
+    let mut watchdog = Watchdog::new();
+    let output = watchdog.run(
+        godot,
+        "var way: Callable = Sidekick.record
+var text: String = \"b\"
+print(\"seqs \", way.call(&\"a\", 1), Sidekick.call(&\"record\", \"a\", 2), Sidekick.callv(&\"record\", [\"a\", 3]), Sidekick.record(text, 4), way.bind(5).call(&\"a\"))
+for wrong: Array in [[], [&\"a\"], [&\"a\", 1, 2], [7, 1]]:
+	print(\"wrong \", Sidekick.callv(&\"record\", wrong))
+print(\"then \", Sidekick.record(&\"a\", 6))
+get_tree().quit()",
+    );
+    assert_eq!(output.status.code(), Some(0), "{:#?}", output.lines);
+    assert_eq!(output.answer("seqs "), Some("12345"));
+    assert_eq!(
+        lines_with(&output, "wrong <null>").len(),
+        4,
+        "{:#?}",
+        output.lines
+    );
+    assert!(
+        lines_with(&output, "panic").is_empty(),
+        "{:#?}",
+        output.lines
+    );
+    assert_eq!(output.answer("then "), Some("6"));
+    assert_eq!(watchdog.seen.len(), 6);
+}
+
 /// Every value that cannot be stored gives 0, is counted, and is warned of once with its cause; the game goes on.
 fn what_cannot_be_stored_is_refused_and_warned_of_once(godot: &Godot) {
     let mut watchdog = Watchdog::new();
@@ -594,6 +625,7 @@ fn a_stall_is_announced(godot: &Godot) {
 
 sidekick_tests::godot_claims!(
     records_arrive_and_are_told_of,
+    record_can_be_called_in_every_way,
     what_cannot_be_stored_is_refused_and_warned_of_once,
     a_full_ring_refuses_and_tells_of_the_gap,
     a_flush_that_is_not_answered_times_out,
