@@ -6,3 +6,5 @@ mod adoption;
 mod harness;
 #[path = "supervisor/lifecycle.rs"]
 mod lifecycle;
+#[path = "supervisor/soak.rs"]
+mod soak;

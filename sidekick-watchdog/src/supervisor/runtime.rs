@@ -276,9 +276,10 @@ impl Runtime {
             self.feed_at(Event::Tick, now);
         }
         if due(self.sweep_at) {
+            self.sweep_at = self.settings.subreaper.then(|| now + SWEEP_INTERVAL);
+            // May ask for another sweep soon.
             self.remove_launch_files();
             self.sweep();
-            self.sweep_at = self.settings.subreaper.then(|| now + SWEEP_INTERVAL);
         }
     }
 
@@ -347,7 +348,7 @@ impl Runtime {
             self.is_relaunch = false;
             self.output.ended_cleanly(engine.launch);
         }
-        self.sweep_at = Some(now + SWEEP_AFTER_DEATH);
+        self.sweep_soon(now);
     }
 
     /// A clean end is one that the engine told of itself; where no ring is expected, the exit code has to do.
@@ -491,8 +492,14 @@ impl Runtime {
             is_needed
         });
         if is_held {
-            self.sweep_at = Some(monotonic_now() + SWEEP_AFTER_DEATH);
+            self.sweep_soon(monotonic_now());
         }
+    }
+
+    /// Never later than planned already: deaths in quick succession must not put it off for ever.
+    fn sweep_soon(&mut self, now: Duration) {
+        let soon = now + SWEEP_AFTER_DEATH;
+        self.sweep_at = Some(self.sweep_at.map_or(soon, |planned| planned.min(soon)));
     }
 
     fn sweep(&self) {

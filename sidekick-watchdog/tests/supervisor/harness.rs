@@ -102,6 +102,10 @@ impl WatchdogProcess {
         self.0.wait().expect("reaped");
     }
 
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Its exit code, if it has ended.
     pub fn ended(&mut self) -> Option<Option<i32>> {
         self.0

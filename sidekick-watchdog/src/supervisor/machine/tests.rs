@@ -1,1 +1,561 @@
+//! The machine by tables, and driven through hours in milliseconds by random worlds.
 
+use proptest::prelude::*;
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn quiet() -> Policy {
+    Policy {
+        backoff_jitter: 0.0,
+        ..Policy::default()
+    }
+}
+
+/// A machine and its clock; a started engine lives.
+struct World {
+    machine: Machine,
+    now: Duration,
+    engines: u32,
+    starts: Vec<Duration>,
+    told: Vec<Told>,
+    kills: u32,
+    backtraces: u32,
+    asked: Vec<Duration>,
+    next_spawn_fails: bool,
+}
+
+impl World {
+    fn new(policy: Policy) -> Self {
+        Self {
+            machine: Machine::new(policy, 7),
+            now: Duration::from_secs(1000),
+            engines: 0,
+            starts: Vec::new(),
+            told: Vec::new(),
+            kills: 0,
+            backtraces: 0,
+            asked: Vec::new(),
+            next_spawn_fails: false,
+        }
+    }
+
+    fn started(policy: Policy) -> Self {
+        let mut world = Self::new(policy);
+        world.feed(Event::Start);
+        world
+    }
+
+    fn feed(&mut self, event: Event) {
+        let mut actions = VecDeque::from(self.machine.on_event(event, self.now));
+        while let Some(action) = actions.pop_front() {
+            match action {
+                Action::Spawn => {
+                    assert_eq!(self.engines, 0, "two engines at once");
+                    self.starts.push(self.now);
+                    let event = if std::mem::take(&mut self.next_spawn_fails) {
+                        Event::SpawnFailed
+                    } else {
+                        self.engines = 1;
+                        Event::Spawned
+                    };
+                    actions.extend(self.machine.on_event(event, self.now));
+                }
+                Action::AskQuit { grace } => self.asked.push(grace),
+                Action::Backtrace => self.backtraces += 1,
+                Action::KillGroup => self.kills += 1,
+                Action::Tell(told) => self.told.push(told),
+            }
+        }
+    }
+
+    fn die(&mut self, success: bool) {
+        assert_eq!(self.engines, 1);
+        self.engines = 0;
+        self.feed(Event::Died { success });
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.feed(Event::Tick);
+    }
+
+    fn to_deadline(&mut self) {
+        let deadline = self.machine.deadline().expect("a deadline");
+        self.now = self.now.max(deadline);
+        self.feed(Event::Tick);
+    }
+
+    fn beat(&mut self, frames: u64) {
+        let stamp = self.now;
+        self.feed(Event::Beat(Beat {
+            frames,
+            stamp,
+            ..Beat::default()
+        }));
+    }
+}
+
+#[test]
+fn the_first_relaunch_is_at_once_and_the_next_ones_wait_longer_and_longer() {
+    let mut world = World::started(quiet());
+    for wanted_ms in [0, 250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000] {
+        let died = world.now;
+        world.die(false);
+        if world.engines == 0 {
+            world.to_deadline();
+        }
+        assert_eq!(world.now - died, MS * wanted_ms);
+        assert_eq!(world.engines, 1);
+    }
+}
+
+#[test]
+fn a_crash_loop_tries_once_a_minute_for_ever_and_a_stable_life_closes_it() {
+    let mut world = World::started(quiet());
+    for _ in 0..9 {
+        world.die(false);
+        if world.engines == 0 {
+            world.to_deadline();
+        }
+    }
+    world.die(false);
+    assert_eq!(world.machine.phase(), Phase::HalfOpen);
+    let every = SECOND * 60;
+    assert!(world.told.contains(&Told::CrashLoop { deaths: 10, every }));
+    for _ in 0..1000 {
+        let died = world.now;
+        world.to_deadline();
+        assert_eq!(world.now - died, every);
+        world.die(false);
+    }
+    let loops = |told: &[Told]| {
+        let is_loop = |told: &&Told| matches!(told, Told::CrashLoop { .. });
+        told.iter().filter(is_loop).count()
+    };
+    assert_eq!(loops(&world.told), 1);
+    world.to_deadline();
+    world.pass(SECOND * 60);
+    let died = world.now;
+    world.die(false);
+    assert_eq!((world.engines, world.now), (1, died), "at once again");
+}
+
+#[test]
+fn at_most_eight_starts_in_the_first_ten_seconds_of_a_crash_loop() {
+    for seed in 0..50 {
+        let mut world = World::new(Policy::default());
+        world.machine = Machine::new(Policy::default(), seed);
+        let begin = world.now;
+        world.feed(Event::Start);
+        while world.now < begin + SECOND * 10 {
+            if world.engines == 1 {
+                world.die(false);
+            } else {
+                world.to_deadline();
+            }
+        }
+        let early = world.starts.iter().filter(|&&at| at <= begin + SECOND * 10);
+        assert!(early.count() <= 8, "seed {seed}");
+    }
+}
+
+#[test]
+fn whether_an_end_leads_to_a_start_is_the_policys() {
+    use RestartPolicy::{Always, Never, OnFailure};
+    for (restart, success, wanted) in [
+        (Always, true, 1),
+        (Always, false, 1),
+        (OnFailure, true, 0),
+        (OnFailure, false, 1),
+        (Never, true, 0),
+        (Never, false, 0),
+    ] {
+        let mut world = World::started(Policy { restart, ..quiet() });
+        world.die(success);
+        assert_eq!(world.engines, wanted, "{restart:?} {success}");
+        let stopped = world.told.contains(&Told::Stopped);
+        assert_eq!(stopped, wanted == 0);
+    }
+}
+
+#[test]
+fn it_gives_up_only_when_told_to() {
+    let mut world = World::started(Policy {
+        give_up_after: Some(3),
+        give_up_window: SECOND * 60,
+        ..quiet()
+    });
+    world.die(false);
+    world.pass(SECOND * 61);
+    for _ in 0..2 {
+        if world.engines == 0 {
+            world.to_deadline();
+        }
+        world.die(false);
+        assert_ne!(world.machine.phase(), Phase::GaveUp);
+    }
+    world.to_deadline();
+    world.die(false);
+    assert_eq!(world.told.last(), Some(&Told::GaveUp { deaths: 3 }));
+    assert_eq!(world.machine.deadline(), None);
+    world.feed(Event::Start);
+    assert_eq!(world.engines, 1);
+}
+
+#[test]
+fn a_stop_asks_then_kills_then_kills_again() {
+    let mut world = World::started(quiet());
+    world.feed(Event::Stop { grace: SECOND * 3 });
+    assert_eq!(
+        (world.asked.as_slice(), world.kills),
+        (&[SECOND * 3][..], 0)
+    );
+    world.pass(SECOND * 3 - MS);
+    assert_eq!(world.kills, 0);
+    world.pass(MS);
+    assert_eq!(world.kills, 1);
+    assert_eq!(world.machine.ended_by(), Some(EndedBy::StopTimeout));
+    world.pass(KILL_AGAIN_AFTER);
+    assert_eq!((world.kills, world.starts.len()), (2, 1));
+    world.die(false);
+    assert_eq!(world.machine.phase(), Phase::Stopped);
+    assert_eq!(world.machine.deadline(), None);
+}
+
+#[test]
+fn a_second_stop_can_only_shorten_the_grace() {
+    let mut world = World::started(quiet());
+    world.feed(Event::Stop { grace: SECOND * 10 });
+    world.feed(Event::Stop { grace: SECOND * 60 });
+    assert_eq!(world.machine.deadline(), Some(world.now + SECOND * 10));
+    world.feed(Event::Stop { grace: SECOND });
+    assert_eq!(world.machine.deadline(), Some(world.now + SECOND));
+    world.feed(Event::Kill);
+    assert_eq!(world.kills, 1);
+}
+
+#[test]
+fn what_is_asked_while_stopping_decides_what_comes_after() {
+    let grace = SECOND;
+    for (events, wanted) in [
+        (vec![Event::Stop { grace }, Event::Start], 1),
+        (vec![Event::Restart { grace }], 1),
+        (vec![Event::Restart { grace }, Event::Stop { grace }], 0),
+        (vec![Event::Stop { grace }, Event::Restart { grace }], 1),
+        (vec![Event::Restart { grace }, Event::Kill], 0),
+    ] {
+        let mut world = World::started(quiet());
+        for event in &events {
+            world.feed(*event);
+        }
+        world.die(false);
+        assert_eq!(world.engines, wanted, "{events:?}");
+    }
+}
+
+#[test]
+fn a_restart_by_hand_is_no_failure() {
+    let mut world = World::started(quiet());
+    for _ in 0..100 {
+        world.feed(Event::Restart { grace: SECOND });
+        world.die(false);
+        assert_eq!(world.engines, 1);
+    }
+    assert_eq!(world.machine.failures(), 0);
+}
+
+#[test]
+fn a_stop_ends_the_waiting() {
+    let mut world = World::started(quiet());
+    world.die(false);
+    world.die(false);
+    assert_eq!(world.machine.phase(), Phase::Backoff);
+    world.feed(Event::Stop { grace: SECOND });
+    assert_eq!(world.machine.phase(), Phase::Stopped);
+    assert_eq!(world.told.last(), Some(&Told::Stopped));
+}
+
+#[test]
+fn a_program_that_cannot_be_started_is_tried_again_like_one_that_died() {
+    let mut world = World::started(quiet());
+    world.next_spawn_fails = true;
+    world.die(false);
+    assert_eq!(world.machine.phase(), Phase::Backoff);
+    world.to_deadline();
+    assert_eq!(world.engines, 1);
+}
+
+#[test]
+fn silence_of_the_frames_is_a_hang_and_their_movement_is_none() {
+    let mut world = World::started(quiet());
+    world.feed(Event::Connected);
+    world.beat(1);
+    assert_eq!(world.machine.phase(), Phase::Running);
+    for frame in 2..100 {
+        world.now += SECOND * 4;
+        world.beat(frame);
+        world.feed(Event::Tick);
+    }
+    assert_eq!(world.machine.phase(), Phase::Running);
+    world.now += SECOND * 5;
+    world.beat(99);
+    world.feed(Event::Tick);
+    assert_eq!(world.machine.phase(), Phase::Hung);
+    assert_eq!((world.backtraces, world.kills), (1, 0));
+    world.pass(SECOND * 2);
+    assert_eq!(world.kills, 1);
+    let silent = SECOND * 5;
+    assert_eq!(world.machine.ended_by(), Some(EndedBy::Hang { silent }));
+    world.die(false);
+    assert_eq!(world.engines, 1);
+    assert_eq!(world.machine.ended_by(), None);
+}
+
+#[test]
+fn a_stamp_is_believed_only_between_the_last_reading_and_now() {
+    for (stamp, wanted) in [
+        (Duration::MAX, Duration::from_secs(1004)),
+        (Duration::ZERO, Duration::from_secs(1000)),
+        (Duration::from_secs(1003), Duration::from_secs(1003)),
+    ] {
+        let mut world = World::started(quiet());
+        world.feed(Event::Connected);
+        world.now += SECOND * 4;
+        world.feed(Event::Beat(Beat {
+            frames: 1,
+            stamp,
+            ..Beat::default()
+        }));
+        assert_eq!(world.machine.deadline(), Some(wanted + SECOND * 5));
+    }
+}
+
+#[test]
+fn a_fresh_stamp_without_a_moving_counter_is_no_life() {
+    let mut world = World::started(quiet());
+    world.feed(Event::Connected);
+    world.beat(1);
+    for _ in 0..6 {
+        world.now += SECOND;
+        world.beat(1);
+        world.feed(Event::Tick);
+    }
+    assert_eq!(world.machine.phase(), Phase::Hung);
+}
+
+#[test]
+fn an_announced_stall_and_a_debugger_are_no_hang() {
+    let mut world = World::started(quiet());
+    world.feed(Event::Connected);
+    let beat = Beat {
+        frames: 1,
+        stamp: world.now,
+        allowed_silence: SECOND * 300,
+        paused: false,
+    };
+    world.feed(Event::Beat(beat));
+    world.pass(SECOND * 299);
+    assert_eq!(world.machine.phase(), Phase::Running);
+    for _ in 0..1000 {
+        world.now += SECOND * 5;
+        let paused = true;
+        world.feed(Event::Beat(Beat { paused, ..beat }));
+        world.feed(Event::Tick);
+    }
+    assert_eq!(world.machine.phase(), Phase::Running);
+}
+
+#[test]
+fn who_was_stopped_together_with_the_engine_forgives_it_once() {
+    let mut world = World::started(quiet());
+    world.feed(Event::Connected);
+    world.beat(1);
+    world.now += SECOND * 3600;
+    world.beat(1);
+    world.feed(Event::Tick);
+    assert_eq!(world.machine.phase(), Phase::Running);
+    world.now += SECOND * 3600;
+    world.beat(1);
+    world.feed(Event::Tick);
+    assert_eq!(world.machine.phase(), Phase::Hung);
+}
+
+#[test]
+fn an_engine_without_a_heartbeat_is_ended_only_if_one_is_required() {
+    for (heartbeat_required, wanted) in [(true, Phase::Hung), (false, Phase::Starting)] {
+        let mut world = World::started(Policy {
+            heartbeat_required,
+            ..quiet()
+        });
+        world.to_deadline();
+        assert_eq!(world.machine.phase(), wanted);
+        let after = SECOND * 60;
+        assert_eq!(world.told[0], Told::Unconnected { after });
+        if !heartbeat_required {
+            assert_eq!(world.machine.deadline(), None);
+        }
+    }
+}
+
+#[test]
+fn an_adopted_engine_has_the_whole_startup_time_to_be_found() {
+    let mut world = World::new(quiet());
+    world.engines = 1;
+    world.feed(Event::Adopted {
+        since: Duration::from_secs(1),
+    });
+    assert_eq!(world.machine.deadline(), Some(world.now + SECOND * 60));
+    world.die(false);
+    assert_eq!((world.engines, world.starts.len()), (1, 1));
+}
+
+#[test]
+fn no_configuration_makes_a_busy_loop_of_starts_that_fail() {
+    let policy = Policy {
+        stable_after: Duration::ZERO,
+        backoff_first: Duration::ZERO,
+        backoff_max: Duration::ZERO,
+        ..quiet()
+    };
+    let mut machine = Machine::new(policy, 1);
+    let mut actions = VecDeque::from(machine.on_event(Event::Start, SECOND));
+    let mut starts = 0;
+    while let Some(action) = actions.pop_front() {
+        if action == Action::Spawn {
+            starts += 1;
+            actions.extend(machine.on_event(Event::SpawnFailed, SECOND));
+        }
+        assert!(starts < 100);
+    }
+    assert_eq!(machine.phase(), Phase::HalfOpen);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Pass(u64),
+    ToDeadline,
+    Die(bool),
+    SpawnFails,
+    Command(Event),
+    Beat(u64, u64, bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let grace = (0_u64..20_000).prop_map(Duration::from_millis);
+    prop_oneof![
+        4 => (0_u64..100_000).prop_map(Step::Pass),
+        4 => Just(Step::ToDeadline),
+        4 => any::<bool>().prop_map(Step::Die),
+        1 => Just(Step::SpawnFails),
+        1 => grace.clone().prop_map(|grace| Step::Command(Event::Stop { grace })),
+        1 => grace.prop_map(|grace| Step::Command(Event::Restart { grace })),
+        1 => Just(Step::Command(Event::Start)),
+        1 => Just(Step::Command(Event::Kill)),
+        1 => Just(Step::Command(Event::Connected)),
+        3 => (0_u64..5, any::<u64>(), any::<bool>()).prop_map(|(f, s, p)| Step::Beat(f, s, p)),
+    ]
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let restart = prop_oneof![
+        Just(RestartPolicy::Always),
+        Just(RestartPolicy::OnFailure),
+        Just(RestartPolicy::Never)
+    ];
+    (
+        restart,
+        any::<bool>(),
+        proptest::option::of(1_u32..6),
+        0_u64..100_000,
+    )
+        .prop_map(
+            |(restart, heartbeat_required, give_up_after, stable_ms)| Policy {
+                restart,
+                heartbeat_required,
+                give_up_after,
+                stable_after: MS * u32::try_from(stable_ms).unwrap_or(0),
+                ..Policy::default()
+            },
+        )
+}
+
+proptest! {
+    /// Never two engines at once; the phase never lies about whether one lives; whoever waits has a deadline; and
+    /// whatever was asked is reached by letting time pass (a killed engine dies in this world).
+    #[test]
+    fn every_history_holds_the_promises(policy in policy(), steps in prop::collection::vec(step(), 1..200)) {
+        let restart = policy.restart;
+        let heartbeat_required = policy.heartbeat_required;
+        let mut world = World::started(policy);
+        let mut last_asked_to_run = true;
+        for step in steps {
+            match step {
+                Step::Pass(ms) => world.pass(MS * u32::try_from(ms).unwrap_or(0)),
+                Step::ToDeadline => if world.machine.deadline().is_some() { world.to_deadline() },
+                Step::Die(success) => if world.engines == 1 { world.die(success) },
+                Step::SpawnFails => world.next_spawn_fails = true,
+                Step::Command(event) => {
+                    match event {
+                        Event::Stop { .. } | Event::Kill => last_asked_to_run = false,
+                        Event::Start | Event::Restart { .. } => last_asked_to_run = true,
+                        _ => {}
+                    }
+                    world.feed(event);
+                }
+                Step::Beat(frames, stamp, paused) => world.feed(Event::Beat(Beat {
+                    frames,
+                    stamp: Duration::from_nanos(stamp),
+                    allowed_silence: Duration::ZERO,
+                    paused,
+                })),
+            }
+            let phase = world.machine.phase();
+            let lives = matches!(phase, Phase::Starting | Phase::Running | Phase::Hung | Phase::Stopping);
+            prop_assert_eq!(lives, world.engines == 1, "{:?}", phase);
+            if matches!(phase, Phase::Backoff | Phase::HalfOpen | Phase::Hung | Phase::Stopping | Phase::Running) {
+                prop_assert!(world.machine.deadline().is_some(), "{:?}", phase);
+            }
+            if phase == Phase::Starting && heartbeat_required {
+                prop_assert!(world.machine.deadline().is_some());
+            }
+            if !last_asked_to_run {
+                prop_assert!(!matches!(phase, Phase::Backoff | Phase::HalfOpen), "{:?}", phase);
+            }
+        }
+        // Let an hour pass in which kills work and nothing else happens.
+        world.next_spawn_fails = false;
+        let end = world.now + SECOND * 3600;
+        let mut was_killed = world.kills;
+        while let Some(deadline) = world.machine.deadline().filter(|&deadline| deadline < end) {
+            let at_rest = world.machine.phase() == Phase::Running && restart == RestartPolicy::Always;
+            world.now = world.now.max(deadline);
+            world.feed(Event::Tick);
+            if world.kills > was_killed && world.engines == 1 {
+                was_killed = world.kills;
+                world.die(false);
+            }
+            if at_rest && world.starts.len() > 10_000 {
+                break;
+            }
+        }
+        if !last_asked_to_run {
+            prop_assert_eq!(world.engines, 0);
+            prop_assert!(matches!(world.machine.phase(), Phase::Stopped | Phase::GaveUp));
+        }
+        if world.engines == 0 {
+            // Nothing runs: asked so, allowed by the policy, given up, or the next try comes within its time.
+            let phase = world.machine.phase();
+            let next = world.machine.deadline().unwrap_or(Duration::MAX).saturating_sub(world.now);
+            prop_assert!(
+                matches!(phase, Phase::Stopped | Phase::GaveUp) || next <= SECOND * 61,
+                "{:?} {:?}", phase, next
+            );
+            if phase == Phase::Stopped && last_asked_to_run {
+                prop_assert!(restart != RestartPolicy::Always);
+            }
+        }
+    }
+}
