@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::config::{ApiConfig, secret};
 use crate::metrics::Metrics;
+use crate::platform;
 
 mod connection;
 mod routes;
@@ -139,9 +140,11 @@ impl Api {
             }
             let mut options = std::fs::OpenOptions::new();
             options.write(true).create_new(true);
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            writeln!(options.open(&new)?, "{}", self.address)?;
+            writeln!(
+                platform::set_private(&mut options).open(&new)?,
+                "{}",
+                self.address
+            )?;
             std::fs::rename(&new, &path)
         };
         write().map_err(|why| ApiError::Record { path, why })

@@ -18,8 +18,8 @@ pub mod runtime_dir;
 pub use linux::{
     clock::{boot_id, monotonic_now},
     files::{
-        create_private_dir, create_private_file, is_private_dir, open_private_append,
-        path_from_bytes, read_at, write_all_at,
+        create_private_dir, create_private_file, is_private_dir, is_readable_by_all,
+        open_private_append, path_from_bytes, read_at, set_private, sync_dir, write_all_at,
     },
     inotify::FileWatch,
     lock::{is_lock_free, lock_holders, try_lock},

@@ -39,16 +39,6 @@ const FENCED: [(&str, &str, &[&str]); 7] = [
 /// Files outside `sidekick-ipc` that may say `unsafe`: the extension's entry point.
 const UNSAFE_FILES: [(&str, &str); 1] = [("sidekick-gdext", "lib")];
 
-/// Modules that still tell systems apart themselves (permissions of new files) and are to use `platform` instead.
-const SYSTEM_FOR_NOW: [&str; 6] = [
-    "api",
-    "config::secret",
-    "store::node",
-    "store::snapshot",
-    "store::wal::segment",
-    "upload::sink::file",
-];
-
 /// Words that make a `cfg` depend on the system.
 const SYSTEM_WORDS: [&str; 7] = [
     "unix",
@@ -121,9 +111,7 @@ impl Source {
                     self.krate, self.module
                 ));
             }
-            let may_ask =
-                self.part() == "platform" || SYSTEM_FOR_NOW.contains(&self.module.as_str());
-            if paths.asks_for_system && !may_ask {
+            if paths.asks_for_system && self.part() != "platform" {
                 said.insert(format!(
                     "{}::{}: what depends on the system is for sidekick-ipc and platform/",
                     self.krate, self.module

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::reader::Pass;
+use crate::platform::is_readable_by_all;
 
 /// The longest token that is read, in bytes; a larger file is surely not a token.
 const TOKEN_BYTES_MAX: u64 = 8 << 10;
@@ -51,16 +52,4 @@ pub(super) fn check(pass: &mut Pass<'_>, key: &str, path: Option<&Path>) {
             "{key}: every user of this machine can read {file}; run: chmod o-r {file}"
         ));
     }
-}
-
-#[cfg(unix)]
-fn is_readable_by_all(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    const OTHERS_READ: u32 = 0o004;
-    std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & OTHERS_READ != 0)
-}
-
-#[cfg(not(unix))]
-fn is_readable_by_all(_path: &Path) -> bool {
-    false
 }

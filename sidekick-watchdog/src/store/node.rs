@@ -16,6 +16,7 @@ use super::raft::{self, Raft, TypeConfig};
 use super::snapshot::Snapshots;
 use super::state::State;
 use super::wal::{Wal, WalOptions};
+use crate::platform;
 
 /// How long openraft may take for what is a matter of milliseconds on a healthy disk.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -50,20 +51,12 @@ impl std::fmt::Debug for Node {
 
 /// Makes `path` a directory that only we can read.
 fn make_directory(path: &Path) -> Result<(), StoreError> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::DirBuilderExt;
-        builder.mode(0o700);
-    }
     match std::fs::metadata(path) {
         Ok(data) if !data.is_dir() => Err(StoreError::NotADirectory {
             path: path.to_owned(),
         }),
         Ok(_) => Ok(()),
-        Err(_) => builder
-            .create(path)
+        Err(_) => platform::create_private_dir(path)
             .map_err(|error| StoreError::io("cannot make directory", path, error)),
     }
 }

@@ -11,6 +11,7 @@ use super::StoreError;
 use super::codec;
 use super::raft::{StoredMembership, TypeConfig};
 use super::state::State;
+use crate::platform;
 
 const MAGIC: &[u8; 8] = b"SKSNAP\r\n";
 const VERSION: u16 = 1;
@@ -122,12 +123,7 @@ impl Snapshots {
         let temporary = self.directory.join(format!("{index:016}.tmp"));
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::OpenOptionsExt;
-            options.mode(0o600);
-        }
-        let mut file = options.open(&temporary)?;
+        let mut file = platform::set_private(&mut options).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         drop(file);
@@ -136,9 +132,7 @@ impl Snapshots {
     }
 
     fn sync(&self) -> io::Result<()> {
-        #[cfg(unix)]
-        std::fs::File::open(&self.directory)?.sync_all()?;
-        Ok(())
+        platform::sync_dir(&self.directory)
     }
 
     /// Reads and checks one; a damaged one is renamed aside and told.

@@ -45,6 +45,25 @@ pub fn is_private_dir(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Makes a file that these options create readable and writable by this user alone (mode 0600).
+pub fn set_private(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.mode(0o600)
+}
+
+/// Whether everybody on this machine may read a file; `false` when it cannot be looked at.
+pub fn is_readable_by_all(path: &Path) -> bool {
+    const OTHERS_READ: u32 = 0o004;
+    fs::metadata(path).is_ok_and(|found| found.mode() & OTHERS_READ != 0)
+}
+
+/// Makes creations, renames and deletions in a folder durable.
+///
+/// # Errors
+/// What the system said.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
 /// Opens a file for reading and writing, created with mode 0600 if missing, never through a symbolic link.
 ///
 /// # Errors

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::platform;
+
 /// Frames begin here; the header has a page of its own, which is never written again.
 pub(crate) const HEADER_BYTES: u64 = 4096;
 const MAGIC: &[u8; 8] = b"SKWAL\r\n\x1a";
@@ -102,21 +104,12 @@ pub(crate) fn spare_name(number: u64) -> String {
 pub(crate) fn open_rw(path: &Path, create: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(create);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600);
-    }
-    options.open(path)
+    platform::set_private(&mut options).open(path)
 }
 
 pub(crate) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !buffer.is_empty() {
-        #[cfg(unix)]
-        let read = std::os::unix::fs::FileExt::read_at(file, buffer, offset);
-        #[cfg(windows)]
-        let read = std::os::windows::fs::FileExt::seek_read(file, buffer, offset);
-        match read {
+        match platform::read_at(file, buffer, offset) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(n) => {
                 buffer = &mut buffer[n..];
@@ -129,32 +122,13 @@ pub(crate) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64)
     Ok(())
 }
 
-pub(crate) fn write_all_at(file: &File, mut buffer: &[u8], mut offset: u64) -> io::Result<()> {
-    while !buffer.is_empty() {
-        #[cfg(unix)]
-        let written = std::os::unix::fs::FileExt::write_at(file, buffer, offset);
-        #[cfg(windows)]
-        let written = std::os::windows::fs::FileExt::seek_write(file, buffer, offset);
-        match written {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => {
-                buffer = &buffer[n..];
-                offset += n as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+pub(crate) fn write_all_at(file: &File, buffer: &[u8], offset: u64) -> io::Result<()> {
+    platform::write_all_at(file, buffer, offset)
 }
 
 /// Makes creations and renames in `directory` durable.
 pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
-    #[cfg(unix)]
-    File::open(directory)?.sync_all()?;
-    #[cfg(not(unix))]
-    let _ = directory;
-    Ok(())
+    platform::sync_dir(directory)
 }
 
 /// The log's files in `directory`: segments by number, and spares.

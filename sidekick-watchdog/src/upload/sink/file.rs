@@ -15,7 +15,7 @@
 //! incomplete, or be cut off and written again (the same bytes), while a batch is being written. Complete files may be
 //! moved away or deleted at any time.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +24,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{Batch, BoxFuture, Outcome, PrepareError, Sink};
+use crate::platform;
 use crate::position::Position;
 use crate::upload::plan::Plan;
 
@@ -226,7 +227,7 @@ impl Files {
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(place.offset == 0);
-        private(&mut options);
+        platform::set_private(&mut options);
         let mut file = match options.open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound && place.offset > 0 => {
@@ -251,7 +252,7 @@ impl Files {
             let _ = file.set_len(place.offset);
             return Err(error.into());
         }
-        in_context("sync", &self.settings.dir, sync_dir)?;
+        in_context("sync", &self.settings.dir, platform::sync_dir)?;
         open.part = Some(place.name.clone());
         Ok(())
     }
@@ -303,7 +304,7 @@ impl Files {
             renamed = true;
         }
         if renamed {
-            in_context("sync", &self.settings.dir, sync_dir)?;
+            in_context("sync", &self.settings.dir, platform::sync_dir)?;
         }
         Ok(())
     }
@@ -341,17 +342,11 @@ impl Files {
         if let Some(open) = open {
             return Ok(open);
         }
-        in_context("make", dir, |dir| {
-            let mut builder = DirBuilder::new();
-            builder.recursive(true);
-            #[cfg(unix)]
-            std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-            builder.create(dir)
-        })?;
+        in_context("make", dir, platform::create_private_dir)?;
         let path = dir.join(LOCK_NAME);
         let mut options = OpenOptions::new();
         options.write(true).create(true);
-        private(&mut options);
+        platform::set_private(&mut options);
         let lock = in_context("open", &path, |path| options.open(path))?;
         match lock.try_lock() {
             Ok(()) => Ok(open.insert(Open {
@@ -390,22 +385,6 @@ fn end_of(path: &Path) -> io::Result<Option<u64>> {
         }
     }
     Ok(Some(bytes))
-}
-
-fn private(options: &mut OpenOptions) {
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
-    #[cfg(not(unix))]
-    let _ = options;
-}
-
-/// Makes the names in a directory durable.
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    #[cfg(unix)]
-    File::open(dir)?.sync_all()?;
-    #[cfg(not(unix))]
-    let _ = dir;
-    Ok(())
 }
 
 fn in_context<T>(
