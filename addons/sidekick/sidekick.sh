@@ -47,6 +47,14 @@ while [ -L "$script" ]; do
 done
 there=$(CDPATH='' cd -P -- "$(dirname -- "$script")" && pwd -P)
 
+# $1 as an absolute path: the watchdog may run the engine in another folder.
+absolute() {
+	case $1 in
+		/*) printf '%s\n' "$1" ;;
+		*) printf '%s/%s\n' "$(pwd -L)" "${1#./}" ;;
+	esac
+}
+
 # The folder with a project.godot at or above $1 becomes the project.
 look_above() {
 	project=$1
@@ -69,7 +77,7 @@ find_project() {
 find_godot() {
 	if [ -n "${GODOT4_BIN:-}" ]; then
 		command -v "$GODOT4_BIN" >/dev/null 2>&1 || fail 4 "GODOT4_BIN is $GODOT4_BIN, which cannot be executed; set it to a Godot 4.5 or later"
-		godot=$GODOT4_BIN
+		case $GODOT4_BIN in */*) godot=$(absolute "$GODOT4_BIN") ;; *) godot=$GODOT4_BIN ;; esac
 	elif command -v godot4 >/dev/null 2>&1; then
 		godot=godot4
 	elif command -v godot >/dev/null 2>&1; then
@@ -114,7 +122,7 @@ write_extension_list() {
 
 # Named classes and imported assets need one import. Its exit code says nothing on a first run (godotengine/godot#111048).
 import_once() {
-	[ ! -e "$project/.godot/global_script_class_cache.cfg" ] || return 0
+	[ ! -e "$project/.godot/global_script_class_cache.cfg" ] && [ ! -e "$project/.godot/uid_cache.bin" ] || return 0
 	needing=$(find -L "$project" -path "$project/.godot" -prune -o -path "$project/addons" -prune -o \
 		-name '*.import' -print -o -name '*.gd' -exec grep -q '^class_name ' {} \; -print 2>/dev/null | head -n 1)
 	[ -n "$needing" ] || return 0
@@ -129,7 +137,7 @@ prepare() {
 	if [ -n "$engine" ]; then
 		[ -f "$engine" ] || fail 4 "the game $engine does not exist; give --engine the exported binary"
 		[ -x "$engine" ] || chmod +x "$engine" 2>/dev/null || fail 4 "$engine cannot be executed; run: chmod +x '$engine'"
-		case $engine in */*) ;; *) engine=./$engine ;; esac
+		engine=$(absolute "$engine")
 	else
 		find_project
 		find_godot

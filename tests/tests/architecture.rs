@@ -36,8 +36,8 @@ const FENCED: [(&str, &str, &[&str]); 7] = [
     ("loom", "sidekick-ipc", &[]),
 ];
 
-/// Files outside `sidekick-ipc` that may say `unsafe`: the extension's entry point.
-const UNSAFE_FILES: [(&str, &str); 1] = [("sidekick-gdext", "lib")];
+/// Files outside `sidekick-ipc` that may say `unsafe`: the extension's entry point, and `record`'s, registered by hand.
+const UNSAFE_FILES: [(&str, &str); 2] = [("sidekick-gdext", "lib"), ("sidekick-gdext", "hot_call")];
 
 /// Words that make a `cfg` depend on the system.
 const SYSTEM_WORDS: [&str; 7] = [

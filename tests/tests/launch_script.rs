@@ -147,7 +147,10 @@ fn an_exported_game_runs_alone() {
     let output = installed.run(&["--engine", "export/game.x86_64", "--name", "x", "--", "a"]);
     assert_eq!(
         printed(&output),
-        "<run>\n<--name>\n<x>\n<-->\n<export/game.x86_64>\n<--headless>\n<-->\n<a>\n"
+        format!(
+            "<run>\n<--name>\n<x>\n<-->\n<{}>\n<--headless>\n<-->\n<a>\n",
+            game.display()
+        )
     );
     assert_ne!(
         fs::metadata(&game).expect("there").permissions().mode() & 0o100,
