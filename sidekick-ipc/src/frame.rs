@@ -133,7 +133,7 @@ impl FrameHeader {
 
 /// Bytes of a frame with a payload of `payload_bytes`, padding included.
 pub const fn frame_bytes(payload_bytes: usize) -> usize {
-    FRAME_HEADER_BYTES + payload_bytes.next_multiple_of(8)
+    (payload_bytes.saturating_add(7) & !7).saturating_add(FRAME_HEADER_BYTES)
 }
 
 /// The crc's start value in the session `epoch`. A frame of another session never passes.

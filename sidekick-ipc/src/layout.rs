@@ -155,7 +155,7 @@ impl RingLayout {
 
 /// Bytes of a file whose uplink has `ring_bytes` bytes.
 pub const fn file_bytes(ring_bytes: usize) -> usize {
-    D + ring_bytes
+    D.saturating_add(ring_bytes)
 }
 
 /// Offsets written by the engine, as half-open ranges of a file of `file_bytes`.

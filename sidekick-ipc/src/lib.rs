@@ -23,6 +23,18 @@
 //!
 //! All `unsafe` of the project but the extension's entry point is in [`region`] and [`sys`].
 
+// What parses the other process's bytes must not be able to panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
+
 pub mod attach;
 pub mod control;
 pub mod frame;
@@ -31,11 +43,15 @@ pub mod heartbeat;
 pub mod layout;
 pub mod message;
 pub mod name;
+// Offsets are the caller's own; one outside the region is a mistake that must not become a wild access.
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 pub mod region;
 pub mod ring;
 pub mod session;
 pub mod spill;
 pub mod sys;
+// Its bounds are argued in place and held by its own fuzz.
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 pub mod value;
 pub mod wake;
 
@@ -50,5 +66,5 @@ pub use frame::{
 pub use header::{HeaderError, PROTOCOL_VERSION, SessionInfo};
 pub use heartbeat::{Heartbeat, HeartbeatReader, Phase};
 pub use message::DownlinkMessage;
-pub use name::{RingFileName, scan};
+pub use name::{RingFileName, remove_unfinished, scan};
 pub use session::{RefusedCause, Session, SessionError, SessionOptions, WhenFull};

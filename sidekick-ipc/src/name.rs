@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::sys::{self, Dir};
+
 /// A ring file, as its name tells.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RingFileName {
@@ -74,6 +76,46 @@ pub fn scan(runtime_dir: &Path) -> io::Result<Vec<RingFileName>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Deletes what engines left that were killed while they made a ring file: unfinished files that nobody holds and
+/// that are older than `age`. Returns how many.
+///
+/// An engine takes its lock microseconds after it made the file, so a minute is a safe age.
+///
+/// # Errors
+/// As the system gives them; some may be deleted by then.
+pub fn remove_unfinished(runtime_dir: &Path, age: std::time::Duration) -> io::Result<usize> {
+    let dir = Dir::open(runtime_dir)?;
+    let mut removed = 0usize;
+    for entry in std::fs::read_dir(runtime_dir)? {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str().filter(|name| is_temporary(name)) else {
+            continue;
+        };
+        let Ok((file, _)) = dir.open_own(name, false) else {
+            continue;
+        };
+        let is_old = file
+            .metadata()?
+            .modified()?
+            .elapsed()
+            .is_ok_and(|elapsed| elapsed >= age);
+        if is_old && !sys::is_locked_by_other(&file) {
+            dir.remove(name)?;
+            removed = removed.saturating_add(1);
+        }
+    }
+    Ok(removed)
+}
+
+fn is_temporary(name: &str) -> bool {
+    let inner = name
+        .strip_prefix('.')
+        .and_then(|name| name.strip_suffix(".tmp"));
+    inner
+        .and_then(|inner| inner.rsplit_once('.'))
+        .is_some_and(|(epoch, _)| Uuid::try_parse(epoch).is_ok())
 }
 
 #[cfg(test)]

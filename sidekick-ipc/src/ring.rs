@@ -291,7 +291,7 @@ impl<R: Region> Consumer<R> {
         let mask = self.layout.capacity.wrapping_sub(1);
         let mut words = [0; FRAME_HEADER_BYTES / 8];
         for (i, word) in words.iter_mut().enumerate() {
-            let offset = position.wrapping_add(8 * i as u64) & mask;
+            let offset = position.wrapping_add((i as u64).wrapping_mul(8)) & mask;
             *word = self
                 .region
                 .load(self.layout.data.wrapping_add(offset as usize), Relaxed);

@@ -238,7 +238,7 @@ impl Session {
             self.refused.fetch_add(1, Relaxed);
             return Err(RefusedCause::StreamName);
         }
-        let payload_bytes = variant.len().saturating_add(1 + stream.len());
+        let payload_bytes = variant.len().saturating_add(stream.len()).saturating_add(1);
         if payload_bytes > RECORD_BYTES_MAX {
             self.refused.fetch_add(1, Relaxed);
             return Err(RefusedCause::TooLarge {
@@ -352,24 +352,25 @@ impl Session {
     fn block(&self, state: &mut State, bytes: usize) -> Result<(), RefusedCause> {
         let region = Arc::clone(state.producer.region());
         kick(&region, DRAIN_SLEEP);
-        let mut now_ns = sys::monotonic_ns();
-        loop {
-            let left_ns = self.block_left_ns.load(Relaxed);
-            if left_ns == 0 {
-                return Err(RefusedCause::Full);
-            }
-            sleep(&region, SPACE_SLEEP, Duration::from_nanos(left_ns), || {
+        let started_ns = sys::monotonic_ns();
+        let budget_ns = self.block_left_ns.load(Relaxed);
+        let mut spent_ns = 0;
+        let mut result = Err(RefusedCause::Full);
+        while result.is_err() && spent_ns < budget_ns {
+            let left = Duration::from_nanos(budget_ns.saturating_sub(spent_ns));
+            sleep(&region, SPACE_SLEEP, left, || {
                 state.producer.has_room(bytes)
             });
-            let then_ns = std::mem::replace(&mut now_ns, sys::monotonic_ns());
             // At least 1 us a turn, so that the loop ends whatever the clock says.
-            let spent_ns = now_ns.saturating_sub(then_ns).max(1_000);
-            self.block_left_ns
-                .store(left_ns.saturating_sub(spent_ns), Relaxed);
+            let since_ns = sys::monotonic_ns().saturating_sub(started_ns);
+            spent_ns = since_ns.max(spent_ns.saturating_add(1_000));
             if state.producer.has_room(bytes) {
-                return Ok(());
+                result = Ok(());
             }
         }
+        self.block_left_ns
+            .store(budget_ns.saturating_sub(spent_ns), Relaxed);
+        result
     }
 
     fn refuse(&self, state: &mut State, cause: RefusedCause, payload_bytes: usize, now_ns: u64) {

@@ -170,7 +170,7 @@ impl SpillWriter {
             }
             return Err(SpillError::Io { number, source });
         }
-        open.bytes += frame.len() as u64;
+        open.bytes = open.bytes.saturating_add(frame.len() as u64);
         open.last_seq = seq;
         Ok(())
     }

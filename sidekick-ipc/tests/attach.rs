@@ -114,6 +114,28 @@ fn a_ring_file_is_private_and_leaves_no_other_name() {
     );
 }
 
+#[test]
+fn unfinished_files_of_dead_engines_are_removed_and_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let _session = Session::create(options(dir.path(), WhenFull::Refuse)).unwrap();
+    let unfinished = |n: u128| {
+        dir.path()
+            .join(name::temporary_name(&uuid::Uuid::from_u128(n), 0))
+    };
+    std::fs::write(unfinished(1), "dead").unwrap();
+    let alive = std::fs::File::create(unfinished(2)).unwrap();
+    sys::lock_exclusive(&alive).unwrap();
+    std::fs::write(dir.path().join(".other.tmp"), "not ours").unwrap();
+    let minute = std::time::Duration::from_secs(60);
+    assert_eq!(remove_unfinished(dir.path(), minute).unwrap(), 0);
+    assert_eq!(
+        remove_unfinished(dir.path(), std::time::Duration::ZERO).unwrap(),
+        1
+    );
+    assert!(!unfinished(1).exists() && unfinished(2).exists());
+    assert_eq!(scan(dir.path()).unwrap().len(), 1);
+}
+
 /// Permission ("rw" or "r-") of each 64 KiB unit of a file's mapping in this process, from the kernel's own list.
 fn protections(path: &Path, first_address_above: usize) -> Vec<(usize, String)> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Acquire;
 
 use super::{Attachment, ReaderCheckpoint};
-use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, Hole, append_frame, hole_cause};
+use crate::frame::{FrameHeader, FrameKind, Hole, append_frame, hole_cause};
 use crate::layout;
 use crate::region::Region;
 use crate::ring::RingError;
@@ -68,9 +68,9 @@ pub enum DrainError {
 
 /// After so much damage in one call it returns, so that a hostile writer cannot keep the thread busy.
 const DAMAGE_PER_CALL_MAX: u32 = 64;
-/// Frames per call: what a ring can hold of the smallest, and again as many for the spill.
+/// Frames per call: what a ring can hold of the smallest (32 bytes), and again as many for the spill.
 const fn steps_max(ring_bytes: u64) -> u64 {
-    ring_bytes / FRAME_HEADER_BYTES as u64 * 2
+    ring_bytes / 16
 }
 
 enum Step {

@@ -319,7 +319,7 @@ pub fn read_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
     while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
         match std::os::unix::fs::FileExt::read_at(file, rest, offset.saturating_add(done as u64)) {
             Ok(0) => break,
-            Ok(n) => done += n,
+            Ok(n) => done = done.saturating_add(n),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
