@@ -10,6 +10,7 @@ use sidekick_tests::folders::Folder;
 use sidekick_tests::godot::Godot;
 use sidekick_tests::process::Running;
 use sidekick_tests::project::{Options, Output, Project};
+use sidekick_tests::wait;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -260,6 +261,32 @@ fn a_class_of_the_same_name_is_warned_of(godot: &Godot) {
     assert!(warnings[0].contains("res://mine.gd"));
 }
 
+/// A fresh checkout (no `.godot`) started by the launch script, with a stand-in for the watchdog that becomes the engine: the
+/// extension is loaded, the game's arguments reach it, its exit code comes back.
+fn the_launch_script_starts_a_fresh_checkout(godot: &Godot) {
+    let project = Project::new(&main_script(
+        "print(\"arguments \", OS.get_cmdline_user_args(), Sidekick.get_stats().mode)\nget_tree().quit(3)",
+    ));
+    fs::remove_dir_all(project.path().join(".godot")).expect("there");
+    project.write(
+        "addons/sidekick/bin/linux.x86_64/sidekick-watchdog",
+        "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n",
+    );
+    let mut command = Command::new("sh");
+    command.arg(project.path().join("addons/sidekick/sidekick.sh"));
+    command
+        .args(["--name", "x", "--", "--map=two words", "b"])
+        .env("GODOT4_BIN", &godot.path);
+    project.confine(&mut command);
+    let mut engine = Running::start(&mut command).expect("a shell");
+    let status = engine.wait(DEADLINE).expect("the engine ends");
+    let answer = "arguments [\"--map=two words\", \"b\"]unsupervised";
+    wait::until("the answer", DEADLINE, || {
+        engine.lines.find(0, |line| (line == answer).then_some(()))
+    });
+    assert_eq!(status.code(), Some(3), "{:#?}", engine.lines.all());
+}
+
 /// In the editor everything is a silent no-op, also under a watchdog's variables, and no ring is made. The addon's plugin loads
 /// there and gives back the execute bit that an installation loses.
 fn the_editor_is_left_alone_and_the_plugin_repairs(godot: &Godot) {
@@ -358,6 +385,7 @@ sidekick_tests::godot_claims!(
     the_stub_stands_in_where_no_library_is,
     an_autoload_of_the_same_name_is_warned_of,
     a_class_of_the_same_name_is_warned_of,
+    the_launch_script_starts_a_fresh_checkout,
     the_editor_is_left_alone_and_the_plugin_repairs,
     f1_shows_every_member,
 );
