@@ -15,11 +15,14 @@ mod log;
 mod machine;
 mod network;
 mod node;
+mod persist;
 mod proposer;
 mod raft;
 mod read;
 mod snapshot;
 mod state;
+#[cfg(test)]
+mod suite;
 #[cfg(test)]
 mod tests;
 mod wal;

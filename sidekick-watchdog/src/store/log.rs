@@ -1,5 +1,8 @@
 //! The log as openraft sees it.
 
+// openraft's error is what its traits return.
+#![allow(clippy::result_large_err)]
+
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::StoreError;
 use super::log::LogStore;
 use super::machine::{Machine, SnapshotEvery, StateMachine};
+use super::persist::{self, Persist};
 use super::proposer::Proposer;
 use super::raft::{self, Raft, TypeConfig};
 use super::snapshot::Snapshots;
@@ -39,6 +40,7 @@ pub(crate) struct Node {
     /// Why the node died, once it has.
     pub(crate) fatal: watch::Receiver<Option<String>>,
     tasks: Vec<JoinHandle<()>>,
+    persist: Option<Persist>,
 }
 
 impl std::fmt::Debug for Node {
@@ -65,6 +67,7 @@ fn make_directory(path: &Path) -> Result<(), StoreError> {
 pub(crate) struct Opened {
     pub(crate) wal: Wal,
     pub(crate) machine: Arc<Machine>,
+    persist: Option<Persist>,
 }
 
 /// Opens log, snapshots and state. Blocks on the disk.
@@ -100,12 +103,36 @@ pub(crate) fn open_files(options: &NodeOptions) -> Result<Opened, StoreError> {
             purged,
         });
     }
-    let state = snapshots.base(purged, last)?.unwrap_or_default();
+    let (persist, kept) = persist::open(&directory("state"), persist::OPEN_TIMEOUT);
+    // Behind the purge point or ahead of the log it is worth nothing (CORRECTNESS 12).
+    let kept = kept.filter(|state| {
+        let index = state.last_applied.map(|id| id.index);
+        let fits = index >= purged && index <= last;
+        if !fits {
+            tracing::warn!(
+                ?index,
+                ?purged,
+                ?last,
+                "the state in sled does not fit the log; rebuilding"
+            );
+        }
+        fits
+    });
+    let from_snapshot = snapshots.base(purged, last)?;
+    let newest = [kept, from_snapshot]
+        .into_iter()
+        .flatten()
+        .max_by_key(|state| state.last_applied);
+    let state = newest.unwrap_or_default();
     let machine = Machine::new(state, snapshots, options.snapshot_every);
     if let Some(purged) = purged {
         machine.forget_cuts(purged);
     }
-    Ok(Opened { wal, machine })
+    Ok(Opened {
+        wal,
+        machine,
+        persist,
+    })
 }
 
 impl Node {
@@ -115,7 +142,11 @@ impl Node {
         opened: Opened,
         network: N,
     ) -> Result<Self, StoreError> {
-        let Opened { wal, machine } = opened;
+        let Opened {
+            wal,
+            machine,
+            persist,
+        } = opened;
         let config = raft::config(options.quick_elections)?;
         let raft = Raft::new(
             wal.node(),
@@ -128,6 +159,9 @@ impl Node {
         .map_err(|error| StoreError::Raft {
             what: error.to_string(),
         })?;
+        if let Some(persist) = &persist {
+            persist.start(Arc::clone(&machine));
+        }
         let (fatal_sender, fatal) = watch::channel(None);
         let (proposer, run) = Proposer::new(
             raft.clone(),
@@ -152,6 +186,7 @@ impl Node {
             proposer,
             fatal,
             tasks,
+            persist,
         })
     }
 
@@ -211,7 +246,14 @@ impl Node {
             let _ = task.await;
         }
         let wal = self.wal.clone();
-        let _ = tokio::task::spawn_blocking(move || wal.stop()).await;
+        let persist = self.persist.take();
+        let stop = move || {
+            wal.stop();
+            if let Some(persist) = persist {
+                persist.stop(persist::OPEN_TIMEOUT);
+            }
+        };
+        let _ = tokio::task::spawn_blocking(stop).await;
     }
 }
 

@@ -190,3 +190,176 @@ async fn slabs_in_flight_are_committed_in_order_with_few_syncs() {
     assert_eq!(sequence(&store).await, (1..=1000).collect::<Vec<u64>>());
     store.shutdown().await;
 }
+
+/// Appends until `last`, ten numbers a slab.
+async fn fill(store: &Store, from: u64, last: u64) {
+    for first in (from..last).step_by(10) {
+        store.append(slab(first, 10)).await.unwrap();
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// CORRECTNESS 12 and 13: a backlog holds the log; what is uploaded lets it go, up to the older of two snapshots.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_purged_behind_what_is_uploaded_and_never_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StoreConfig {
+        snapshot_every: 20,
+        ..config(&dir)
+    };
+    let store = Store::open(config.clone()).await.unwrap();
+    store
+        .set_sinks(vec![("a".into(), 2), ("b".into(), 1)])
+        .await
+        .unwrap();
+    store.session_opened("s", epoch(), 1, 5).await.unwrap();
+    fill(&store, 1, 2000).await;
+    let snapshots = || {
+        let files = store.parts.machine.snapshots().list().unwrap();
+        let (published, pending): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|file| file.published);
+        (published.len(), pending.len())
+    };
+    until("pending snapshots are taken along the way", || {
+        snapshots().1 >= 4
+    })
+    .await;
+    assert_eq!(snapshots().0, 0);
+    let full = store.stats().log.log_bytes;
+    let whole = |index| Position {
+        index,
+        item: u32::MAX,
+    };
+    // One lane of three is not enough.
+    store.uploaded("a", 0, whole(150), 10).await.unwrap();
+    store.uploaded("b", 0, whole(150), 10).await.unwrap();
+    assert_eq!(store.stats().uploaded, 0);
+    assert_eq!(snapshots().0, 0);
+    store.uploaded("a", 1, whole(90), 10).await.unwrap();
+    until("a snapshot is published while a backlog stands", || {
+        snapshots().0 == 1
+    })
+    .await;
+    assert_eq!(
+        store.stats().purged,
+        0,
+        "one snapshot is not enough to purge"
+    );
+    store.uploaded("a", 1, whole(150), 10).await.unwrap();
+    until("the log is purged", || store.stats().purged > 0).await;
+    let purged = store.stats().purged;
+    assert!(purged <= 90, "up to the older one: {purged}");
+    until("space is given back", || store.stats().log.log_bytes < full).await;
+    let kept = sequence(&store).await;
+    assert_eq!(*kept.last().unwrap(), 2000);
+    store.shutdown().await;
+    drop(store);
+
+    // Everything that is not uploaded is still there.
+    let store = Store::open(config.clone()).await.unwrap();
+    assert_eq!(store.stats().purged, purged);
+    assert_eq!(sequence(&store).await, kept);
+    assert_eq!(store.session("s", epoch()).unwrap().next_seq, 2001);
+    store.shutdown().await;
+    drop(store);
+
+    // A purged log without a snapshot is a stop, never an empty start.
+    let snapshots = config.dir.join("snapshots");
+    let saved = dir.path().join("saved");
+    std::fs::rename(&snapshots, &saved).unwrap();
+    let error = Store::open(config.clone()).await.unwrap_err();
+    assert!(matches!(error, StoreError::NoSnapshot { .. }), "{error}");
+    assert_eq!(error.exit_code(), ExitCode::StoreUnusable);
+    std::fs::remove_dir_all(&snapshots).unwrap();
+    std::fs::rename(&saved, &snapshots).unwrap();
+    // A damaged one is set aside; the older one and the log serve.
+    let newest = std::fs::read_dir(&snapshots)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let newest = newest
+        .filter(|path| path.extension().is_some_and(|e| e == "snap"))
+        .max()
+        .unwrap();
+    let mut bytes = std::fs::read(&newest).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&newest, &bytes).unwrap();
+    std::fs::remove_dir_all(config.dir.join("state")).unwrap();
+    let store = Store::open(config).await.unwrap();
+    assert_eq!(sequence(&store).await, kept);
+    assert_eq!(store.session("s", epoch()).unwrap().next_seq, 2001);
+    store.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_or_unfitting_sled_is_rebuilt() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir);
+    let state = config.dir.join("state");
+    let store = Store::open(config.clone()).await.unwrap();
+    store.session_opened("s", epoch(), 1, 5).await.unwrap();
+    fill(&store, 1, 100).await;
+    store.shutdown().await;
+    drop(store);
+    let old = dir.path().join("old");
+    let copy = |from: &Path, to: &Path| {
+        let _ = std::fs::remove_dir_all(to);
+        std::fs::create_dir_all(to).unwrap();
+        for name in ["conf", "db"] {
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    };
+    copy(&state, &old);
+    for damage in 0..5 {
+        match damage {
+            0 => std::fs::remove_dir_all(&state).unwrap(),
+            1 => std::fs::write(state.join("db"), b"not a database").unwrap(),
+            2 => std::fs::write(state.join("conf"), b"?").unwrap(),
+            // Behind the log, which is no fault.
+            3 => copy(&old, &state),
+            _ => {
+                std::fs::remove_dir_all(&state).unwrap();
+                std::fs::write(&state, b"a file").unwrap();
+            }
+        }
+        let store = Store::open(config.clone()).await.unwrap();
+        let next = store.session("s", epoch()).unwrap().next_seq;
+        assert_eq!(next, 101 + damage * 10);
+        fill(&store, next, next + 9).await;
+        store.shutdown().await;
+    }
+    let bad = std::fs::read_dir(&config.dir).unwrap().filter(|entry| {
+        entry
+            .as_ref()
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .starts_with("sled.bad-")
+    });
+    assert!(bad.count() >= 1);
+    // Ahead of the log, as after somebody restored an old log.
+    let log = config.dir.join("log");
+    std::fs::remove_dir_all(&log).unwrap();
+    let store = Store::open(config).await.unwrap();
+    assert_eq!(store.session("s", epoch()), None);
+    store.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unusable_directories_are_told_clearly() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data");
+    std::fs::write(&path, b"").unwrap();
+    let error = Store::open(StoreConfig::new(&path)).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotADirectory { .. }), "{error}");
+    let error = Store::open(StoreConfig::new("/proc/sidekick"))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+}

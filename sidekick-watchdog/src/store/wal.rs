@@ -77,6 +77,8 @@ pub(crate) struct Faults {
     pub(crate) space_left: AtomicU64,
     /// Slows each fdatasync down by so many microseconds.
     pub(crate) sync_delay_us: AtomicU64,
+    /// All segments get the same salt, which the tests have to catch.
+    pub(crate) fixed_salt: AtomicBool,
 }
 
 impl Default for Faults {
@@ -85,6 +87,7 @@ impl Default for Faults {
             syncs_left: AtomicU64::new(u64::MAX),
             space_left: AtomicU64::new(u64::MAX),
             sync_delay_us: AtomicU64::new(0),
+            fixed_salt: AtomicBool::new(false),
         }
     }
 }

@@ -143,7 +143,38 @@ impl FrameHead {
         }
         let mut hasher = salted(salt);
         hasher.update(&frame[8..end]);
-        hasher.finalize() == self.crc
+        hasher.finalize() == self.crc || broken::get(broken::Without::Crc)
+    }
+
+    /// Whether this frame follows the one with the crc `previous`.
+    pub(crate) fn follows(&self, previous: u32) -> bool {
+        self.previous == previous || broken::get(broken::Without::Chain)
+    }
+}
+
+/// Variants of the format that the crash tests have to catch.
+pub(crate) mod broken {
+    /// What is left out.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Without {
+        Crc,
+        Chain,
+    }
+
+    #[cfg(test)]
+    thread_local! {
+        pub(crate) static WITHOUT: std::cell::Cell<Option<Without>> = const { std::cell::Cell::new(None) };
+    }
+
+    #[inline]
+    pub(super) fn get(what: Without) -> bool {
+        #[cfg(test)]
+        return WITHOUT.get() == Some(what);
+        #[cfg(not(test))]
+        {
+            let _ = what;
+            false
+        }
     }
 }
 

@@ -72,7 +72,8 @@ impl Window<'_> {
         let Some(head) = FrameHead::parse(self.at(offset, FRAME_HEAD_BYTES)?) else {
             return Ok(None);
         };
-        if offset + FRAME_HEAD_BYTES as u64 + u64::from(head.len) > self.file_bytes {
+        // The padding counts: what follows is written behind it.
+        if offset + frame_bytes(head.len as usize) as u64 > self.file_bytes {
             return Ok(None);
         }
         let len = FRAME_HEAD_BYTES + head.len as usize;
@@ -136,7 +137,7 @@ pub(crate) fn recover(directory: &Path) -> Result<Recovered, WalError> {
         out.tail = Some(tail);
     }
     if let (Some((first, _)), purged) = (out.index.bounds(), out.purged) {
-        let expected = purged.map_or(first.min(1), |id| id.index + 1);
+        let expected = purged.map_or_else(|| first.min(1), |id| id.index + 1);
         if first != expected && first > expected {
             return Err(WalError::Hole { expected, first });
         }
@@ -166,7 +167,7 @@ fn scan(
     let mut batch_start = HEADER_BYTES;
     while !sealed {
         let head = match window.frame(position, header.salt).map_err(io)? {
-            Some(head) if head.previous == previous => head,
+            Some(head) if head.follows(previous) => head,
             _ if last => break,
             _ => return Err(damaged(position, "a bad frame is not at the log's end")),
         };

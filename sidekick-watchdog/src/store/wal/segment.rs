@@ -131,8 +131,11 @@ pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
     platform::sync_dir(directory)
 }
 
+/// Segment files by number.
+pub(crate) type Numbered = Vec<(u64, PathBuf)>;
+
 /// The log's files in `directory`: segments by number, and spares.
-pub(crate) fn list(directory: &Path) -> io::Result<(Vec<(u64, PathBuf)>, Vec<PathBuf>)> {
+pub(crate) fn list(directory: &Path) -> io::Result<(Numbered, Vec<PathBuf>)> {
     let mut segments = Vec::new();
     let mut spares = Vec::new();
     for entry in std::fs::read_dir(directory)? {

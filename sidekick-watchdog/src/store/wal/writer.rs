@@ -392,9 +392,16 @@ impl Writer {
 
     /// Makes the file of the next segment, whole and fsynced, still under a spare's name.
     fn make_segment(&mut self, number: u64, need: u64) -> io::Result<Next> {
+        // SYNC: a test switch.
+        let fixed = self.options.faults.fixed_salt.load(Ordering::Relaxed);
+        let salt = if fixed {
+            0
+        } else {
+            Uuid::new_v4().as_u64_pair().0
+        };
         let header = Header {
             number,
-            salt: Uuid::new_v4().as_u64_pair().0,
+            salt,
             node: self.node,
             log: self.log,
         };
