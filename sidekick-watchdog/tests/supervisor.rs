@@ -6,5 +6,7 @@ mod adoption;
 mod harness;
 #[path = "supervisor/lifecycle.rs"]
 mod lifecycle;
+#[path = "supervisor/signals.rs"]
+mod signals;
 #[path = "supervisor/soak.rs"]
 mod soak;

@@ -10,6 +10,8 @@ use super::{Process, create_private_dir, create_private_file, try_lock};
 /// How long a lock is waited for whose recorded holder is dead: its death is still being carried out, or a child that
 /// it was just starting has not come to its exec yet.
 const DYING_HOLDER_WAIT: Duration = Duration::from_secs(3);
+/// How long a holder is waited for that has not written its number yet.
+const NEW_HOLDER_WAIT: Duration = Duration::from_millis(200);
 const DYING_HOLDER_POLL: Duration = Duration::from_millis(2);
 
 /// Why the data directory cannot be used.
@@ -63,11 +65,16 @@ impl DataDirLock {
         let asked_at = Instant::now();
         while !try_lock(&file).map_err(|error| unusable(&path, error))? {
             let holder = read_holder(&mut file);
-            let is_dying =
-                holder.is_some_and(|(pid, ticks)| Process::open(pid, Some(ticks)).is_err());
-            if !is_dying || asked_at.elapsed() > DYING_HOLDER_WAIT {
-                // A live holder may not have written its number yet, or this one is an earlier holder's.
-                let holder = if is_dying { None } else { holder };
+            let is_alive =
+                holder.is_some_and(|(pid, ticks)| Process::open(pid, Some(ticks)).is_ok());
+            // Nobody recorded: it is a new holder that has not come to it yet.
+            let wait = if holder.is_some() {
+                DYING_HOLDER_WAIT
+            } else {
+                NEW_HOLDER_WAIT
+            };
+            if is_alive || asked_at.elapsed() > wait {
+                let holder = holder.filter(|_| is_alive);
                 let holder =
                     holder.map_or_else(|| "unknown".to_owned(), |(pid, _)| pid.to_string());
                 return Err(DataDirError::InUse { dir, holder });

@@ -131,6 +131,32 @@ fn without_the_launch_lock_there_would_be_two_engines() {
     watched.shut_down(Duration::from_secs(5));
 }
 
+/// However two engines came to be: the newest is adopted, the other ended.
+#[test]
+fn of_two_engines_the_newest_is_adopted_and_the_other_ended() {
+    let site = Site::new(SLEEPS);
+    let mut pids = Vec::new();
+    for launch in [1, 2] {
+        let mut watched = Watched::start(site.config()).expect("started");
+        pids.push(watched.started());
+        assert!(pids[pids.len() - 1].0 >= launch);
+        assert!(watched.handle.send(Command::Detach));
+        watched.handle.join();
+        // Hidden, so that the next watchdog starts another one.
+        if launch == 1 {
+            eventually("output", || (site.numbers("pids").len() == 1).then_some(()));
+            fs::rename(site.launch_file(1), site.path().join("hidden")).expect("moved");
+        }
+    }
+    fs::rename(site.path().join("hidden"), site.launch_file(1)).expect("moved");
+    eventually("two engines", || (site.engines().len() == 2).then_some(()));
+    let mut watched = Watched::start(site.config()).expect("started");
+    let (incarnation, pid) = pids[1];
+    assert_eq!(watched.event(), EngineEvent::Adopted { incarnation, pid });
+    assert_eq!(site.engines(), [pid]);
+    watched.shut_down(Duration::from_secs(5));
+}
+
 /// A recorded pid that means another process by now is never taken for the engine, nor killed.
 #[test]
 fn a_pid_that_was_used_again_is_left_alone() {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use sidekick_watchdog::event::EngineEvent;
 use sidekick_watchdog::platform::data_dir::DataDirLock;
-use sidekick_watchdog::platform::monotonic_now;
 use sidekick_watchdog::platform::runtime_dir::{self, RuntimeDirHints};
+use sidekick_watchdog::platform::{ShutdownSignals, monotonic_now};
 use sidekick_watchdog::supervisor::machine::{Policy, RestartPolicy};
 use sidekick_watchdog::supervisor::spawn::{EngineCommand, RingEnvironment};
 use sidekick_watchdog::supervisor::{
@@ -77,7 +77,15 @@ impl Site {
 
     /// Starts the test binary as a watchdog of this folder.
     pub fn watchdog_process(&self) -> WatchdogProcess {
-        let child = Program::new(std::env::current_exe().expect("known"))
+        self.watchdog_process_after("")
+    }
+
+    /// The same, with a shell command carried out before in the same process.
+    pub fn watchdog_process_after(&self, before: &str) -> WatchdogProcess {
+        let binary = std::env::current_exe().expect("known");
+        let child = Program::new("/bin/sh")
+            .args(["-c", &format!("{before}\nexec \"$0\" \"$@\"")])
+            .arg(binary)
             .args([
                 "--exact",
                 "harness::as_watchdog",
@@ -346,9 +354,30 @@ fn run_as_watchdog(dir: &Path) -> Result<(), sidekick_watchdog::exit::ExitCode> 
     let mut config = config(dir);
     config.engine.runtime_dir = runtime_dir.path;
     config.subreaper = true;
-    let (sender, mut events) = channel(1024);
-    let _handle = spawn(config, sender, None, |_| {}).map_err(|error| error.exit_code())?;
-    // Until it is killed.
-    while events.blocking_recv().is_some() {}
-    Ok(())
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|_| ExitCode::Internal)?
+        .block_on(async {
+            // Before the first engine, so that it does not inherit ignored signals.
+            let mut signals = ShutdownSignals::install().map_err(|_| ExitCode::Internal)?;
+            let (sender, mut events) = channel(1024);
+            let handle = spawn(config, sender, None, |_| {}).map_err(|error| error.exit_code())?;
+            let mut grace = Duration::from_secs(60);
+            loop {
+                tokio::select! {
+                    event = events.recv() => {
+                        if event.is_none() {
+                            break;
+                        }
+                    }
+                    _ = signals.recv() => {
+                        handle.send(Command::Shutdown { grace });
+                        grace = Duration::ZERO;
+                    }
+                }
+            }
+            assert_eq!(handle.join(), Ended::Stopped);
+            Ok(())
+        })
 }

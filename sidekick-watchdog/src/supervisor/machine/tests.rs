@@ -82,7 +82,7 @@ impl World {
         self.feed(Event::Tick);
     }
 
-    fn to_deadline(&mut self) {
+    fn let_it_come(&mut self) {
         let deadline = self.machine.deadline().expect("a deadline");
         self.now = self.now.max(deadline);
         self.feed(Event::Tick);
@@ -105,7 +105,7 @@ fn the_first_relaunch_is_at_once_and_the_next_ones_wait_longer_and_longer() {
         let died = world.now;
         world.die(false);
         if world.engines == 0 {
-            world.to_deadline();
+            world.let_it_come();
         }
         assert_eq!(world.now - died, MS * wanted_ms);
         assert_eq!(world.engines, 1);
@@ -118,7 +118,7 @@ fn a_crash_loop_tries_once_a_minute_for_ever_and_a_stable_life_closes_it() {
     for _ in 0..9 {
         world.die(false);
         if world.engines == 0 {
-            world.to_deadline();
+            world.let_it_come();
         }
     }
     world.die(false);
@@ -127,7 +127,7 @@ fn a_crash_loop_tries_once_a_minute_for_ever_and_a_stable_life_closes_it() {
     assert!(world.told.contains(&Told::CrashLoop { deaths: 10, every }));
     for _ in 0..1000 {
         let died = world.now;
-        world.to_deadline();
+        world.let_it_come();
         assert_eq!(world.now - died, every);
         world.die(false);
     }
@@ -136,7 +136,7 @@ fn a_crash_loop_tries_once_a_minute_for_ever_and_a_stable_life_closes_it() {
         told.iter().filter(is_loop).count()
     };
     assert_eq!(loops(&world.told), 1);
-    world.to_deadline();
+    world.let_it_come();
     world.pass(SECOND * 60);
     let died = world.now;
     world.die(false);
@@ -154,7 +154,7 @@ fn at_most_eight_starts_in_the_first_ten_seconds_of_a_crash_loop() {
             if world.engines == 1 {
                 world.die(false);
             } else {
-                world.to_deadline();
+                world.let_it_come();
             }
         }
         let early = world.starts.iter().filter(|&&at| at <= begin + SECOND * 10);
@@ -192,12 +192,12 @@ fn it_gives_up_only_when_told_to() {
     world.pass(SECOND * 61);
     for _ in 0..2 {
         if world.engines == 0 {
-            world.to_deadline();
+            world.let_it_come();
         }
         world.die(false);
         assert_ne!(world.machine.phase(), Phase::GaveUp);
     }
-    world.to_deadline();
+    world.let_it_come();
     world.die(false);
     assert_eq!(world.told.last(), Some(&Told::GaveUp { deaths: 3 }));
     assert_eq!(world.machine.deadline(), None);
@@ -284,7 +284,7 @@ fn a_program_that_cannot_be_started_is_tried_again_like_one_that_died() {
     world.next_spawn_fails = true;
     world.die(false);
     assert_eq!(world.machine.phase(), Phase::Backoff);
-    world.to_deadline();
+    world.let_it_come();
     assert_eq!(world.engines, 1);
 }
 
@@ -390,7 +390,7 @@ fn an_engine_without_a_heartbeat_is_ended_only_if_one_is_required() {
             heartbeat_required,
             ..quiet()
         });
-        world.to_deadline();
+        world.let_it_come();
         assert_eq!(world.machine.phase(), wanted);
         let after = SECOND * 60;
         assert_eq!(world.told[0], Told::Unconnected { after });
@@ -494,7 +494,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Pass(ms) => world.pass(MS * u32::try_from(ms).unwrap_or(0)),
-                Step::ToDeadline => if world.machine.deadline().is_some() { world.to_deadline() },
+                Step::ToDeadline => if world.machine.deadline().is_some() { world.let_it_come() },
                 Step::Die(success) => if world.engines == 1 { world.die(success) },
                 Step::SpawnFails => world.next_spawn_fails = true,
                 Step::Command(event) => {
