@@ -1,4 +1,5 @@
-//! What one record costs the engine, in this process, with the ring being drained in between.
+//! What one record, and one frame of the main loop, costs the engine: in this process, the ring being drained in
+//! between.
 //!
 //! `cargo bench -p sidekick-ipc --bench publish`. One JSON object a line; `value` is the median of the batches' means.
 
@@ -105,6 +106,9 @@ fn main() {
         );
         report(&format!("session_record_{bytes}B"), &samples, &beside);
     }
+
+    let samples = measure(|_| session.on_frame(Phase::Running), || {});
+    report("on_frame", &samples, &beside);
 
     // The ring alone: checksum, words, commit; no lock, no clock.
     let layout = RingLayout {

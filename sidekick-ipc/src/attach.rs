@@ -364,7 +364,8 @@ impl Attachment {
             sleeper.poked.load(SeqCst) || self.has_more()
         });
         sleeper.asleep.store(false, SeqCst);
-        sleeper.poked.store(false, SeqCst);
+        // SYNC: a swap, so that what the waker stored before its call is visible to this thread from here on.
+        sleeper.poked.swap(false, SeqCst);
     }
 
     /// Whether the ring holds something that was not drained.

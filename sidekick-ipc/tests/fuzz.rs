@@ -6,9 +6,9 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use sidekick_ipc::frame::{FRAME_HEADER_BYTES, frame_bytes, hole_cause, seal};
@@ -69,6 +69,9 @@ fn publish(producer: &mut Producer<Arc<HeapRegion>>, seq: u64) -> bool {
     producer.publish(&frame).is_ok()
 }
 
+/// The values of the first numbers, which are compared millions of times.
+static KNOWN: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| (0..200).map(body).collect());
+
 /// Reads all there is, as the watchdog does; returns (accepted, damage).
 fn read(consumer: &mut Consumer<Arc<HeapRegion>>, mut next: u64, steps: u64) -> (u64, u64) {
     let (mut accepted, mut damage, mut out) = (0, 0, Vec::new());
@@ -82,10 +85,13 @@ fn read(consumer: &mut Consumer<Arc<HeapRegion>>, mut next: u64, steps: u64) -> 
         match result {
             Ok(seq) => {
                 accepted += 1;
-                let len = body(seq).len();
+                let value = KNOWN
+                    .get(seq as usize)
+                    .cloned()
+                    .unwrap_or_else(|| body(seq));
                 assert_eq!(
-                    out[FRAME_HEADER_BYTES..][..len],
-                    body(seq)[..],
+                    out[FRAME_HEADER_BYTES..][..value.len()],
+                    value[..],
                     "a wrong frame"
                 );
                 next = seq + 1;
