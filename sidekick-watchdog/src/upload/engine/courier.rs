@@ -124,6 +124,14 @@ impl Courier {
         });
     }
 
+    /// The store works again and nothing is on its way: what failed is over.
+    pub(super) fn recovered(&mut self) {
+        if self.backoff.failures() > 0 {
+            self.backoff.reset();
+            self.show(SinkState::Ok);
+        }
+    }
+
     pub(super) fn show(&self, state: SinkState) {
         self.board.update(self.seat, |_, lane| lane.state(state));
     }

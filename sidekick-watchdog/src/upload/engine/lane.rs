@@ -26,6 +26,8 @@ const SLABS_UNSAVED_MAX: u64 = 256;
 /// A lane without records commits its watermark this long after it saw a slab. Commits bring no slabs, so they never
 /// cause another one.
 const SAVE_AFTER: Duration = Duration::from_secs(5);
+/// How many steps a lane reads on, after a batch was taken, to have the next one's plan ride along.
+const SLABS_AHEAD_MAX: u32 = 64;
 /// Batches are not cut below this after a backend found one too large.
 const BYTES_MAX_FLOOR: usize = 1024;
 /// Version of the rules; there are none yet.
@@ -202,6 +204,7 @@ impl<O: Outbox> Lane<O> {
             self.tell_done();
             if self.filler.has_more() {
                 self.filler.step().await?;
+                self.courier.recovered();
                 if self.filler.is_empty() && self.filler.slabs_unsaved() >= SLABS_UNSAVED_MAX {
                     self.save_watermark().await?;
                 }
@@ -332,7 +335,11 @@ impl<O: Outbox> Lane<O> {
     /// The batch was taken: moves the watermark, in one proposal with the next plan where a batch is due.
     async fn taken(&mut self, ready: &Ready) -> Result<Option<Ready>, OutboxError> {
         // With a backlog the next batch is full in no time, and its plan rides along.
-        while self.filler.has_more() && !self.is_due() {
+        // Bounded: other lanes' records may go on for long, and this commit must not wait for them.
+        for _ in 0..SLABS_AHEAD_MAX {
+            if !self.filler.has_more() || self.is_due() {
+                break;
+            }
             match self.filler.step().await {
                 Ok(()) => {}
                 Err(OutboxError::Failed(_)) => break,
@@ -404,6 +411,7 @@ impl<O: Outbox> Lane<O> {
         let uploaded = self.uploaded(self.filler.floor(), 0);
         self.outbox.commit_uploaded(uploaded, None).await?;
         self.filler.saved();
+        self.courier.recovered();
         Ok(())
     }
 

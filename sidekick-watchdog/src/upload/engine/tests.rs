@@ -177,6 +177,26 @@ async fn failures_of_the_store_are_tried_again() {
     }
 }
 
+/// A store that could not be read for a while leaves no mark on a lane that then has nothing to send.
+#[tokio::test(start_paused = true)]
+async fn an_idle_lane_shows_that_the_store_works_again() {
+    let fuse = Fuse::new();
+    let mut outbox = FakeOutbox::new(fuse.clone(), &[("fake", 2)]);
+    outbox.fails_every = Some(2);
+    let outbox = Arc::new(outbox);
+    let sink = Arc::new(steady(2, &fuse));
+    let mut running = start(outbox.clone(), vec![sink], UploadSettings::default()).await;
+    for _ in 0..40 {
+        outbox.append(&[&["damage"]]);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    running.through(outbox.index()).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let status = running.status.borrow();
+    assert!(status.sinks[0].failures > 20, "{status:?}");
+    assert_eq!(status.sinks[0].state, SinkState::Ok);
+}
+
 fn steady(lanes: u32, fuse: &Arc<Fuse>) -> FakeSink {
     FakeSink {
         fails_of_ten: 0,
