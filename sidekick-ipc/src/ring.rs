@@ -352,6 +352,13 @@ impl<R: Region> Consumer<R> {
         false
     }
 
+    /// Goes where the commit word says, however unlikely: for a reader that may lose frames but must find back once
+    /// the word is right again.
+    pub fn skip_to_tail(&mut self) {
+        // SYNC: as in `tail`.
+        self.seek(self.region.load(self.layout.tail, Acquire) & !7);
+    }
+
     /// Gives the bytes before `position` back to the writer.
     pub fn release(&self, position: u64) {
         // SYNC: pairs with the Acquire load in `Producer::refresh_head`; this side's loads of those bytes are done.

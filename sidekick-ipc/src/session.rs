@@ -620,10 +620,8 @@ fn acked_seq(state: &State) -> u64 {
 }
 
 fn skip_damage(consumer: &mut Consumer<Arc<Mapping>>) {
-    if let Ok(tail) = consumer.tail() {
-        consumer.seek(tail);
-        consumer.release(tail);
-    }
+    consumer.skip_to_tail();
+    consumer.release(consumer.position());
 }
 
 fn as_ns(duration: Duration) -> u64 {

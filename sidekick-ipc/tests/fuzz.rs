@@ -364,3 +364,72 @@ fn damaged_sessions_give_right_records_or_holes() {
     let mut attachment = attach(dir.path());
     assert_eq!(drain_all(&mut attachment).0.len(), 300);
 }
+
+/// The other direction: whatever stands in the control words and the downlink, no method of the game's side panics, hangs
+/// or speaks of numbers that it never gave out.
+#[test]
+fn a_hostile_watchdog_cannot_break_the_game() {
+    for when_full in [WhenFull::Spill, WhenFull::Block, WhenFull::Refuse] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = options(dir.path(), when_full);
+        options.spill_bytes_max = 1 << 20;
+        options.block_max = Duration::from_micros(20);
+        let session = Session::create(options).unwrap();
+        let path = scan(dir.path()).unwrap().remove(0).path;
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap();
+        let words = Mapping::create(&file, layout::file_bytes(256 << 10)).unwrap();
+        // Some messages, so that damage in them means something.
+        let attachment = attach(dir.path());
+        let mut random = Random(31);
+        let (mut scratch, mut messages, mut last) = (Vec::new(), 0, 0);
+        for round in 0..rounds(4000) {
+            let _ = attachment.send(&DownlinkMessage {
+                kind: 1,
+                request: round,
+                body: vec![1; 99],
+            });
+            for _ in 0..random.below(6) {
+                let at = match random.below(4) {
+                    0 => layout::DOWN_TAIL,
+                    1 => layout::DOWN_D + 8 * random.below(2000) as usize,
+                    2 => layout::C_HEAD + 8 * random.below(3) as usize,
+                    // All control words but the one that makes files.
+                    _ => match layout::C_GENERATION + 8 * random.below(18) as usize {
+                        layout::C_ROTATE_TO => layout::C_BACKLOG,
+                        at => at,
+                    },
+                };
+                words.store(at, random.word(words.load(at, Relaxed)), Relaxed);
+            }
+            for _ in 0..random.below(20) {
+                if let Ok(seq) = session.record("test", &big_body(round, 300)) {
+                    assert!(seq > last);
+                    last = seq;
+                }
+            }
+            session.on_frame(Phase::Running);
+            assert!(session.committed_seq() <= session.last_seq());
+            assert!(session.uploaded_seq() <= session.last_seq());
+            assert!(session.ring_used() <= session.ring_bytes());
+            let _ = session.control();
+            while let Some(message) = session.poll_downlink(&mut scratch) {
+                assert_eq!(message.body, vec![1; 99]);
+                messages += 1;
+            }
+        }
+        assert!(
+            last > 100 && messages > 100,
+            "{last} records, {messages} messages"
+        );
+        words.store(layout::C_ROTATE_TO, u64::MAX, Relaxed);
+        session.on_frame(Phase::Running);
+        assert!(
+            session.record("test", &[]).is_ok(),
+            "a new file starts with sane words"
+        );
+    }
+}
