@@ -89,7 +89,8 @@ func _fight() -> void:
 		grid[cell].append(player)
 	for attacker in range(tick % 10, player_count, 10):
 		var cell := Vector2i(positions[attacker] / CELL)
-		for victim in grid[cell]:
+		# Whoever respawned in this very tick may stand where nobody was.
+		for victim: int in grid.get(cell, PackedInt32Array()):
 			if victim != attacker and positions[attacker].distance_to(positions[victim]) < REACH:
 				_hit(attacker, victim)
 				break

@@ -1,1 +1,544 @@
 //! Wires the parts; the only file that knows them all.
+//!
+//! The data's way: ring → [`intake`](crate::intake) → [`store`](crate::store) → [`upload`](crate::upload). The
+//! engine's way: [`supervisor`](crate::supervisor) starts it and tells us, we tell intake to expect its ring, intake
+//! hands us the ring's words, the supervisor gets them. Nothing here decides anything about either.
+//!
+//! The end: first the engine (its grace), then what it left in the ring is drained and committed, then uploads get
+//! their grace, then the store closes. What could not be uploaded is in the store for the next start.
+
+mod board;
+mod committer;
+mod link;
+mod outbox;
+mod parts;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use self::board::Board;
+use self::committer::StoreCommitter;
+use self::outbox::StoreOutbox;
+use crate::api::Status;
+use crate::api::{Api, ApiError};
+use crate::config::Config;
+use crate::event::{DeathCause, EngineEvent};
+use crate::exit::ExitCode;
+use crate::intake::{Intake, IntakeConfig, IntakeEvent};
+use crate::logging::LogGuard;
+use crate::metrics::Metrics;
+use crate::platform::ShutdownSignals;
+use crate::platform::data_dir::{DataDirError, DataDirLock};
+use crate::platform::runtime_dir::{self, RuntimeDirError, RuntimeDirHints};
+use crate::store::{Store, StoreError};
+use crate::supervisor::{self, Command, Handle, Remote, SupervisorError};
+use crate::upload::{self, Drive, OutboxError};
+
+/// Worker threads: one for openraft and the store's answers, one for uploads and the API.
+const WORKERS: usize = 2;
+/// Events that wait for the main loop.
+const EVENTS_MAX: usize = 256;
+/// How often the status is made anew and the engine is told that we live.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
+/// How long the parts have to end after their work is done; then the process ends without them.
+const LAST_GRACE: Duration = Duration::from_secs(5);
+
+/// Why the watchdog ended other than asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The data directory is in use or unusable.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// There is no place for the rings.
+    #[error(transparent)]
+    RuntimeDir(#[from] RuntimeDirError),
+    /// The store cannot be opened, or has died.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A sink cannot be made from its configuration.
+    #[error("[upload.{sink}] {reason}")]
+    Sink {
+        /// Which one.
+        sink: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The uploader cannot start.
+    #[error("uploads cannot start: {0}")]
+    Upload(#[from] OutboxError),
+    /// The first engine cannot be started.
+    #[error(transparent)]
+    Supervisor(#[from] SupervisorError),
+    /// The API has no address.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The engine died too often.
+    #[error("the engine died {deaths} times within [restart] give_up_window; not started again, its records are kept")]
+    GaveUp {
+        /// How often.
+        deaths: u32,
+    },
+    /// The system refused a thread or the like.
+    #[error("{doing}: {error}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+impl AppError {
+    /// What the process tells its caller.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::DataDir(DataDirError::InUse { .. }) => ExitCode::Locked,
+            Self::DataDir(DataDirError::Unusable { .. }) => ExitCode::StoreUnusable,
+            Self::RuntimeDir(_) => ExitCode::RuntimeDir,
+            Self::Store(error) => error.exit_code(),
+            Self::Sink { .. } => ExitCode::BadConfig,
+            Self::Upload(_) => ExitCode::StoreUnusable,
+            Self::Supervisor(error) => error.exit_code(),
+            Self::Api(_) => ExitCode::Listen,
+            Self::GaveUp { .. } => ExitCode::GaveUp,
+            Self::System { .. } => ExitCode::Internal,
+        }
+    }
+}
+
+/// Runs the watchdog until it is asked to end (SIGTERM, SIGINT), the engine ends for good, or something breaks that
+/// only a new process can mend. Blocks; makes its own runtime.
+///
+/// # Errors
+/// [`AppError`] with the sentence for the user and the exit code.
+pub fn run(config: Config, log: &LogGuard) -> Result<(), AppError> {
+    let lock = DataDirLock::acquire(&config.data_dir)?;
+    let hints = RuntimeDirHints::from_environment(config.runtime_dir.clone());
+    let runtime_dir = runtime_dir::resolve(lock.dir(), &hints)?;
+    for reason in &runtime_dir.passed_over {
+        info!(%reason, "a place for the rings was passed over");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("worker")
+        .enable_all()
+        .build()
+        .map_err(|error| AppError::System { doing: "the async runtime cannot start", error })?;
+    let ended = runtime.block_on(serve(config, lock.dir().to_owned(), runtime_dir.path, log));
+    // A sink that hangs in a system call must not hold the process up; what it did not confirm is sent again.
+    runtime.shutdown_timeout(LAST_GRACE);
+    ended
+}
+
+async fn serve(config: Config, data_dir: PathBuf, runtime_dir: PathBuf, log: &LogGuard) -> Result<(), AppError> {
+    // Before the first engine: it inherits our dispositions.
+    let signals = ShutdownSignals::install()
+        .map_err(|error| AppError::System { doing: "signals cannot be received", error })?;
+    let store = Arc::new(Store::open(parts::store(&config, &data_dir)).await?);
+    let ended = serve_with(&config, &data_dir, &runtime_dir, log, Arc::clone(&store), signals).await;
+    store.shutdown().await;
+    ended
+}
+
+async fn serve_with(
+    config: &Config,
+    data_dir: &Path,
+    runtime_dir: &Path,
+    log: &LogGuard,
+    store: Arc<Store>,
+    signals: ShutdownSignals,
+) -> Result<(), AppError> {
+    let sinks = parts::sinks(config)?;
+    let lanes = sinks.iter().map(|sink| (sink.name().to_owned(), sink.lanes())).collect();
+    store.set_sinks(lanes).await?;
+    end_vanished_sessions(&store, &config.name, runtime_dir).await?;
+
+    let metrics = Metrics::new();
+    let api = Api::bind(&config.api).await?;
+    api.record_address(runtime_dir)?;
+    let board = Board::new(
+        Status {
+            name: config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            group: store.group().to_string(),
+            data_dir: data_dir.to_owned(),
+            runtime_dir: runtime_dir.to_owned(),
+            api: api.address().to_string(),
+            engine: crate::api::EngineStatus {
+                ready_required: config.health.ready_required,
+                ..Default::default()
+            },
+            ..Status::default()
+        },
+        metrics.clone(),
+    );
+
+    let (drive, driven) = watch::channel(Drive::Run);
+    let engine = upload::Engine::new(
+        Arc::new(StoreOutbox(Arc::clone(&store))),
+        sinks,
+        parts::upload(config),
+        driven,
+    );
+    for (source, epoch, session) in store.open_sessions() {
+        if source == config.name {
+            engine.note(store.stats().applied, epoch, session.next_seq.saturating_sub(1));
+        }
+    }
+    let uploads = engine.status();
+    let mut tasks = JoinSet::new();
+    for (name, task) in engine.tasks().await? {
+        tasks.spawn(async move {
+            let end = task.await;
+            info!(lane = name, ?end, "upload lane ended");
+        });
+    }
+    let mut api_drive = drive.subscribe();
+    let serve = api.serve(board.subscribe(), metrics, async move {
+        let _ = api_drive.wait_for(|drive| *drive == Drive::Stop).await;
+    });
+    tasks.spawn(async move {
+        if let Err(error) = serve.await {
+            error!(%error, "the API ended");
+        }
+    });
+
+    let (intake_sender, intake_events) = mpsc::channel(EVENTS_MAX);
+    let intake = Intake::spawn(
+        IntakeConfig {
+            runtime_dir: runtime_dir.to_owned(),
+            source: config.name.clone(),
+            slab_bytes_max: parts::slab_bytes_max(config),
+        },
+        Arc::new(StoreCommitter {
+            store: Arc::clone(&store),
+            runtime: tokio::runtime::Handle::current(),
+            source: config.name.clone(),
+        }),
+        Arc::new(move |event| {
+            // Intake's threads may wait for us: the main loop never waits for them while it takes events.
+            let _ = intake_sender.blocking_send(event);
+        }),
+    )
+    .map_err(|error| AppError::System { doing: "the intake thread cannot start", error })?;
+
+    let (engine_sender, engine_events) = mpsc::channel(EVENTS_MAX);
+    let supervisor_config = parts::supervisor(config, data_dir, runtime_dir, store.last_launch(&config.name));
+    let find_link = link::finder(runtime_dir.to_owned());
+    let spawned = tokio::task::spawn_blocking(move || {
+        supervisor::spawn(supervisor_config, engine_sender, Some(find_link), |_| {})
+    });
+    let supervisor = match spawned.await {
+        Ok(spawned) => spawned,
+        Err(error) => {
+            return Err(AppError::System {
+                doing: "the supervisor panicked while starting",
+                error: std::io::Error::other(error),
+            });
+        }
+    };
+    let supervisor = match supervisor {
+        Ok(supervisor) => supervisor,
+        Err(error) => {
+            drive.send_replace(Drive::Stop);
+            return Err(error.into());
+        }
+    };
+    let mut app = App {
+        store,
+        board,
+        remote: supervisor.remote(),
+        intake: Some(intake),
+        engine_events,
+        intake_events,
+        uploads,
+        signals,
+        engine_grace: config.shutdown.engine_grace,
+        log,
+    };
+    let outcome = app.watch().await;
+    app.finish(outcome, supervisor, &drive, tasks, config.shutdown.upload_grace).await
+}
+
+/// Ends sessions whose ring is gone (a reboot, a cleaned `/dev/shm`): what they still held is unknown, and the store
+/// says so (CORRECTNESS rule 8).
+async fn end_vanished_sessions(store: &Store, source: &str, runtime_dir: &Path) -> Result<(), AppError> {
+    let files = sidekick_ipc::scan(runtime_dir).unwrap_or_default();
+    for (owner, epoch, session) in store.open_sessions() {
+        if owner != source || files.iter().any(|file| file.epoch == epoch) {
+            continue;
+        }
+        let committed = session.next_seq.saturating_sub(1);
+        warn!(
+            %epoch,
+            incarnation = session.launch,
+            committed,
+            "the ring of this session is gone (a reboot?); what was recorded and not committed is lost"
+        );
+        store.session_ended(source, epoch, "its ring vanished", true).await?;
+    }
+    Ok(())
+}
+
+/// Why the main loop ended.
+enum Outcome {
+    /// Somebody asked.
+    Signaled,
+    /// The engine ended and policy says that this is all.
+    EngineDone,
+    /// The engine died too often.
+    GaveUp { deaths: u32 },
+    /// The store died; the engine runs on, for the next watchdog to adopt.
+    StoreDied(StoreError),
+    /// The supervisor's thread is gone.
+    SupervisorGone,
+}
+
+struct App<'a> {
+    store: Arc<Store>,
+    board: Board,
+    remote: Remote,
+    intake: Option<Intake>,
+    engine_events: mpsc::Receiver<EngineEvent>,
+    intake_events: mpsc::Receiver<IntakeEvent>,
+    uploads: watch::Receiver<upload::UploadStatus>,
+    signals: ShutdownSignals,
+    engine_grace: Duration,
+    log: &'a LogGuard,
+}
+
+impl App<'_> {
+    /// The main loop.
+    async fn watch(&mut self) -> Outcome {
+        let store = Arc::clone(&self.store);
+        let mut died = std::pin::pin!(store.fatal());
+        let mut refresh = tokio::time::interval(REFRESH_EVERY);
+        loop {
+            tokio::select! {
+                error = &mut died => return Outcome::StoreDied(error),
+                signal = self.signals.recv() => {
+                    info!(signal, "asked to end");
+                    return Outcome::Signaled;
+                }
+                event = self.engine_events.recv() => {
+                    let Some(event) = event else { return Outcome::SupervisorGone };
+                    let outcome = self.on_engine(&event);
+                    self.refresh();
+                    if let Some(outcome) = outcome {
+                        return outcome;
+                    }
+                }
+                Some(event) = self.intake_events.recv() => {
+                    self.on_intake(event);
+                    self.refresh();
+                }
+                Ok(()) = self.uploads.changed() => self.on_uploads(),
+                _ = refresh.tick() => self.refresh(),
+            }
+        }
+    }
+
+    fn refresh(&mut self) {
+        self.board.refresh(&self.store, self.log.lines_dropped());
+    }
+
+    fn on_uploads(&mut self) {
+        let uploads = self.uploads.borrow_and_update().clone();
+        self.board.uploads(uploads);
+    }
+
+    fn on_engine(&mut self, event: &EngineEvent) -> Option<Outcome> {
+        tell(event);
+        self.board.engine(event);
+        match event {
+            EngineEvent::Started { incarnation, .. } | EngineEvent::Adopted { incarnation, .. } => {
+                if let Some(intake) = &self.intake {
+                    intake.expect(*incarnation);
+                }
+                None
+            }
+            EngineEvent::Died { .. } => {
+                if let Some(intake) = &self.intake {
+                    intake.rescan();
+                }
+                None
+            }
+            EngineEvent::GaveUp { deaths } => Some(Outcome::GaveUp { deaths: *deaths }),
+            EngineEvent::Stopped => Some(Outcome::EngineDone),
+            _ => None,
+        }
+    }
+
+    fn on_intake(&mut self, event: IntakeEvent) {
+        match event {
+            IntakeEvent::Attached(session) => {
+                let launch = session.info.launch;
+                let link = self.board.attached(&session);
+                self.remote.send(Command::Connected { launch, link });
+            }
+            IntakeEvent::Refused { launch, error } => {
+                error!(
+                    launch,
+                    %error,
+                    "the engine's ring cannot be used; the game runs on, its records stay in the ring"
+                );
+            }
+            IntakeEvent::Ended { launch, progress } => {
+                self.board.ended(launch, &progress);
+                info!(
+                    incarnation = launch,
+                    epoch = %progress.epoch,
+                    recorded = progress.recorded.load(std::sync::atomic::Ordering::Relaxed),
+                    committed = progress.committed.load(std::sync::atomic::Ordering::Acquire),
+                    "session ended, everything that it recorded is committed"
+                );
+            }
+        }
+    }
+
+    /// Ends the parts in the order of the data's way.
+    async fn finish(
+        mut self,
+        outcome: Outcome,
+        supervisor: Handle,
+        drive: &watch::Sender<Drive>,
+        mut tasks: JoinSet<()>,
+        upload_grace: Duration,
+    ) -> Result<(), AppError> {
+        let store_died = matches!(outcome, Outcome::StoreDied(_));
+        let command = match outcome {
+            Outcome::StoreDied(_) => Command::Detach,
+            _ => Command::Shutdown { grace: self.engine_grace },
+        };
+        self.board.stopping();
+        self.end_engine(command, supervisor).await;
+        if !store_died {
+            self.drain(drive, upload_grace).await;
+        }
+        drive.send_replace(Drive::Stop);
+        let ended = tokio::time::timeout(LAST_GRACE, async { while tasks.join_next().await.is_some() {} });
+        if ended.await.is_err() {
+            warn!("a part did not end in time; left behind");
+        }
+        match outcome {
+            Outcome::Signaled | Outcome::EngineDone => Ok(()),
+            Outcome::GaveUp { deaths } => Err(AppError::GaveUp { deaths }),
+            Outcome::StoreDied(error) => Err(error.into()),
+            Outcome::SupervisorGone => Err(AppError::System {
+                doing: "the supervisor ended by itself",
+                error: std::io::Error::other("its thread panicked; the engine runs on"),
+            }),
+        }
+    }
+
+    /// Ends (or leaves) the engine and waits for that. A second signal ends it at once.
+    async fn end_engine(&mut self, command: Command, supervisor: Handle) {
+        supervisor.send(command);
+        let mut joined = tokio::task::spawn_blocking(move || supervisor.join());
+        loop {
+            tokio::select! {
+                ended = &mut joined => {
+                    info!(?ended, "engine ended");
+                    break;
+                }
+                signal = self.signals.recv() => {
+                    warn!(signal, "asked to end again; the engine is killed");
+                    self.remote.send(Command::Kill);
+                }
+                Some(event) = self.engine_events.recv() => {
+                    self.on_engine(&event);
+                    self.refresh();
+                }
+                Some(event) = self.intake_events.recv() => self.on_intake(event),
+                Ok(()) = self.uploads.changed() => self.on_uploads(),
+            }
+        }
+        while let Ok(event) = self.engine_events.try_recv() {
+            self.on_engine(&event);
+        }
+    }
+
+    /// Takes what dead engines left, then gives the uploads their grace.
+    async fn drain(&mut self, drive: &watch::Sender<Drive>, upload_grace: Duration) {
+        drive.send_replace(Drive::Drain);
+        if let Some(intake) = self.intake.take() {
+            let mut stopped = tokio::task::spawn_blocking(move || intake.stop());
+            loop {
+                tokio::select! {
+                    _ = &mut stopped => break,
+                    Some(event) = self.intake_events.recv() => self.on_intake(event),
+                    error = self.store.fatal() => {
+                        error!(%error, "what is left in the ring is taken by the next start");
+                        return;
+                    }
+                }
+            }
+            while let Ok(event) = self.intake_events.try_recv() {
+                self.on_intake(event);
+            }
+        }
+        let last = self.store.stats().applied;
+        let deadline = Instant::now() + upload_grace;
+        let through = async {
+            let _ = self.uploads.wait_for(|uploads| uploads.is_through(last)).await;
+        };
+        tokio::select! {
+            done = tokio::time::timeout_at(deadline, through) => {
+                if done.is_err() {
+                    warn!(grace = ?upload_grace, "not everything is uploaded; the next start goes on");
+                }
+            }
+            signal = self.signals.recv() => warn!(signal, "asked to end again; the next start uploads the rest"),
+        }
+        self.on_uploads();
+        self.refresh();
+        let totals = self.board.totals();
+        info!(committed = totals.committed, uploaded = ?totals.uploaded, "drained");
+    }
+}
+
+/// One line of log for one thing that happened to the engine.
+fn tell(event: &EngineEvent) {
+    match event {
+        EngineEvent::Started { incarnation, pid, gap, log } => {
+            let gap_ms = gap.map(|gap| gap.as_secs_f64() * 1000.0);
+            info!(incarnation, pid, gap_ms, log = %log.display(), "engine started");
+        }
+        EngineEvent::Adopted { incarnation, pid } => info!(incarnation, pid, "running engine adopted"),
+        EngineEvent::Connected { incarnation } => info!(incarnation, "engine connected"),
+        EngineEvent::Ready { incarnation, after } => {
+            info!(incarnation, after_ms = after.as_secs_f64() * 1000.0, "game ready");
+        }
+        EngineEvent::Hung { incarnation, silent } => {
+            warn!(incarnation, silent_ms = silent.as_secs_f64() * 1000.0, "engine hung");
+        }
+        EngineEvent::Died { incarnation, pid, cause: cause @ DeathCause::Clean { .. }, uptime, frame } => {
+            let uptime_s = uptime.map(|uptime| uptime.as_secs_f64());
+            info!(incarnation, pid, %cause, uptime_s, frame, "engine quit");
+        }
+        EngineEvent::Died { incarnation, pid, cause, uptime, frame } => {
+            let uptime_s = uptime.map(|uptime| uptime.as_secs_f64());
+            warn!(incarnation, pid, %cause, uptime_s, frame, "engine died");
+        }
+        EngineEvent::Backoff { delay } => info!(delay_ms = delay.as_secs_f64() * 1000.0, "next start waits"),
+        EngineEvent::Unconnected { incarnation, after } => warn!(
+            incarnation,
+            after_s = after.as_secs_f64(),
+            "the engine has not loaded the Sidekick extension; is addons/sidekick in the project, is it listed in \
+             .godot/extension_list.cfg, and is its library there for this platform?"
+        ),
+        EngineEvent::StartFailed { incarnation, error } => error!(incarnation, %error, "engine not started"),
+        EngineEvent::CrashLoop { deaths, every } => {
+            warn!(deaths, every_s = every.as_secs_f64(), "the engine dies again and again; trying on, slowly");
+        }
+        EngineEvent::GaveUp { deaths } => error!(deaths, "the engine died too often"),
+        EngineEvent::Stopped => info!("no engine runs"),
+    }
+}

@@ -42,6 +42,8 @@ pub struct SessionOpening {
     pub epoch: Uuid,
     /// Number of the launch that wrote it.
     pub incarnation: u32,
+    /// The wall clock when the session began, in nanoseconds since the Unix epoch.
+    pub started_realtime_ns: i64,
 }
 
 /// Where a session stands in the committed state.

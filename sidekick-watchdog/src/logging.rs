@@ -12,6 +12,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
@@ -106,7 +107,7 @@ fn subscriber(
     let subscriber = tracing_subscriber::registry()
         .with(stderr_layer)
         .with(file_layer)
-        .with(level(config.level));
+        .with(filter(config.level));
     Ok((subscriber, guard))
 }
 
@@ -156,6 +157,17 @@ fn open(path: &Path, rotate: LogRotation) -> Result<RollingFileAppender, LogErro
         let source = std::error::Error::source(&init_error);
         error(source.map_or_else(|| init_error.to_string(), ToString::to_string))
     })
+}
+
+/// The configured level for our own words. The libraries' daily business is shown only to those who look for a fault:
+/// openraft tells of every step of every start at `info`.
+fn filter(configured: LogLevel) -> Targets {
+    let own = level(configured);
+    let libraries = match configured {
+        LogLevel::Debug | LogLevel::Trace => own,
+        _ => own.min(LevelFilter::WARN),
+    };
+    Targets::new().with_default(libraries).with_target("sidekick", own)
 }
 
 fn level(level: LogLevel) -> LevelFilter {

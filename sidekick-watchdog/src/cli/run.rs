@@ -1,11 +1,12 @@
 //! `run`: reads the configuration, starts the log and hands over to [`crate::app`].
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::ConfigArgs;
-use crate::config::Config;
+use crate::app;
+use crate::config::LogLevel;
 use crate::exit::ExitCode;
-use crate::logging::{self, LogGuard};
+use crate::logging;
 
 pub(super) fn run(args: &ConfigArgs) -> ExitCode {
     let config = match args.load() {
@@ -20,6 +21,7 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
         return ExitCode::BadConfig;
     }
     // Held until the end: dropping it writes the last lines.
+    let level = config.log.level;
     let log = match logging::init(&config.log) {
         Ok(guard) => guard,
         Err(error) => {
@@ -30,11 +32,15 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
     for warning in &config.warnings {
         warn!(warning, "configuration");
     }
-    serve(config, &log)
-}
-
-/// Runs the watchdog until it is asked to end.
-fn serve(_config: Config, _log: &LogGuard) -> ExitCode {
-    tracing::error!("this build cannot run an engine yet: the parts are not joined");
-    ExitCode::Internal
+    match app::run(config, &log) {
+        Ok(()) => ExitCode::Ok,
+        Err(error) => {
+            error!(%error, "watchdog ends");
+            if level == LogLevel::Off {
+                // Nobody asked for a log, but an end with a code and without a word helps nobody either.
+                super::complain(&error);
+            }
+            error.exit_code()
+        }
+    }
 }

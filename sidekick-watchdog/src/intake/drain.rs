@@ -188,6 +188,7 @@ impl Drain {
         let opening = SessionOpening {
             epoch: info.epoch,
             incarnation: info.launch,
+            started_realtime_ns: i64::try_from(info.realtime_base_ns).unwrap_or(i64::MAX),
         };
         let resume = self.committer.open(&opening)?;
         while self.attachment.info().rotation < resume.checkpoint.rotation && self.next_rotation() {
@@ -291,6 +292,9 @@ impl Drain {
                         warn!(epoch = %self.progress.epoch, %reason, "records wait in the ring");
                     }
                     self.refusals = self.refusals.wrapping_add(1);
+                    if self.stop.load(Ordering::Acquire) {
+                        return Err(CommitError::Closed);
+                    }
                     self.attachment.wait(REFUSED_PAUSE);
                     self.resume()?;
                 }

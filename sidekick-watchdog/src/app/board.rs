@@ -1,0 +1,254 @@
+//! Gathers what every part tells into the one status that API, CLI and metrics show.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use super::link::RingLink;
+use crate::api::{
+    DEATHS_KEPT, Death, EngineState, EngineStatus, SessionStatus, SinkStatus, Status, StoreStatus, Totals,
+    UploadStatus,
+};
+use crate::event::EngineEvent;
+use crate::intake::{AttachedSession, SessionProgress};
+use crate::metrics::{Metrics, raise_to};
+use crate::store::Store;
+use crate::supervisor::EngineLink;
+use crate::upload::{self, SinkState};
+
+/// The session of the running engine.
+struct Current {
+    launch: u32,
+    link: RingLink,
+    progress: Arc<SessionProgress>,
+}
+
+/// All that is known, kept by the application's main loop alone.
+pub(super) struct Board {
+    status: Status,
+    sender: watch::Sender<Status>,
+    metrics: Metrics,
+    started: Instant,
+    engine_started: Option<Instant>,
+    current: Option<Current>,
+    /// Numbers lost as holes in sessions that have ended.
+    holes_ended: u64,
+    /// Refusals in sessions that have ended.
+    refused_ended: u64,
+    uploads: upload::UploadStatus,
+}
+
+impl Board {
+    pub(super) fn new(status: Status, metrics: Metrics) -> Self {
+        Self {
+            sender: watch::Sender::new(status.clone()),
+            status,
+            metrics,
+            started: Instant::now(),
+            engine_started: None,
+            current: None,
+            holes_ended: 0,
+            refused_ended: 0,
+            uploads: upload::UploadStatus::default(),
+        }
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Status> {
+        self.sender.subscribe()
+    }
+
+    /// Counts over all sessions, as of the last refresh.
+    pub(super) fn totals(&self) -> &Totals {
+        &self.status.totals
+    }
+
+    /// Takes note of what happened to the engine.
+    pub(super) fn engine(&mut self, event: &EngineEvent) {
+        let engine = &mut self.status.engine;
+        match event {
+            EngineEvent::Started { incarnation, pid, gap, .. } => {
+                *engine = EngineStatus {
+                    state: EngineState::Starting,
+                    incarnation: *incarnation,
+                    pid: Some(*pid),
+                    ready_required: engine.ready_required,
+                    starts: engine.starts + 1,
+                    last_deaths: std::mem::take(&mut engine.last_deaths),
+                    ..EngineStatus::default()
+                };
+                if let (Some(gap), Some(death)) = (gap, engine.last_deaths.last_mut()) {
+                    death.gap_ms = Some(gap.as_secs_f64() * 1000.0);
+                }
+                self.engine_started = Some(Instant::now());
+                self.metrics.started(*incarnation, *gap);
+            }
+            EngineEvent::Adopted { incarnation, pid } => {
+                engine.state = EngineState::Running;
+                engine.incarnation = *incarnation;
+                engine.pid = Some(*pid);
+                self.metrics.engine_incarnation.set(i64::from(*incarnation));
+                self.metrics.engine_up.set(1);
+            }
+            EngineEvent::Connected { .. } => {
+                engine.state = EngineState::Running;
+                engine.connected = true;
+            }
+            EngineEvent::Ready { .. } => engine.ready = true,
+            EngineEvent::Hung { .. } => engine.state = EngineState::Hung,
+            EngineEvent::Died { incarnation, cause, uptime, frame, .. } => {
+                engine.last_deaths.push(Death {
+                    incarnation: *incarnation,
+                    cause: cause.to_string(),
+                    gap_ms: None,
+                    uptime_s: uptime.map(|uptime| uptime.as_secs_f64()),
+                    frame: *frame,
+                    time: now(),
+                });
+                let surplus = engine.last_deaths.len().saturating_sub(DEATHS_KEPT);
+                engine.last_deaths.drain(..surplus);
+                engine.pid = None;
+                engine.uptime_s = None;
+                engine.connected = false;
+                engine.ready = false;
+                self.engine_started = None;
+                self.metrics.died(cause);
+            }
+            EngineEvent::Backoff { .. } | EngineEvent::CrashLoop { .. } | EngineEvent::StartFailed { .. } => {
+                engine.state = EngineState::Backoff;
+            }
+            EngineEvent::GaveUp { .. } => engine.state = EngineState::GaveUp,
+            EngineEvent::Stopped => engine.state = EngineState::Stopped,
+            EngineEvent::Unconnected { .. } => {}
+        }
+    }
+
+    /// The engine was asked to end.
+    pub(super) fn stopping(&mut self) {
+        self.status.engine.state = EngineState::Stopping;
+    }
+
+    /// A session's ring is being drained.
+    pub(super) fn attached(&mut self, session: &AttachedSession) -> Arc<dyn EngineLink> {
+        let link = RingLink { heartbeat: session.heartbeat.clone(), controls: session.controls.clone() };
+        let launch = session.info.launch;
+        if self.current.as_ref().is_none_or(|current| current.launch <= launch) {
+            let progress = Arc::clone(&session.progress);
+            self.current = Some(Current { launch, link: link.clone(), progress });
+        }
+        Arc::new(link)
+    }
+
+    /// A session's end is committed.
+    pub(super) fn ended(&mut self, launch: u32, progress: &SessionProgress) {
+        self.holes_ended += progress.holes.load(Ordering::Relaxed);
+        if let Some(current) = self.current.take_if(|current| current.launch == launch) {
+            self.refused_ended += current.link.heartbeat.read().refused_count;
+        }
+    }
+
+    /// The uploader has told something; the engine learns how far its own records have come.
+    pub(super) fn uploads(&mut self, uploads: upload::UploadStatus) {
+        self.uploads = uploads;
+        if let Some(current) = &self.current {
+            current.link.controls.set_uploaded(self.uploaded_of(current));
+        }
+    }
+
+    fn uploaded_of(&self, current: &Current) -> u64 {
+        let committed = current.progress.committed.load(Ordering::Acquire);
+        if self.uploads.sinks.is_empty() {
+            return committed;
+        }
+        let level = self.uploads.uploaded.iter().find(|(epoch, _)| *epoch == current.progress.epoch);
+        level.map_or(0, |(_, seq)| (*seq).min(committed))
+    }
+
+    /// Makes the status anew and shows it.
+    pub(super) fn refresh(&mut self, store: &Store, lines_dropped: u64) {
+        self.refresh_engine();
+        self.refresh_store(store);
+        self.refresh_uploads(store);
+        raise_to(&self.metrics.log_lines_dropped, lines_dropped);
+        self.status.uptime_s = self.started.elapsed().as_secs_f64();
+        self.sender.send_replace(self.status.clone());
+    }
+
+    fn refresh_engine(&mut self) {
+        let engine = &mut self.status.engine;
+        engine.uptime_s = self.engine_started.map(|at| at.elapsed().as_secs_f64());
+        let (mut holes, mut refused) = (self.holes_ended, self.refused_ended);
+        if let Some(current) = &self.current {
+            current.link.controls.beat();
+            let beat = current.link.heartbeat.read();
+            let committed = current.progress.committed.load(Ordering::Acquire);
+            let recorded = current.progress.recorded.load(Ordering::Relaxed);
+            let uploaded = self.uploaded_of(current);
+            holes += current.progress.holes.load(Ordering::Relaxed);
+            refused += beat.refused_count;
+            self.status.engine.frame = Some(beat.frames);
+            self.status.session = Some(SessionStatus {
+                epoch: current.progress.epoch.to_string(),
+                recorded: Some(recorded.max(committed)),
+                committed,
+                uploaded,
+                backlog: committed.saturating_sub(uploaded),
+                refused: beat.refused_count,
+                holes: current.progress.holes.load(Ordering::Relaxed),
+            });
+        }
+        self.status.totals.gaps = holes;
+        raise_to(&self.metrics.records_missing, holes);
+        raise_to(&self.metrics.records_refused, refused);
+    }
+
+    fn refresh_store(&mut self, store: &Store) {
+        let stats = store.stats();
+        self.status.store = StoreStatus {
+            log_bytes: stats.log.log_bytes,
+            applied: stats.applied,
+            last_fsync_us: Some(stats.log.last_sync_us),
+        };
+        self.metrics.store_log_bytes.set(i64::try_from(stats.log.log_bytes).unwrap_or(i64::MAX));
+        let committed = store.totals().values().map(|source| source.committed).sum();
+        raise_to(&self.metrics.records_committed, committed);
+        self.status.totals =
+            Totals { committed, uploaded: BTreeMap::new(), gaps: self.status.totals.gaps };
+    }
+
+    fn refresh_uploads(&mut self, store: &Store) {
+        self.status.upload = UploadStatus { sinks: Vec::with_capacity(self.uploads.sinks.len()) };
+        let committed = self.status.totals.committed;
+        let mut backlog = 0;
+        for sink in &self.uploads.sinks {
+            let uploaded = store.lanes(&sink.name).iter().map(|lane| lane.records).sum();
+            backlog = backlog.max(committed.saturating_sub(uploaded));
+            self.status.totals.uploaded.insert(sink.name.clone(), uploaded);
+            raise_to(&self.metrics.uploaded(&sink.name), uploaded);
+            raise_to(&self.metrics.retries(&sink.name), sink.failures);
+            let (state, reason) = match &sink.state {
+                SinkState::Ok => ("ok", None),
+                SinkState::Retrying { reason } => ("retrying", Some(reason.clone())),
+                SinkState::Parked { reason } => ("parked", Some(reason.clone())),
+            };
+            self.status.upload.sinks.push(SinkStatus {
+                name: sink.name.clone(),
+                state: state.to_owned(),
+                reason,
+                records: uploaded,
+                last_success_age_s: sink.last_success.and_then(age).map(|age| age.as_secs_f64()),
+            });
+        }
+        self.metrics.backlog_records.set(i64::try_from(backlog).unwrap_or(i64::MAX));
+    }
+}
+
+fn age(time: SystemTime) -> Option<Duration> {
+    SystemTime::now().duration_since(time).ok()
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}

@@ -1,0 +1,88 @@
+//! Joins intake to the store: what intake calls committed is what the store has fsynced and applied.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use crate::intake::{CommitError, Committer, PendingAppend, SessionEnding, SessionOpening, SessionResume};
+use crate::slab::Slab;
+use crate::store::{AppendError, AppendTicket, Refusal, Store, StoreError};
+
+/// The store as intake sees it. Its calls block, so they belong on intake's threads, never on the runtime's.
+pub(super) struct StoreCommitter {
+    pub(super) store: Arc<Store>,
+    pub(super) runtime: Handle,
+    pub(super) source: String,
+}
+
+impl Committer for StoreCommitter {
+    fn open(&self, opening: &SessionOpening) -> Result<SessionResume, CommitError> {
+        let epoch = opening.epoch;
+        let opened = self.runtime.block_on(self.store.session_opened(
+            &self.source,
+            epoch,
+            opening.incarnation,
+            opening.started_realtime_ns,
+        ));
+        match opened {
+            Ok(opened) => Ok(SessionResume {
+                next_seq: opened.next_seq,
+                checkpoint: opened.checkpoint.unwrap_or_default(),
+                ended: false,
+            }),
+            Err(StoreError::Refused(Refusal::SessionEnded)) => {
+                let session = self.store.session(&self.source, epoch);
+                Ok(SessionResume {
+                    next_seq: session.as_ref().map_or(1, |session| session.next_seq),
+                    checkpoint: session.and_then(|session| session.checkpoint).unwrap_or_default(),
+                    ended: true,
+                })
+            }
+            Err(StoreError::Refused(refusal)) => Err(CommitError::Refused { epoch, reason: refusal.to_string() }),
+            Err(_) => Err(CommitError::Closed),
+        }
+    }
+
+    fn append(&self, slab: Slab) -> Box<dyn PendingAppend> {
+        let epoch = slab.head.epoch;
+        let ticket = self.runtime.block_on(self.store.submit(slab));
+        Box::new(Pending { ticket, epoch, runtime: self.runtime.clone() })
+    }
+
+    fn end(&self, ending: &SessionEnding) -> Result<(), CommitError> {
+        let cause = match ending.clean_exit {
+            Some(code) => format!("quit with exit code {code}"),
+            None => "died".to_owned(),
+        };
+        let ended =
+            self.runtime.block_on(self.store.session_ended(&self.source, ending.epoch, &cause, !ending.tail_known));
+        match ended {
+            Ok(_) => Ok(()),
+            Err(StoreError::Refused(refusal)) => {
+                Err(CommitError::Refused { epoch: ending.epoch, reason: refusal.to_string() })
+            }
+            Err(_) => Err(CommitError::Closed),
+        }
+    }
+}
+
+struct Pending {
+    ticket: Result<AppendTicket, AppendError>,
+    epoch: uuid::Uuid,
+    runtime: Handle,
+}
+
+impl PendingAppend for Pending {
+    fn wait(self: Box<Self>) -> Result<(), CommitError> {
+        let epoch = self.epoch;
+        match self.ticket.and_then(|ticket| self.runtime.block_on(ticket.wait())) {
+            Ok(_) => Ok(()),
+            Err(AppendError::Refused(Refusal::Hole { expected, .. })) => Err(CommitError::Hole { expected }),
+            Err(AppendError::Refused(refusal)) => Err(CommitError::Refused { epoch, reason: refusal.to_string() }),
+            Err(error @ (AppendError::Quota { .. } | AppendError::NoSpace(_) | AppendError::NotLeader { .. })) => {
+                Err(CommitError::Later { reason: error.to_string() })
+            }
+            Err(AppendError::Stopped(_)) => Err(CommitError::Closed),
+        }
+    }
+}

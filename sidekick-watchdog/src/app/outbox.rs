@@ -1,0 +1,96 @@
+//! Joins upload to the store: the log is the outbox, the state keeps plans and watermarks.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::store::{self, Refusal, Store, StoreError};
+use crate::upload::{IndexedSlabs, LaneState, Outbox, OutboxError, Plan, Uploaded};
+
+/// The store as the uploader sees it.
+pub(super) struct StoreOutbox(pub(super) Arc<Store>);
+
+impl Outbox for StoreOutbox {
+    fn group(&self) -> Uuid {
+        self.0.group()
+    }
+
+    async fn lanes(&self, sink: &str) -> Result<Vec<LaneState>, OutboxError> {
+        let lanes = self.0.lanes(sink).into_iter().zip(0..);
+        Ok(lanes
+            .map(|(lane, number)| LaneState {
+                watermark: lane.watermark,
+                plan: lane.plan.map(|plan| Plan {
+                    sink: sink.to_owned(),
+                    lane: number,
+                    first: plan.first,
+                    last: plan.last,
+                    rules_version: plan.rules_version,
+                    encoder_version: plan.encoder_version,
+                    extra: plan.extra,
+                }),
+            })
+            .collect())
+    }
+
+    async fn read(&self, after_index: u64, bytes_max: usize) -> Result<Vec<IndexedSlabs>, OutboxError> {
+        let mut after = after_index;
+        loop {
+            let entries = self.0.read_slabs(after, bytes_max).await.map_err(outbox_error)?;
+            // The store hands out the last entry that it looked at even if it holds nothing, so that we get on.
+            let Some(last) = entries.last().map(|entry| entry.index) else { return Ok(Vec::new()) };
+            let found: Vec<IndexedSlabs> = entries
+                .into_iter()
+                .filter(|entry| !entry.slabs.is_empty())
+                .map(|entry| IndexedSlabs {
+                    index: entry.index,
+                    slabs: entry.slabs.into_iter().map(|(_, slab)| slab).collect(),
+                })
+                .collect();
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            after = last;
+        }
+    }
+
+    fn applied(&self) -> watch::Receiver<u64> {
+        self.0.applied()
+    }
+
+    async fn commit_plan(&self, plan: Plan) -> Result<(), OutboxError> {
+        let (sink, lane) = (plan.sink.clone(), plan.lane);
+        self.0.plan(&sink, lane, stored(plan)).await.map_err(outbox_error)
+    }
+
+    async fn commit_uploaded(&self, uploaded: Uploaded, next: Option<Plan>) -> Result<(), OutboxError> {
+        let moved = self.0.uploaded(&uploaded.sink, uploaded.lane, uploaded.up_to, uploaded.records);
+        let Some(next) = next else { return moved.await.map_err(outbox_error) };
+        let (sink, lane) = (next.sink.clone(), next.lane);
+        // Queued one behind the other, so the proposer puts both into one entry. Were they torn apart by a crash, the
+        // lane would stand at its new watermark without a plan: a state it knows.
+        let (moved, planned) = tokio::join!(biased; moved, self.0.plan(&sink, lane, stored(next)));
+        moved.and(planned).map_err(outbox_error)
+    }
+}
+
+fn stored(plan: Plan) -> store::Plan {
+    store::Plan {
+        first: plan.first,
+        last: plan.last,
+        rules_version: plan.rules_version,
+        encoder_version: plan.encoder_version,
+        extra: plan.extra,
+    }
+}
+
+fn outbox_error(error: StoreError) -> OutboxError {
+    match error {
+        StoreError::Stopped { .. } => OutboxError::Closed,
+        StoreError::Refused(refusal @ (Refusal::UnknownLane | Refusal::PlanStands)) => {
+            OutboxError::Failed(refusal.to_string())
+        }
+        error => OutboxError::Failed(error.to_string()),
+    }
+}

@@ -1,0 +1,135 @@
+//! Translates the configuration into what each part wants to know.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::AppError;
+use crate::config::Config;
+use crate::config::RestartPolicy;
+use crate::config::HeartbeatPolicy;
+use crate::config::{Compression, SinkKind};
+use crate::store::StoreConfig;
+use crate::supervisor::SupervisorConfig;
+use crate::supervisor::machine::{self, Policy};
+use crate::supervisor::spawn::{EngineCommand, RingEnvironment};
+use crate::upload::sink::{self, FileSettings, FileSink, HttpSettings, HttpSink};
+use crate::upload::{Sink, UploadSettings};
+
+/// Lines of output kept in memory for status and crash reports.
+const LOG_LINES_KEPT: usize = 1000;
+/// Output files of earlier engines that are kept.
+const LOGS_KEPT: usize = 10;
+/// Slabs are cut well below a log batch, so that one never fills it.
+const SLAB_PART_OF_BATCH: u64 = 2;
+
+pub(super) fn store(config: &Config, data_dir: &Path) -> StoreConfig {
+    StoreConfig {
+        cache_size: usize_of(config.store.cache_bytes),
+        batch_max_bytes: usize_of(config.store.batch_bytes_max),
+        snapshot_every: u64::from(config.store.snapshot_every_entries),
+        disk_quota: config.store.disk_quota_bytes,
+        ..StoreConfig::new(data_dir)
+    }
+}
+
+pub(super) fn slab_bytes_max(config: &Config) -> usize {
+    usize_of(config.store.batch_bytes_max / SLAB_PART_OF_BATCH).max(64 << 10)
+}
+
+pub(super) fn upload(config: &Config) -> UploadSettings {
+    UploadSettings {
+        batch_max_records: config.upload.batch_records_max as usize,
+        batch_max_bytes: usize_of(config.upload.batch_bytes_max),
+        batch_max_age: config.upload.batch_age_max,
+        retry_first: config.upload.retry_first,
+        retry_max: config.upload.retry_max,
+    }
+}
+
+pub(super) fn sinks(config: &Config) -> Result<Vec<Arc<dyn Sink>>, AppError> {
+    let mut sinks: Vec<Arc<dyn Sink>> = Vec::new();
+    for kind in &config.upload.sinks {
+        match (kind, &config.upload.http) {
+            (SinkKind::File, _) => sinks.push(Arc::new(FileSink::new(FileSettings {
+                dir: config.upload.file.dir.clone(),
+                rotate_bytes: config.upload.file.rotate_bytes,
+            }))),
+            (SinkKind::Http, Some(http)) => {
+                let settings = HttpSettings {
+                    url: http.url.to_string(),
+                    headers: http.headers.0.clone().into_iter().collect(),
+                    token_file: http.token_file.clone(),
+                    timeout: http.timeout,
+                    compression: match config.upload.compression {
+                        Compression::Gzip => sink::Compression::Gzip,
+                        Compression::Zstd => sink::Compression::Zstd,
+                        Compression::None => sink::Compression::None,
+                    },
+                    concurrency_max: config.upload.concurrency_max,
+                    tls_ca_file: None,
+                };
+                let sink = HttpSink::new(settings)
+                    .map_err(|error| AppError::Sink { sink: "http", reason: error.to_string() })?;
+                sinks.push(Arc::new(sink));
+            }
+            // Both are refused when the configuration is read.
+            (SinkKind::Http, None) => return Err(AppError::Sink { sink: "http", reason: "is missing".into() }),
+            (SinkKind::Postgres, _) => {
+                return Err(AppError::Sink { sink: "postgres", reason: "is not in this version".into() });
+            }
+        }
+    }
+    Ok(sinks)
+}
+
+pub(super) fn supervisor(
+    config: &Config,
+    data_dir: &Path,
+    runtime_dir: &Path,
+    launch_last: u32,
+) -> SupervisorConfig {
+    let defaults = Policy::default();
+    SupervisorConfig {
+        engine: EngineCommand {
+            command: config.engine.command.clone(),
+            working_dir: config.engine.working_dir.clone(),
+            env: config.engine.env.0.clone().into_iter().collect(),
+            source: config.name.clone(),
+            runtime_dir: runtime_dir.to_owned(),
+            ring: RingEnvironment {
+                ring_bytes: config.ring.bytes,
+                when_full: config.ring.when_full.word().to_owned(),
+                block_max: config.ring.block_max,
+                spill_bytes_max: config.ring.spill_bytes_max,
+            },
+        },
+        data_dir: data_dir.to_owned(),
+        policy: Policy {
+            restart: match config.engine.restart {
+                RestartPolicy::OnFailure => machine::RestartPolicy::OnFailure,
+                RestartPolicy::Always => machine::RestartPolicy::Always,
+                RestartPolicy::Never => machine::RestartPolicy::Never,
+            },
+            backoff_first: config.restart.backoff_first,
+            backoff_max: config.restart.backoff_max,
+            backoff_factor: config.restart.backoff_factor,
+            stable_after: config.restart.stable_after,
+            give_up_after: config.restart.give_up_after,
+            give_up_window: config.restart.give_up_window,
+            heartbeat_required: config.health.heartbeat == HeartbeatPolicy::Required,
+            startup_timeout: config.health.startup_timeout,
+            hang_timeout: config.health.hang_timeout,
+            ..defaults
+        },
+        success_exit_codes: config.engine.success_exit_codes.clone(),
+        log_lines_kept: LOG_LINES_KEPT,
+        logs_kept: LOGS_KEPT,
+        launch_last,
+        subreaper: true,
+    }
+}
+
+/// Sizes beyond what this machine can address mean "as much as there is".
+fn usize_of(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
