@@ -79,7 +79,9 @@ pub enum AppError {
     #[error(transparent)]
     Api(#[from] ApiError),
     /// The engine died too often.
-    #[error("the engine died {deaths} times within [restart] give_up_window; not started again, its records are kept")]
+    #[error(
+        "the engine died {deaths} times within [restart] give_up_window; not started again, its records are kept"
+    )]
     GaveUp {
         /// How often.
         deaths: u32,
@@ -129,19 +131,37 @@ pub fn run(config: Config, log: &LogGuard) -> Result<(), AppError> {
         .thread_name("worker")
         .enable_all()
         .build()
-        .map_err(|error| AppError::System { doing: "the async runtime cannot start", error })?;
+        .map_err(|error| AppError::System {
+            doing: "the async runtime cannot start",
+            error,
+        })?;
     let ended = runtime.block_on(serve(config, lock.dir().to_owned(), runtime_dir.path, log));
     // A sink that hangs in a system call must not hold the process up; what it did not confirm is sent again.
     runtime.shutdown_timeout(LAST_GRACE);
     ended
 }
 
-async fn serve(config: Config, data_dir: PathBuf, runtime_dir: PathBuf, log: &LogGuard) -> Result<(), AppError> {
+async fn serve(
+    config: Config,
+    data_dir: PathBuf,
+    runtime_dir: PathBuf,
+    log: &LogGuard,
+) -> Result<(), AppError> {
     // Before the first engine: it inherits our dispositions.
-    let signals = ShutdownSignals::install()
-        .map_err(|error| AppError::System { doing: "signals cannot be received", error })?;
+    let signals = ShutdownSignals::install().map_err(|error| AppError::System {
+        doing: "signals cannot be received",
+        error,
+    })?;
     let store = Arc::new(Store::open(parts::store(&config, &data_dir)).await?);
-    let ended = serve_with(&config, &data_dir, &runtime_dir, log, Arc::clone(&store), signals).await;
+    let ended = serve_with(
+        &config,
+        &data_dir,
+        &runtime_dir,
+        log,
+        Arc::clone(&store),
+        signals,
+    )
+    .await;
     store.shutdown().await;
     ended
 }
@@ -155,7 +175,10 @@ async fn serve_with(
     signals: ShutdownSignals,
 ) -> Result<(), AppError> {
     let sinks = parts::sinks(config)?;
-    let lanes = sinks.iter().map(|sink| (sink.name().to_owned(), sink.lanes())).collect();
+    let lanes = sinks
+        .iter()
+        .map(|sink| (sink.name().to_owned(), sink.lanes()))
+        .collect();
     store.set_sinks(lanes).await?;
     end_vanished_sessions(&store, &config.name, runtime_dir).await?;
 
@@ -189,7 +212,11 @@ async fn serve_with(
     );
     for (source, epoch, session) in store.open_sessions() {
         if source == config.name {
-            engine.note(store.stats().applied, epoch, session.next_seq.saturating_sub(1));
+            engine.note(
+                store.stats().applied,
+                epoch,
+                session.next_seq.saturating_sub(1),
+            );
         }
     }
     let uploads = engine.status();
@@ -227,10 +254,18 @@ async fn serve_with(
             let _ = intake_sender.blocking_send(event);
         }),
     )
-    .map_err(|error| AppError::System { doing: "the intake thread cannot start", error })?;
+    .map_err(|error| AppError::System {
+        doing: "the intake thread cannot start",
+        error,
+    })?;
 
     let (engine_sender, engine_events) = mpsc::channel(EVENTS_MAX);
-    let supervisor_config = parts::supervisor(config, data_dir, runtime_dir, store.last_launch(&config.name));
+    let supervisor_config = parts::supervisor(
+        config,
+        data_dir,
+        runtime_dir,
+        store.last_launch(&config.name),
+    );
     let find_link = link::finder(runtime_dir.to_owned());
     let spawned = tokio::task::spawn_blocking(move || {
         supervisor::spawn(supervisor_config, engine_sender, Some(find_link), |_| {})
@@ -264,12 +299,23 @@ async fn serve_with(
         log,
     };
     let outcome = app.watch().await;
-    app.finish(outcome, supervisor, &drive, tasks, config.shutdown.upload_grace).await
+    app.finish(
+        outcome,
+        supervisor,
+        &drive,
+        tasks,
+        config.shutdown.upload_grace,
+    )
+    .await
 }
 
 /// Ends sessions whose ring is gone (a reboot, a cleaned `/dev/shm`): what they still held is unknown, and the store
 /// says so (CORRECTNESS rule 8).
-async fn end_vanished_sessions(store: &Store, source: &str, runtime_dir: &Path) -> Result<(), AppError> {
+async fn end_vanished_sessions(
+    store: &Store,
+    source: &str,
+    runtime_dir: &Path,
+) -> Result<(), AppError> {
     let files = sidekick_ipc::scan(runtime_dir).unwrap_or_default();
     for (owner, epoch, session) in store.open_sessions() {
         if owner != source || files.iter().any(|file| file.epoch == epoch) {
@@ -282,7 +328,9 @@ async fn end_vanished_sessions(store: &Store, source: &str, runtime_dir: &Path) 
             committed,
             "the ring of this session is gone (a reboot?); what was recorded and not committed is lost"
         );
-        store.session_ended(source, epoch, "its ring vanished", true).await?;
+        store
+            .session_ended(source, epoch, "its ring vanished", true)
+            .await?;
     }
     Ok(())
 }
@@ -415,7 +463,9 @@ impl App<'_> {
         let store_died = matches!(outcome, Outcome::StoreDied(_));
         let command = match outcome {
             Outcome::StoreDied(_) => Command::Detach,
-            _ => Command::Shutdown { grace: self.engine_grace },
+            _ => Command::Shutdown {
+                grace: self.engine_grace,
+            },
         };
         self.board.stopping();
         self.end_engine(command, supervisor).await;
@@ -423,7 +473,9 @@ impl App<'_> {
             self.drain(drive, upload_grace).await;
         }
         drive.send_replace(Drive::Stop);
-        let ended = tokio::time::timeout(LAST_GRACE, async { while tasks.join_next().await.is_some() {} });
+        let ended = tokio::time::timeout(LAST_GRACE, async {
+            while tasks.join_next().await.is_some() {}
+        });
         if ended.await.is_err() {
             warn!("a part did not end in time; left behind");
         }
@@ -487,7 +539,10 @@ impl App<'_> {
         let last = self.store.stats().applied;
         let deadline = Instant::now() + upload_grace;
         let through = async {
-            let _ = self.uploads.wait_for(|uploads| uploads.is_through(last)).await;
+            let _ = self
+                .uploads
+                .wait_for(|uploads| uploads.is_through(last))
+                .await;
         };
         tokio::select! {
             done = tokio::time::timeout_at(deadline, through) => {
@@ -507,36 +562,74 @@ impl App<'_> {
 /// One line of log for one thing that happened to the engine.
 fn tell(event: &EngineEvent) {
     match event {
-        EngineEvent::Started { incarnation, pid, gap, log } => {
+        EngineEvent::Started {
+            incarnation,
+            pid,
+            gap,
+            log,
+        } => {
             let gap_ms = gap.map(|gap| gap.as_secs_f64() * 1000.0);
             info!(incarnation, pid, gap_ms, log = %log.display(), "engine started");
         }
-        EngineEvent::Adopted { incarnation, pid } => info!(incarnation, pid, "running engine adopted"),
+        EngineEvent::Adopted { incarnation, pid } => {
+            info!(incarnation, pid, "running engine adopted")
+        }
         EngineEvent::Connected { incarnation } => info!(incarnation, "engine connected"),
         EngineEvent::Ready { incarnation, after } => {
-            info!(incarnation, after_ms = after.as_secs_f64() * 1000.0, "game ready");
+            info!(
+                incarnation,
+                after_ms = after.as_secs_f64() * 1000.0,
+                "game ready"
+            );
         }
-        EngineEvent::Hung { incarnation, silent } => {
-            warn!(incarnation, silent_ms = silent.as_secs_f64() * 1000.0, "engine hung");
+        EngineEvent::Hung {
+            incarnation,
+            silent,
+        } => {
+            warn!(
+                incarnation,
+                silent_ms = silent.as_secs_f64() * 1000.0,
+                "engine hung"
+            );
         }
-        EngineEvent::Died { incarnation, pid, cause: cause @ DeathCause::Clean { .. }, uptime, frame } => {
+        EngineEvent::Died {
+            incarnation,
+            pid,
+            cause: cause @ DeathCause::Clean { .. },
+            uptime,
+            frame,
+        } => {
             let uptime_s = uptime.map(|uptime| uptime.as_secs_f64());
             info!(incarnation, pid, %cause, uptime_s, frame, "engine quit");
         }
-        EngineEvent::Died { incarnation, pid, cause, uptime, frame } => {
+        EngineEvent::Died {
+            incarnation,
+            pid,
+            cause,
+            uptime,
+            frame,
+        } => {
             let uptime_s = uptime.map(|uptime| uptime.as_secs_f64());
             warn!(incarnation, pid, %cause, uptime_s, frame, "engine died");
         }
-        EngineEvent::Backoff { delay } => info!(delay_ms = delay.as_secs_f64() * 1000.0, "next start waits"),
+        EngineEvent::Backoff { delay } => {
+            info!(delay_ms = delay.as_secs_f64() * 1000.0, "next start waits")
+        }
         EngineEvent::Unconnected { incarnation, after } => warn!(
             incarnation,
             after_s = after.as_secs_f64(),
             "the engine has not loaded the Sidekick extension; is addons/sidekick in the project, is it listed in \
              .godot/extension_list.cfg, and is its library there for this platform?"
         ),
-        EngineEvent::StartFailed { incarnation, error } => error!(incarnation, %error, "engine not started"),
+        EngineEvent::StartFailed { incarnation, error } => {
+            error!(incarnation, %error, "engine not started")
+        }
         EngineEvent::CrashLoop { deaths, every } => {
-            warn!(deaths, every_s = every.as_secs_f64(), "the engine dies again and again; trying on, slowly");
+            warn!(
+                deaths,
+                every_s = every.as_secs_f64(),
+                "the engine dies again and again; trying on, slowly"
+            );
         }
         EngineEvent::GaveUp { deaths } => error!(deaths, "the engine died too often"),
         EngineEvent::Stopped => info!("no engine runs"),

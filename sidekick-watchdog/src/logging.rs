@@ -167,7 +167,9 @@ fn filter(configured: LogLevel) -> Targets {
         LogLevel::Debug | LogLevel::Trace => own,
         _ => own.min(LevelFilter::WARN),
     };
-    Targets::new().with_default(libraries).with_target("sidekick", own)
+    Targets::new()
+        .with_default(libraries)
+        .with_target("sidekick", own)
 }
 
 fn level(level: LogLevel) -> LevelFilter {

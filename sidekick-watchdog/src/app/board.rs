@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use super::link::RingLink;
 use crate::api::{
-    DEATHS_KEPT, Death, EngineState, EngineStatus, SessionStatus, SinkStatus, Status, StoreStatus, Totals,
-    UploadStatus,
+    DEATHS_KEPT, Death, EngineState, EngineStatus, SessionStatus, SinkStatus, Status, StoreStatus,
+    Totals, UploadStatus,
 };
 use crate::event::EngineEvent;
 use crate::intake::{AttachedSession, SessionProgress};
@@ -69,7 +69,12 @@ impl Board {
     pub(super) fn engine(&mut self, event: &EngineEvent) {
         let engine = &mut self.status.engine;
         match event {
-            EngineEvent::Started { incarnation, pid, gap, .. } => {
+            EngineEvent::Started {
+                incarnation,
+                pid,
+                gap,
+                ..
+            } => {
                 *engine = EngineStatus {
                     state: EngineState::Starting,
                     incarnation: *incarnation,
@@ -98,7 +103,13 @@ impl Board {
             }
             EngineEvent::Ready { .. } => engine.ready = true,
             EngineEvent::Hung { .. } => engine.state = EngineState::Hung,
-            EngineEvent::Died { incarnation, cause, uptime, frame, .. } => {
+            EngineEvent::Died {
+                incarnation,
+                cause,
+                uptime,
+                frame,
+                ..
+            } => {
                 engine.last_deaths.push(Death {
                     incarnation: *incarnation,
                     cause: cause.to_string(),
@@ -116,7 +127,9 @@ impl Board {
                 self.engine_started = None;
                 self.metrics.died(cause);
             }
-            EngineEvent::Backoff { .. } | EngineEvent::CrashLoop { .. } | EngineEvent::StartFailed { .. } => {
+            EngineEvent::Backoff { .. }
+            | EngineEvent::CrashLoop { .. }
+            | EngineEvent::StartFailed { .. } => {
                 engine.state = EngineState::Backoff;
             }
             EngineEvent::GaveUp { .. } => engine.state = EngineState::GaveUp,
@@ -132,11 +145,22 @@ impl Board {
 
     /// A session's ring is being drained.
     pub(super) fn attached(&mut self, session: &AttachedSession) -> Arc<dyn EngineLink> {
-        let link = RingLink { heartbeat: session.heartbeat.clone(), controls: session.controls.clone() };
+        let link = RingLink {
+            heartbeat: session.heartbeat.clone(),
+            controls: session.controls.clone(),
+        };
         let launch = session.info.launch;
-        if self.current.as_ref().is_none_or(|current| current.launch <= launch) {
+        if self
+            .current
+            .as_ref()
+            .is_none_or(|current| current.launch <= launch)
+        {
             let progress = Arc::clone(&session.progress);
-            self.current = Some(Current { launch, link: link.clone(), progress });
+            self.current = Some(Current {
+                launch,
+                link: link.clone(),
+                progress,
+            });
         }
         Arc::new(link)
     }
@@ -153,7 +177,10 @@ impl Board {
     pub(super) fn uploads(&mut self, uploads: upload::UploadStatus) {
         self.uploads = uploads;
         if let Some(current) = &self.current {
-            current.link.controls.set_uploaded(self.uploaded_of(current));
+            current
+                .link
+                .controls
+                .set_uploaded(self.uploaded_of(current));
         }
     }
 
@@ -162,7 +189,11 @@ impl Board {
         if self.uploads.sinks.is_empty() {
             return committed;
         }
-        let level = self.uploads.uploaded.iter().find(|(epoch, _)| *epoch == current.progress.epoch);
+        let level = self
+            .uploads
+            .uploaded
+            .iter()
+            .find(|(epoch, _)| *epoch == current.progress.epoch);
         level.map_or(0, |(_, seq)| (*seq).min(committed))
     }
 
@@ -211,21 +242,35 @@ impl Board {
             applied: stats.applied,
             last_fsync_us: Some(stats.log.last_sync_us),
         };
-        self.metrics.store_log_bytes.set(i64::try_from(stats.log.log_bytes).unwrap_or(i64::MAX));
+        self.metrics
+            .store_log_bytes
+            .set(i64::try_from(stats.log.log_bytes).unwrap_or(i64::MAX));
         let committed = store.totals().values().map(|source| source.committed).sum();
         raise_to(&self.metrics.records_committed, committed);
-        self.status.totals =
-            Totals { committed, uploaded: BTreeMap::new(), gaps: self.status.totals.gaps };
+        self.status.totals = Totals {
+            committed,
+            uploaded: BTreeMap::new(),
+            gaps: self.status.totals.gaps,
+        };
     }
 
     fn refresh_uploads(&mut self, store: &Store) {
-        self.status.upload = UploadStatus { sinks: Vec::with_capacity(self.uploads.sinks.len()) };
+        self.status.upload = UploadStatus {
+            sinks: Vec::with_capacity(self.uploads.sinks.len()),
+        };
         let committed = self.status.totals.committed;
         let mut backlog = 0;
         for sink in &self.uploads.sinks {
-            let uploaded = store.lanes(&sink.name).iter().map(|lane| lane.records).sum();
+            let uploaded = store
+                .lanes(&sink.name)
+                .iter()
+                .map(|lane| lane.records)
+                .sum();
             backlog = backlog.max(committed.saturating_sub(uploaded));
-            self.status.totals.uploaded.insert(sink.name.clone(), uploaded);
+            self.status
+                .totals
+                .uploaded
+                .insert(sink.name.clone(), uploaded);
             raise_to(&self.metrics.uploaded(&sink.name), uploaded);
             raise_to(&self.metrics.retries(&sink.name), sink.failures);
             let (state, reason) = match &sink.state {
@@ -241,7 +286,9 @@ impl Board {
                 last_success_age_s: sink.last_success.and_then(age).map(|age| age.as_secs_f64()),
             });
         }
-        self.metrics.backlog_records.set(i64::try_from(backlog).unwrap_or(i64::MAX));
+        self.metrics
+            .backlog_records
+            .set(i64::try_from(backlog).unwrap_or(i64::MAX));
     }
 }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::intake::{CommitError, Committer, PendingAppend, SessionEnding, SessionOpening, SessionResume};
+use crate::intake::{
+    CommitError, Committer, PendingAppend, SessionEnding, SessionOpening, SessionResume,
+};
 use crate::slab::Slab;
 use crate::store::{AppendError, AppendTicket, Refusal, Store, StoreError};
 
@@ -34,11 +36,16 @@ impl Committer for StoreCommitter {
                 let session = self.store.session(&self.source, epoch);
                 Ok(SessionResume {
                     next_seq: session.as_ref().map_or(1, |session| session.next_seq),
-                    checkpoint: session.and_then(|session| session.checkpoint).unwrap_or_default(),
+                    checkpoint: session
+                        .and_then(|session| session.checkpoint)
+                        .unwrap_or_default(),
                     ended: true,
                 })
             }
-            Err(StoreError::Refused(refusal)) => Err(CommitError::Refused { epoch, reason: refusal.to_string() }),
+            Err(StoreError::Refused(refusal)) => Err(CommitError::Refused {
+                epoch,
+                reason: refusal.to_string(),
+            }),
             Err(_) => Err(CommitError::Closed),
         }
     }
@@ -46,7 +53,11 @@ impl Committer for StoreCommitter {
     fn append(&self, slab: Slab) -> Box<dyn PendingAppend> {
         let epoch = slab.head.epoch;
         let ticket = self.runtime.block_on(self.store.submit(slab));
-        Box::new(Pending { ticket, epoch, runtime: self.runtime.clone() })
+        Box::new(Pending {
+            ticket,
+            epoch,
+            runtime: self.runtime.clone(),
+        })
     }
 
     fn end(&self, ending: &SessionEnding) -> Result<(), CommitError> {
@@ -54,13 +65,18 @@ impl Committer for StoreCommitter {
             Some(code) => format!("quit with exit code {code}"),
             None => "died".to_owned(),
         };
-        let ended =
-            self.runtime.block_on(self.store.session_ended(&self.source, ending.epoch, &cause, !ending.tail_known));
+        let ended = self.runtime.block_on(self.store.session_ended(
+            &self.source,
+            ending.epoch,
+            &cause,
+            !ending.tail_known,
+        ));
         match ended {
             Ok(_) => Ok(()),
-            Err(StoreError::Refused(refusal)) => {
-                Err(CommitError::Refused { epoch: ending.epoch, reason: refusal.to_string() })
-            }
+            Err(StoreError::Refused(refusal)) => Err(CommitError::Refused {
+                epoch: ending.epoch,
+                reason: refusal.to_string(),
+            }),
             Err(_) => Err(CommitError::Closed),
         }
     }
@@ -75,13 +91,25 @@ struct Pending {
 impl PendingAppend for Pending {
     fn wait(self: Box<Self>) -> Result<(), CommitError> {
         let epoch = self.epoch;
-        match self.ticket.and_then(|ticket| self.runtime.block_on(ticket.wait())) {
+        match self
+            .ticket
+            .and_then(|ticket| self.runtime.block_on(ticket.wait()))
+        {
             Ok(_) => Ok(()),
-            Err(AppendError::Refused(Refusal::Hole { expected, .. })) => Err(CommitError::Hole { expected }),
-            Err(AppendError::Refused(refusal)) => Err(CommitError::Refused { epoch, reason: refusal.to_string() }),
-            Err(error @ (AppendError::Quota { .. } | AppendError::NoSpace(_) | AppendError::NotLeader { .. })) => {
-                Err(CommitError::Later { reason: error.to_string() })
+            Err(AppendError::Refused(Refusal::Hole { expected, .. })) => {
+                Err(CommitError::Hole { expected })
             }
+            Err(AppendError::Refused(refusal)) => Err(CommitError::Refused {
+                epoch,
+                reason: refusal.to_string(),
+            }),
+            Err(
+                error @ (AppendError::Quota { .. }
+                | AppendError::NoSpace(_)
+                | AppendError::NotLeader { .. }),
+            ) => Err(CommitError::Later {
+                reason: error.to_string(),
+            }),
             Err(AppendError::Stopped(_)) => Err(CommitError::Closed),
         }
     }

@@ -40,7 +40,10 @@ pub(super) fn finder(runtime_dir: PathBuf) -> LinkFinder {
         let files = sidekick_ipc::scan(&runtime_dir).ok()?;
         let newest = files.iter().rev().find(|file| file.launch == launch)?;
         let attachment = Attachment::open(newest).ok()?;
-        let link = RingLink { heartbeat: attachment.heartbeats(), controls: attachment.controls() };
+        let link = RingLink {
+            heartbeat: attachment.heartbeats(),
+            controls: attachment.controls(),
+        };
         Some(Arc::new(link) as Arc<dyn EngineLink>)
     })
 }

@@ -34,12 +34,22 @@ impl Outbox for StoreOutbox {
             .collect())
     }
 
-    async fn read(&self, after_index: u64, bytes_max: usize) -> Result<Vec<IndexedSlabs>, OutboxError> {
+    async fn read(
+        &self,
+        after_index: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<IndexedSlabs>, OutboxError> {
         let mut after = after_index;
         loop {
-            let entries = self.0.read_slabs(after, bytes_max).await.map_err(outbox_error)?;
+            let entries = self
+                .0
+                .read_slabs(after, bytes_max)
+                .await
+                .map_err(outbox_error)?;
             // The store hands out the last entry that it looked at even if it holds nothing, so that we get on.
-            let Some(last) = entries.last().map(|entry| entry.index) else { return Ok(Vec::new()) };
+            let Some(last) = entries.last().map(|entry| entry.index) else {
+                return Ok(Vec::new());
+            };
             let found: Vec<IndexedSlabs> = entries
                 .into_iter()
                 .filter(|entry| !entry.slabs.is_empty())
@@ -61,12 +71,26 @@ impl Outbox for StoreOutbox {
 
     async fn commit_plan(&self, plan: Plan) -> Result<(), OutboxError> {
         let (sink, lane) = (plan.sink.clone(), plan.lane);
-        self.0.plan(&sink, lane, stored(plan)).await.map_err(outbox_error)
+        self.0
+            .plan(&sink, lane, stored(plan))
+            .await
+            .map_err(outbox_error)
     }
 
-    async fn commit_uploaded(&self, uploaded: Uploaded, next: Option<Plan>) -> Result<(), OutboxError> {
-        let moved = self.0.uploaded(&uploaded.sink, uploaded.lane, uploaded.up_to, uploaded.records);
-        let Some(next) = next else { return moved.await.map_err(outbox_error) };
+    async fn commit_uploaded(
+        &self,
+        uploaded: Uploaded,
+        next: Option<Plan>,
+    ) -> Result<(), OutboxError> {
+        let moved = self.0.uploaded(
+            &uploaded.sink,
+            uploaded.lane,
+            uploaded.up_to,
+            uploaded.records,
+        );
+        let Some(next) = next else {
+            return moved.await.map_err(outbox_error);
+        };
         let (sink, lane) = (next.sink.clone(), next.lane);
         // Queued one behind the other, so the proposer puts both into one entry. Were they torn apart by a crash, the
         // lane would stand at its new watermark without a plan: a state it knows.

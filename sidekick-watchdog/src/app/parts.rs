@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::AppError;
 use crate::config::Config;
-use crate::config::RestartPolicy;
 use crate::config::HeartbeatPolicy;
+use crate::config::RestartPolicy;
 use crate::config::{Compression, SinkKind};
 use crate::store::StoreConfig;
 use crate::supervisor::SupervisorConfig;
@@ -68,14 +68,24 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Arc<dyn Sink>>, AppError> {
                     concurrency_max: config.upload.concurrency_max,
                     tls_ca_file: None,
                 };
-                let sink = HttpSink::new(settings)
-                    .map_err(|error| AppError::Sink { sink: "http", reason: error.to_string() })?;
+                let sink = HttpSink::new(settings).map_err(|error| AppError::Sink {
+                    sink: "http",
+                    reason: error.to_string(),
+                })?;
                 sinks.push(Arc::new(sink));
             }
             // Both are refused when the configuration is read.
-            (SinkKind::Http, None) => return Err(AppError::Sink { sink: "http", reason: "is missing".into() }),
+            (SinkKind::Http, None) => {
+                return Err(AppError::Sink {
+                    sink: "http",
+                    reason: "is missing".into(),
+                });
+            }
             (SinkKind::Postgres, _) => {
-                return Err(AppError::Sink { sink: "postgres", reason: "is not in this version".into() });
+                return Err(AppError::Sink {
+                    sink: "postgres",
+                    reason: "is not in this version".into(),
+                });
             }
         }
     }
