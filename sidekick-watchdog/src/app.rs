@@ -572,7 +572,7 @@ fn tell(event: &EngineEvent) {
             info!(incarnation, pid, gap_ms, log = %log.display(), "engine started");
         }
         EngineEvent::Adopted { incarnation, pid } => {
-            info!(incarnation, pid, "running engine adopted")
+            info!(incarnation, pid, "running engine adopted");
         }
         EngineEvent::Connected { incarnation } => info!(incarnation, "engine connected"),
         EngineEvent::Ready { incarnation, after } => {
@@ -613,7 +613,7 @@ fn tell(event: &EngineEvent) {
             warn!(incarnation, pid, %cause, uptime_s, frame, "engine died");
         }
         EngineEvent::Backoff { delay } => {
-            info!(delay_ms = delay.as_secs_f64() * 1000.0, "next start waits")
+            info!(delay_ms = delay.as_secs_f64() * 1000.0, "next start waits");
         }
         EngineEvent::Unconnected { incarnation, after } => warn!(
             incarnation,
@@ -622,7 +622,7 @@ fn tell(event: &EngineEvent) {
              .godot/extension_list.cfg, and is its library there for this platform?"
         ),
         EngineEvent::StartFailed { incarnation, error } => {
-            error!(incarnation, %error, "engine not started")
+            error!(incarnation, %error, "engine not started");
         }
         EngineEvent::CrashLoop { deaths, every } => {
             warn!(

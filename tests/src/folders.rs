@@ -3,6 +3,8 @@
 //! `HARNESS_KEEP=1` keeps them and prints where they are.
 
 use std::env;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -44,6 +46,8 @@ impl Folder {
         let mut folder = tempfile::Builder::new()
             .prefix("sk-")
             .rand_bytes(6)
+            // The watchdog refuses a runtime directory that others may enter.
+            .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(parent)
             .unwrap_or_else(|error| panic!("cannot make a folder in {parent:?}: {error}"));
         if env::var_os("HARNESS_KEEP").is_some() {

@@ -212,6 +212,18 @@ impl Running {
         self.status
     }
 
+    /// Whether it runs; one that has ended and is not reaped yet does not.
+    pub fn is_alive(&self) -> bool {
+        self.status.is_none()
+            && fs::read_to_string(format!("/proc/{}/stat", self.pid())).is_ok_and(|stat| {
+                // The state follows the name, which is in parentheses and may hold anything.
+                !matches!(
+                    stat.rsplit(')').next().map(str::trim_start),
+                    Some(rest) if rest.starts_with('Z') || rest.starts_with('X')
+                )
+            })
+    }
+
     /// Waits for its end; `None` when `deadline` passes first.
     pub fn wait(&mut self, deadline: Duration) -> Option<ExitStatus> {
         wait::poll(deadline, || self.status())

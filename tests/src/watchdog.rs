@@ -283,10 +283,12 @@ impl Watchdog<'_> {
     ) -> T {
         let mut last = None;
         let found = wait::poll(deadline, || {
+            let has_ended = !self.running.is_alive();
             last = self.status();
-            last.as_ref().and_then(&mut pick)
+            let found = last.as_ref().and_then(&mut pick);
+            found.map(Some).or_else(|| has_ended.then_some(None))
         });
-        found.unwrap_or_else(|| {
+        found.flatten().unwrap_or_else(|| {
             let log = self.running.lines.all().join("\n");
             panic!("the status never told of {what}; it is {last:#?}; the log says:\n{log}")
         })
