@@ -16,7 +16,7 @@ fn two_hundred_relaunches_leave_nothing_behind() {
     let relaunches = |count: usize| {
         eventually("relaunches", || {
             (site.numbers("pids").len() >= count).then_some(())
-        })
+        });
     };
     let entries = |path: String| fs::read_dir(path).map(Iterator::count).unwrap_or(0);
     relaunches(20);
