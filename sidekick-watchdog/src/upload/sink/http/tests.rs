@@ -575,3 +575,67 @@ async fn an_unknown_compression_parks() {
     let outcome = sink.send(&batch(b"brotli", b"1\n")).await;
     assert!(matches!(outcome, Outcome::Park { .. }), "{outcome:?}");
 }
+
+/// A TLS server on this machine that answers one request after another with 200, with a certificate of the test's own
+/// authority (`tls/`, good for nothing else).
+fn tls_server() -> String {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("tls/server.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/server.key")).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/records", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        use std::io::Read;
+        for socket in listener.incoming() {
+            let session = rustls::ServerConnection::new(config.clone()).unwrap();
+            let mut stream = rustls::StreamOwned::new(session, socket.unwrap());
+            let (mut request, mut chunk) = (Vec::new(), [0; 4096]);
+            // A client that refuses the certificate ends the handshake; the next one may not.
+            while let Ok(bytes @ 1..) = stream.read(&mut chunk) {
+                request.extend_from_slice(&chunk[..bytes]);
+                if request.ends_with(b"\r\n\r\n{\"n\":1}\n") {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+                    break;
+                }
+            }
+        }
+    });
+    url
+}
+
+/// TLS with an authority of one's own; without it the backend is not trusted and gets nothing.
+#[tokio::test]
+async fn tls_trusts_the_configured_authority_only() {
+    let url = tls_server();
+    let dir = tempfile::TempDir::new().unwrap();
+    let ca_file = dir.path().join("ca.pem");
+    std::fs::write(&ca_file, include_bytes!("tls/ca.pem")).unwrap();
+    let timeout = Duration::from_secs(10);
+    let batch = batch(b"none", b"{\"n\":1}\n");
+    let stranger = HttpSink::new(HttpSettings {
+        timeout,
+        ..settings(&url)
+    })
+    .unwrap();
+    let outcome = stranger.send(&batch).await;
+    let Outcome::Retry { reason } = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert!(reason.to_lowercase().contains("certificate"), "{reason}");
+    let trusting = HttpSettings {
+        timeout,
+        tls_ca_file: Some(ca_file),
+        ..settings(&url)
+    };
+    let outcome = HttpSink::new(trusting).unwrap().send(&batch).await;
+    assert_eq!(outcome, Outcome::Taken);
+}
