@@ -4,7 +4,6 @@
 //! waits longer than [`SessionOptions::block_max`] per frame, and that only with [`WhenFull::Block`].
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
@@ -19,15 +18,17 @@ use crate::frame::{
     FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameKind, Gap, RECORD_BYTES_MAX, Record,
     STREAM_NAME_BYTES_MAX, crc_seed, frame_bytes, gap_cause, seal,
 };
-use crate::header::{self, SessionInfo};
 use crate::heartbeat::{Phase, STALL_MAX};
 use crate::layout::{self, RingLayout};
 use crate::message::DownlinkMessage;
-use crate::name::{ring_name, temporary_name};
-use crate::region::{Mapping, Region, Side};
+use crate::region::{Mapping, Region};
 use crate::ring::{Consumer, DRAIN_SLEEP, Producer, SPACE_SLEEP, kick, sleep};
 use crate::spill::{SpillError, SpillWriter};
 use crate::sys::{self, Dir};
+
+mod file;
+
+use file::{Current, Place};
 
 /// After a file for the next rotation could not be made, the next try waits so long.
 const ROTATE_RETRY_NS: u64 = 1_000_000_000;
@@ -102,14 +103,6 @@ pub enum RefusedCause {
     /// The session has ended.
     #[error("the session has ended")]
     Closed,
-}
-
-struct Current {
-    mapping: Arc<Mapping>,
-    /// Holds the lock that proves this process alive.
-    _file: File,
-    rotation: u32,
-    downlink: Mutex<Consumer<Arc<Mapping>>>,
 }
 
 struct State {
@@ -636,96 +629,4 @@ fn store_refused(region: &impl Region, refused: &Gap, pending: u64) {
         refused.count.saturating_sub(pending),
         Relaxed,
     );
-}
-
-/// Where and how the files of a session are made.
-struct Place<'a> {
-    dir: &'a Dir,
-    options: &'a SessionOptions,
-    epoch: Uuid,
-    ring_bytes: usize,
-}
-
-impl Place<'_> {
-    fn make(
-        &self,
-        rotation: u32,
-        first_seq: u64,
-        spill_first: u32,
-        fill: impl FnOnce(&Mapping),
-    ) -> Result<Current, SessionError> {
-        let temporary = temporary_name(&self.epoch, rotation);
-        let result = self.make_named(&temporary, rotation, first_seq, spill_first, fill);
-        if result.is_err() {
-            let _ = self.dir.remove(&temporary);
-        }
-        result
-    }
-
-    fn make_named(
-        &self,
-        temporary: &str,
-        rotation: u32,
-        first_seq: u64,
-        spill_first: u32,
-        fill: impl FnOnce(&Mapping),
-    ) -> Result<Current, SessionError> {
-        let path = self.dir.path().join(temporary);
-        let failed = |action| {
-            let path = path.clone();
-            move |source| SessionError {
-                action,
-                path,
-                source,
-            }
-        };
-        let bytes = layout::file_bytes(self.ring_bytes);
-        let file = self
-            .dir
-            .create_new(temporary)
-            .map_err(failed("create the ring file"))?;
-        sys::lock_exclusive(&file).map_err(failed("lock the ring file"))?;
-        sys::allocate(&file, bytes as u64).map_err(failed("allocate the ring file"))?;
-        let mapping = Mapping::create(&file, bytes).map_err(failed("map the ring file"))?;
-        mapping.prefault();
-        let pid = std::process::id();
-        let info = SessionInfo {
-            epoch: self.epoch,
-            launch: self.options.launch,
-            incarnation: self.options.incarnation,
-            rotation,
-            first_seq,
-            spill_first,
-            pid,
-            pid_start_time: sys::process_start_time(pid).unwrap_or(0),
-            boot_id: sys::boot_id(),
-            monotonic_base_ns: sys::monotonic_ns(),
-            realtime_base_ns: sys::realtime_ns(),
-            ring_bytes: self.ring_bytes as u64,
-            library_version: self.options.library_version.clone(),
-        };
-        mapping.copy_in(layout::H, &header::encode(&info));
-        fill(&mapping);
-        mapping
-            .protect(Side::Engine)
-            .map_err(failed("protect the ring file's regions"))?;
-        let name = ring_name(self.options.launch, &self.epoch, rotation);
-        self.dir
-            .rename_new(temporary, &name)
-            .map_err(failed("rename the ring file"))?;
-        let mapping = Arc::new(mapping);
-        let downlink = Consumer::new(
-            Arc::clone(&mapping),
-            RingLayout::downlink(),
-            crc_seed(&self.epoch),
-            0,
-            FrameKind::is_downlink,
-        );
-        Ok(Current {
-            mapping,
-            _file: file,
-            rotation,
-            downlink: Mutex::new(downlink),
-        })
-    }
 }
