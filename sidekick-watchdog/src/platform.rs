@@ -25,7 +25,7 @@ pub use linux::{
     lock::{is_lock_free, lock_holders, try_lock},
     process::{
         Exit, NO_EXECUTABLE_FORMAT, Process, ProcessState, Spawn, become_subreaper, kill_strays,
-        own_children, spawn,
+        own_children, spawn, spawn_other,
     },
     signals::ShutdownSignals,
     wake::{Ready, Waitable, Waker, wait},

@@ -278,7 +278,7 @@ impl LaunchLocks {
                 let holders = lock_holders(file)?;
                 let engine = holders
                     .into_iter()
-                    .filter_map(|pid| Process::open(pid, None).ok())
+                    .filter_map(|(pid, ticks)| Process::open(pid, Some(ticks)).ok())
                     .find(Process::leads_group);
                 if let Some(process) = engine {
                     record.pid = Some(process.pid());
@@ -309,7 +309,7 @@ fn kill_holders(file: &File) -> usize {
     let holders = lock_holders(file).unwrap_or_default();
     holders
         .into_iter()
-        .filter_map(|pid| Process::open(pid, None).ok())
+        .filter_map(|(pid, ticks)| Process::open(pid, Some(ticks)).ok())
         .map(|process| process.kill())
         .count()
 }

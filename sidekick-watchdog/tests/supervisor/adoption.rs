@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sidekick_watchdog::event::EngineEvent;
 use sidekick_watchdog::exit::ExitCode;
-use sidekick_watchdog::platform::Process;
+use sidekick_watchdog::platform::{Process, spawn_other};
 use sidekick_watchdog::supervisor::launch::LaunchLocks;
 use sidekick_watchdog::supervisor::{Command, Ended};
 
@@ -17,11 +17,12 @@ struct Bystander(std::process::Child);
 
 impl Bystander {
     fn start() -> Self {
-        let child = Program::new("sleep")
+        let mut command = Program::new("sleep");
+        command
             .arg("1000")
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
+            .stderr(Stdio::null());
+        let child = spawn_other(&mut command);
         Self(child.expect("started"))
     }
 }

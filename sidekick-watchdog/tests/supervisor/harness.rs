@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Program, Stdio};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use sidekick_watchdog::event::EngineEvent;
 use sidekick_watchdog::platform::data_dir::DataDirLock;
 use sidekick_watchdog::platform::runtime_dir::{self, RuntimeDirHints};
-use sidekick_watchdog::platform::{ShutdownSignals, monotonic_now};
+use sidekick_watchdog::platform::{ShutdownSignals, monotonic_now, spawn_other};
 use sidekick_watchdog::supervisor::machine::{Policy, RestartPolicy};
 use sidekick_watchdog::supervisor::spawn::{EngineCommand, RingEnvironment};
 use sidekick_watchdog::supervisor::{
@@ -83,7 +84,8 @@ impl Site {
     /// The same, with a shell command carried out before in the same process.
     pub fn watchdog_process_after(&self, before: &str) -> WatchdogProcess {
         let binary = std::env::current_exe().expect("known");
-        let child = Program::new("/bin/sh")
+        let mut command = Program::new("/bin/sh");
+        command
             .args(["-c", &format!("{before}\nexec \"$0\" \"$@\"")])
             .arg(binary)
             .args([
@@ -94,9 +96,8 @@ impl Site {
             ])
             .env(AS_WATCHDOG, self.path())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("started");
+            .stderr(Stdio::null());
+        let child = spawn_other(&mut command).expect("started");
         WatchdogProcess(child)
     }
 }
@@ -116,10 +117,10 @@ impl WatchdogProcess {
 
     /// Its exit code, if it has ended.
     pub fn ended(&mut self) -> Option<Option<i32>> {
-        self.0
-            .try_wait()
-            .expect("our child")
-            .map(|status| status.code())
+        self.0.try_wait().expect("our child").map(|status| {
+            assert_eq!(status.signal(), None, "the watchdog was killed");
+            status.code()
+        })
     }
 }
 
@@ -318,10 +319,11 @@ fn leads_group(pid: u32) -> bool {
 }
 
 pub fn signal(pid: u32, signal: &str) {
-    let _ = Program::new("kill")
+    let mut command = Program::new("kill");
+    command
         .args([format!("-{signal}"), pid.to_string()])
-        .stderr(Stdio::null())
-        .status();
+        .stderr(Stdio::null());
+    let _ = spawn_other(&mut command).and_then(|mut child| child.wait());
 }
 
 pub fn kill(pid: u32) {

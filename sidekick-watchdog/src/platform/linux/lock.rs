@@ -33,13 +33,14 @@ pub fn is_lock_free(file: &File) -> io::Result<bool> {
     Ok(free)
 }
 
-/// The processes, this one excepted, that have `file`'s inode open, oldest first.
+/// The processes, this one excepted, that have `file`'s inode open, oldest first: each one's number and start time, by
+/// which [`super::process::Process::open`] knows it again.
 ///
 /// Looks through `/proc/<pid>/fd`, so it sees only what this user may see; some milliseconds.
 ///
 /// # Errors
 /// `file` has no metadata.
-pub fn lock_holders(file: &File) -> io::Result<Vec<u32>> {
+pub fn lock_holders(file: &File) -> io::Result<Vec<(u32, u64)>> {
     let wanted = file.metadata()?;
     let mut holders: Vec<(u64, u32)> = procfs::all_pids()
         .into_iter()
@@ -47,7 +48,10 @@ pub fn lock_holders(file: &File) -> io::Result<Vec<u32>> {
         .filter_map(|pid| Some((procfs::stat(pid)?.start_ticks, pid)))
         .collect();
     holders.sort_unstable();
-    Ok(holders.into_iter().map(|(_, pid)| pid).collect())
+    Ok(holders
+        .into_iter()
+        .map(|(ticks, pid)| (pid, ticks))
+        .collect())
 }
 
 fn has_open(pid: u32, wanted: &fs::Metadata) -> bool {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -257,6 +257,17 @@ pub fn spawn(command: &mut Command, with: &Spawn<'_>) -> io::Result<Process> {
             Err(error.into())
         }
     }
+}
+
+/// Starts any other program. Whatever starts a program in a process that also starts engines has to do it by this: a
+/// plain [`Command::spawn`] at the wrong moment would inherit an engine's launch lock, pass for its descendant, and be
+/// killed as one.
+///
+/// # Errors
+/// What the system said.
+pub fn spawn_other(command: &mut Command) -> io::Result<Child> {
+    let _one_at_a_time = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
 }
 
 /// Makes orphaned descendants ours, so that what an engine leaves behind can be found and ended.
