@@ -9,8 +9,12 @@
 //!
 //! openraft, sled and bincode are named only below this module.
 
+#[cfg(test)]
+mod cluster;
 mod codec;
 mod command;
+#[cfg(test)]
+mod crash;
 mod log;
 mod machine;
 mod network;

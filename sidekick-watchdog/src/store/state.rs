@@ -399,3 +399,180 @@ impl State {
         self.cuts = self.cuts.split_off(&(index.saturating_add(1), 0));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Open {
+            epoch: u8,
+            launch: u32,
+        },
+        Append {
+            epoch: u8,
+            first_seq: u64,
+            count: u64,
+        },
+        End {
+            epoch: u8,
+        },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            1 => (0..4_u8, 0..6_u32).prop_map(|(epoch, launch)| Step::Open { epoch, launch }),
+            8 => (0..4_u8, 0..40_u64, 0..12_u64)
+                .prop_map(|(epoch, first_seq, count)| Step::Append { epoch, first_seq, count }),
+            1 => (0..4_u8).prop_map(|epoch| Step::End { epoch }),
+        ];
+        proptest::collection::vec(step, 1..200)
+    }
+
+    /// A session as a child would keep it: every number on a list.
+    #[derive(Default)]
+    struct Naive {
+        open: bool,
+        ended: bool,
+        seen: Vec<u64>,
+    }
+
+    proptest! {
+        /// Each number of a session is visible exactly once and in order, whatever is retried, lost or late.
+        #[test]
+        fn sessions_agree_with_a_naive_model(steps in steps()) {
+            let mut state = State::default();
+            let mut model: BTreeMap<u8, Naive> = BTreeMap::new();
+            let mut visible: BTreeMap<u8, Vec<u64>> = BTreeMap::new();
+            let mut last_launch = 0;
+            for (index, step) in steps.into_iter().enumerate() {
+                let index = index as u64 + 1;
+                let uuid = |epoch: u8| Uuid::from_u128(u128::from(epoch) + 1);
+                let source = || "s".to_owned();
+                match step {
+                    Step::Open { epoch, launch } => {
+                        let command = Command::OpenSession {
+                            source: source(), epoch: uuid(epoch), launch, started_realtime_ns: 0,
+                        };
+                        let outcome = state.apply(index, vec![command]).remove(0);
+                        let naive = model.entry(epoch).or_default();
+                        let fine = if naive.open { !naive.ended } else { launch > last_launch };
+                        prop_assert_eq!(matches!(outcome, Outcome::Session { .. }), fine);
+                        if fine && !naive.open {
+                            naive.open = true;
+                            last_launch = launch;
+                        }
+                    }
+                    Step::Append { epoch, first_seq, count } => {
+                        let head = SlabHead {
+                            source: source(), epoch: uuid(epoch), incarnation: 1,
+                            realtime_offset_ns: 0, first_seq, count,
+                            checkpoint: RingCheckpoint { ring_position: first_seq + count, ..Default::default() },
+                        };
+                        let command = Command::Append { head, frames_bytes: 0 };
+                        let outcome = state.apply(index, vec![command]).remove(0);
+                        let naive = model.entry(epoch).or_default();
+                        let next = naive.seen.len() as u64 + 1;
+                        let fine = naive.open && !naive.ended && count > 0
+                            && first_seq > 0 && first_seq <= next;
+                        prop_assert_eq!(matches!(outcome, Outcome::Appended { .. }), fine);
+                        if fine {
+                            naive.seen.extend(next.max(first_seq)..first_seq + count);
+                        }
+                        let shown = match state.cut(index, 0) {
+                            Some(Cut::Whole) => first_seq..first_seq,
+                            Some(Cut::Before(seq)) => seq..first_seq + count,
+                            None => first_seq..first_seq + count,
+                        };
+                        visible.entry(epoch).or_default().extend(shown);
+                    }
+                    Step::End { epoch } => {
+                        let command = Command::EndSession {
+                            source: source(), epoch: uuid(epoch), cause: String::new(), tail_unknown: false,
+                        };
+                        state.apply(index, vec![command]);
+                        let naive = model.entry(epoch).or_default();
+                        naive.ended |= naive.open;
+                    }
+                }
+            }
+            let mut committed = 0;
+            for (epoch, naive) in &model {
+                let shown = visible.get(epoch).cloned().unwrap_or_default();
+                prop_assert_eq!(&shown, &naive.seen);
+                prop_assert_eq!(shown, (1..=naive.seen.len() as u64).collect::<Vec<_>>());
+                committed += naive.seen.len() as u64;
+                if let Some(session) = state.session("s", &Uuid::from_u128(u128::from(*epoch) + 1)) {
+                    prop_assert_eq!(session.next_seq, naive.seen.len() as u64 + 1);
+                }
+            }
+            prop_assert_eq!(state.totals().get("s").map_or(0, |of| of.committed), committed);
+            let bytes = super::super::snapshot::seal(&state).unwrap();
+            prop_assert_eq!(super::super::snapshot::unseal(&bytes).unwrap(), state);
+        }
+    }
+
+    #[test]
+    fn plans_and_watermarks_move_forward_only() {
+        let mut state = State::default();
+        let at = |index, item| Position { index, item };
+        let plan = |first, last| Plan {
+            first,
+            last,
+            rules_version: 1,
+            encoder_version: 1,
+            extra: Vec::new(),
+        };
+        let mut index = 0;
+        let mut apply = |command| {
+            index += 1;
+            state.apply(index, vec![command]).remove(0)
+        };
+        let sinks = |lanes| Command::SetSinks {
+            sinks: vec![("a".into(), lanes)],
+        };
+        let uploaded = |lane, up_to| Command::Uploaded {
+            sink: "a".into(),
+            lane,
+            up_to,
+            records: 1,
+        };
+        let propose = |plan| Command::Plan {
+            sink: "a".into(),
+            lane: 0,
+            plan,
+        };
+        assert_eq!(
+            apply(uploaded(0, at(1, 0))),
+            Outcome::Refused(Refusal::UnknownLane)
+        );
+        assert_eq!(apply(sinks(2)), Outcome::Sinks(vec![("a".into(), 2)]));
+        let first = plan(at(5, 0), at(6, 3));
+        assert_eq!(apply(propose(first.clone())), Outcome::Done);
+        assert_eq!(apply(propose(first.clone())), Outcome::Done);
+        let other = plan(at(5, 0), at(6, 4));
+        assert_eq!(apply(propose(other)), Outcome::Refused(Refusal::PlanStands));
+        // While a plan stands the lanes stay.
+        assert_eq!(apply(sinks(4)), Outcome::Sinks(vec![("a".into(), 2)]));
+        // Half of the batch, then all of it, then a late retry.
+        assert_eq!(apply(uploaded(0, at(5, 9))), Outcome::Done);
+        assert_eq!(apply(propose(first.clone())), Outcome::Done);
+        assert_eq!(apply(uploaded(0, at(6, 3))), Outcome::Done);
+        assert_eq!(apply(uploaded(0, at(5, 9))), Outcome::Done);
+        assert_eq!(apply(propose(first)), Outcome::Refused(Refusal::PlanBehind));
+        assert_eq!(
+            apply(propose(plan(at(9, 1), at(9, 0)))),
+            Outcome::Refused(Refusal::BadPlan)
+        );
+        assert_eq!(apply(uploaded(1, at(6, 3))), Outcome::Done);
+        assert_eq!(apply(sinks(4)), Outcome::Sinks(vec![("a".into(), 4)]));
+        // A new sink begins where the slowest stands.
+        let both = vec![("b".into(), 1), ("a".into(), 4)];
+        apply(Command::SetSinks { sinks: both });
+        assert_eq!(state.lanes("b").unwrap()[0].watermark, at(6, 3));
+        assert_eq!(state.uploaded_index(), 5);
+    }
+}
