@@ -1,7 +1,7 @@
 //! Wires the parts; the only file that knows them all.
 //!
-//! The data's way: ring → [`intake`](crate::intake) → [`store`](crate::store) → [`upload`](crate::upload). The
-//! engine's way: [`supervisor`](crate::supervisor) starts it and tells us, we tell intake to expect its ring, intake
+//! The data's way: ring → [`crate::intake`] → [`crate::store`] → [`crate::upload`]. The
+//! engine's way: [`supervisor`] starts it and tells us, we tell intake to expect its ring, intake
 //! hands us the ring's words, the supervisor gets them. Nothing here decides anything about either.
 //!
 //! The end: first the engine (its grace), then what it left in the ring is drained and committed, then uploads get

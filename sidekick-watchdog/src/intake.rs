@@ -17,7 +17,7 @@ use sidekick_ipc::control::Controls;
 use sidekick_ipc::header::SessionInfo;
 use sidekick_ipc::heartbeat::HeartbeatReader;
 use sidekick_ipc::name::RingFileName;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::slab::{RingCheckpoint, Slab};
@@ -32,6 +32,8 @@ const COMMANDS_MAX: usize = 16;
 const SCAN_AWAITED: Duration = Duration::from_millis(5);
 const SCAN_AWAITED_LATE: Duration = Duration::from_millis(100);
 const SCAN_IDLE: Duration = Duration::from_secs(5);
+/// A ring file that is unfinished for so long will never be finished.
+const UNFINISHED_AGE: Duration = Duration::from_secs(60);
 /// After this long without the ring, looking every few milliseconds is a waste.
 const AWAITED_EAGERLY: Duration = Duration::from_secs(5);
 
@@ -257,9 +259,14 @@ struct Scanner {
 
 impl Scanner {
     fn run(mut self, inbox: &Receiver<Command>) {
+        let mut swept: Option<Instant> = None;
         let mut awaited: Option<(u32, Instant)> = None;
         loop {
             self.scan();
+            if swept.is_none_or(|at| at.elapsed() > UNFINISHED_AGE) {
+                self.sweep();
+                swept = Some(Instant::now());
+            }
             if awaited.is_some_and(|(launch, _)| self.sessions.contains_key(&launch)) {
                 awaited = None;
             }
@@ -315,6 +322,15 @@ impl Scanner {
             {
                 self.attach(file);
             }
+        }
+    }
+
+    /// Removes what engines left that were killed while they made their ring: each is as large as a ring.
+    fn sweep(&self) {
+        match sidekick_ipc::remove_unfinished(&self.config.runtime_dir, UNFINISHED_AGE) {
+            Ok(0) => {}
+            Ok(count) => info!(count, "unfinished ring files removed"),
+            Err(error) => warn!(%error, "unfinished ring files cannot be removed"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the watchdog counts, for `/metrics` (OpenMetrics text). All names start with `sidekick_` and end in their unit.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -15,8 +15,6 @@ use prometheus_client::registry::{Registry, Unit};
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The shortest bucket of an fsync: a disk with a write cache answers in about 60 µs. Fourteen doublings reach 0.8 s.
-const FSYNC_BUCKET_FIRST_S: f64 = 0.0001;
 /// The shortest bucket of a gap between death and relaunch: 1 ms. Seventeen doublings reach over a minute.
 const GAP_BUCKET_FIRST_S: f64 = 0.001;
 
@@ -57,12 +55,14 @@ pub struct Metrics {
     pub engine_up: Gauge,
     /// From the proof of a death to the next start.
     pub engine_gap_seconds: Histogram,
-    /// Bytes in the ring that are not yet durable.
-    pub ring_used_bytes: Gauge,
+    /// Records in the ring that are not yet durable.
+    pub ring_records: Gauge,
     /// Bytes that the log takes on disk.
     pub store_log_bytes: Gauge,
-    /// How long each fsync of the log took.
-    pub store_fsync_seconds: Histogram,
+    /// Fsyncs of the log.
+    pub store_fsyncs: Counter,
+    /// How long the last of them took.
+    pub store_fsync_last_seconds: Gauge<f64, AtomicU64>,
     /// Tries of uploads after a first failed one.
     pub upload_retries: Family<SinkLabel, Counter>,
     /// Lines of the watchdog's own log that were dropped.
@@ -90,9 +90,10 @@ impl Metrics {
             engine_incarnation: Gauge::default(),
             engine_up: Gauge::default(),
             engine_gap_seconds: Histogram::new(exponential_buckets(GAP_BUCKET_FIRST_S, 2.0, 17)),
-            ring_used_bytes: Gauge::default(),
+            ring_records: Gauge::default(),
             store_log_bytes: Gauge::default(),
-            store_fsync_seconds: Histogram::new(exponential_buckets(FSYNC_BUCKET_FIRST_S, 2.0, 14)),
+            store_fsyncs: Counter::default(),
+            store_fsync_last_seconds: Gauge::default(),
             upload_retries: Family::default(),
             log_lines_dropped: Counter::default(),
             registry: Arc::default(),
@@ -151,11 +152,10 @@ impl Metrics {
             Unit::Seconds,
             metrics.engine_gap_seconds.clone(),
         );
-        r.register_with_unit(
-            "ring_used",
-            "Bytes in the ring that are not yet durable",
-            Unit::Bytes,
-            metrics.ring_used_bytes.clone(),
+        r.register(
+            "ring_records",
+            "Records in the ring that are not yet durable",
+            metrics.ring_records.clone(),
         );
         r.register_with_unit(
             "store_log",
@@ -163,11 +163,16 @@ impl Metrics {
             Unit::Bytes,
             metrics.store_log_bytes.clone(),
         );
+        r.register(
+            "store_fsyncs",
+            "Fsyncs of the log",
+            metrics.store_fsyncs.clone(),
+        );
         r.register_with_unit(
-            "store_fsync",
-            "Time of each fsync of the log",
+            "store_fsync_last",
+            "Time that the last fsync of the log took",
             Unit::Seconds,
-            metrics.store_fsync_seconds.clone(),
+            metrics.store_fsync_last_seconds.clone(),
         );
         r.register(
             "upload_retries",
@@ -243,7 +248,8 @@ mod tests {
         raise_to(&metrics.clone().records_committed, 17);
         raise_to(&metrics.records_committed, 5);
         metrics.uploaded("file").inc_by(4);
-        metrics.store_fsync_seconds.observe(0.0002);
+        metrics.store_fsync_last_seconds.set(0.0002);
+        metrics.store_fsyncs.inc();
         let text = metrics.encode();
         for line in [
             "sidekick_engine_starts_total 2",
@@ -252,8 +258,9 @@ mod tests {
             "sidekick_engine_gap_seconds_count 1",
             "sidekick_records_committed_total 17",
             "sidekick_records_uploaded_total{sink=\"file\"} 4",
-            "sidekick_store_fsync_seconds_bucket{le=\"0.0002\"} 1",
-            "sidekick_ring_used_bytes 0",
+            "sidekick_store_fsync_last_seconds 0.0002",
+            "sidekick_store_fsyncs_total 1",
+            "sidekick_ring_records 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

@@ -217,6 +217,10 @@ impl Board {
             let committed = current.progress.committed.load(Ordering::Acquire);
             let recorded = current.progress.recorded.load(Ordering::Relaxed);
             let uploaded = self.uploaded_of(current);
+            let waiting = recorded.saturating_sub(committed);
+            self.metrics
+                .ring_records
+                .set(i64::try_from(waiting).unwrap_or(i64::MAX));
             holes += current.progress.holes.load(Ordering::Relaxed);
             refused += beat.refused_count;
             self.status.engine.frame = Some(beat.frames);
@@ -242,6 +246,10 @@ impl Board {
             applied: stats.applied,
             last_fsync_us: Some(stats.log.last_sync_us),
         };
+        raise_to(&self.metrics.store_fsyncs, stats.log.syncs);
+        self.metrics
+            .store_fsync_last_seconds
+            .set(stats.log.last_sync_us as f64 / 1e6);
         self.metrics
             .store_log_bytes
             .set(i64::try_from(stats.log.log_bytes).unwrap_or(i64::MAX));
