@@ -64,7 +64,7 @@ pub struct StoreConfig {
     pub batch_max_bytes: usize,
     /// A snapshot is taken at least every so many log entries.
     pub snapshot_every: u64,
-    /// Beyond so many bytes of log, new records are refused until old ones are uploaded.
+    /// Beyond so many bytes of log, new records are refused until old ones are uploaded. At least four segments.
     pub disk_quota: u64,
     /// Size of one log file in bytes.
     pub segment_bytes: u64,
@@ -308,6 +308,8 @@ impl Store {
     }
 
     async fn open_with(options: NodeOptions, disk_quota: u64) -> Result<Self, StoreError> {
+        // Below this, not even an empty log would fit.
+        let disk_quota = disk_quota.max(4 * options.wal.segment_bytes);
         let blocking = options.clone();
         let opened = tokio::task::spawn_blocking(move || node::open_files(&blocking))
             .await
@@ -442,7 +444,7 @@ impl Store {
     pub async fn submit(&self, slab: Slab) -> Result<AppendTicket, AppendError> {
         let log_bytes = self.parts.wal.stats().log_bytes;
         let quota = self.disk_quota;
-        if log_bytes > quota && self.parts.wal.room() < slab.frames.len() as u64 {
+        if log_bytes > quota {
             return Err(AppendError::Quota { log_bytes, quota });
         }
         let frames_bytes = u32::try_from(slab.frames.len())

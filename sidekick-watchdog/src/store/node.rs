@@ -240,11 +240,12 @@ impl Node {
 
     /// Stops openraft and the log; what was answered is durable.
     pub(crate) async fn stop(&mut self) {
-        let _ = self.raft.shutdown().await;
+        // The proposer first, or it would take the shutdown for a death.
         for task in self.tasks.drain(..) {
             task.abort();
             let _ = task.await;
         }
+        let _ = self.raft.shutdown().await;
         let wal = self.wal.clone();
         let persist = self.persist.take();
         let stop = move || {

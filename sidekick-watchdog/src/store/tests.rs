@@ -363,3 +363,129 @@ async fn unusable_directories_are_told_clearly() {
         .unwrap_err();
     assert!(matches!(error, StoreError::Io { .. }), "{error}");
 }
+
+fn faulty(dir: &tempfile::TempDir) -> NodeOptions {
+    NodeOptions {
+        directory: dir.path().join("data"),
+        wal: WalOptions {
+            segment_bytes: 64 << 10,
+            zero_step_bytes: 16 << 10,
+            ..WalOptions::new("")
+        },
+        batch_bytes_max: 64 << 10,
+        snapshot_every: SnapshotEvery {
+            entries: 50,
+            bytes: 1 << 20,
+        },
+        quick_elections: true,
+    }
+}
+
+/// A full disk refuses before anything is written; when there is space again the store goes on, and so does a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_and_recovers() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = faulty(&dir);
+    let faults = Arc::clone(&options.wal.faults);
+    let space = |bytes| {
+        faults
+            .space_left
+            .store(bytes, std::sync::atomic::Ordering::Relaxed)
+    };
+    let store = Store::open_with(options.clone(), 1 << 30).await.unwrap();
+    store.session_opened("s", epoch(), 1, 5).await.unwrap();
+    space(30 << 10);
+    let mut next = 1;
+    let error = loop {
+        match store.append(slab(next, 10)).await {
+            Ok(appended) => next = appended.next_seq,
+            Err(error) => break error,
+        }
+        assert!(next < 1000);
+    };
+    assert!(matches!(error, AppendError::NoSpace(_)), "{error}");
+    space(u64::MAX);
+    assert_eq!(
+        store.append(slab(next, 10)).await.unwrap().next_seq,
+        next + 10
+    );
+    space(0);
+    while store.append(slab(next + 10, 10)).await.is_ok() {
+        next += 10;
+    }
+    store.shutdown().await;
+    drop(store);
+    space(u64::MAX);
+    let store = Store::open_with(options, 1 << 30).await.unwrap();
+    assert_eq!(sequence(&store).await, (1..next + 10).collect::<Vec<u64>>());
+    store.shutdown().await;
+}
+
+/// A failed fdatasync ends the store: it says so, takes nothing more, and a restart has all that was acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_fdatasync_is_fatal() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = faulty(&dir);
+    let faults = Arc::clone(&options.wal.faults);
+    let store = Store::open_with(options.clone(), 1 << 30).await.unwrap();
+    store.session_opened("s", epoch(), 1, 5).await.unwrap();
+    store.append(slab(1, 10)).await.unwrap();
+    faults
+        .syncs_left
+        .store(0, std::sync::atomic::Ordering::Relaxed);
+    let error = store.append(slab(11, 10)).await.unwrap_err();
+    assert!(matches!(error, AppendError::Stopped(_)), "{error}");
+    let fatal = tokio::time::timeout(Duration::from_secs(5), store.fatal())
+        .await
+        .unwrap();
+    assert_eq!(fatal.exit_code(), ExitCode::StoreUnusable);
+    let error = store.append(slab(11, 10)).await.unwrap_err();
+    assert!(matches!(error, AppendError::Stopped(_)), "{error}");
+    store.shutdown().await;
+    drop(store);
+    faults
+        .syncs_left
+        .store(u64::MAX, std::sync::atomic::Ordering::Relaxed);
+    let store = Store::open_with(options, 1 << 30).await.unwrap();
+    // What was not acknowledged may be there or not; what was, is.
+    let kept = sequence(&store).await;
+    assert!(kept.len() == 10 || kept.len() == 20, "{kept:?}");
+    let session = store.session("s", epoch()).unwrap();
+    assert_eq!(session.next_seq, kept.len() as u64 + 1);
+    store.shutdown().await;
+}
+
+/// CORRECTNESS 14: the quota refuses new records, never purges accepted ones, and uploads make room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_quota_refuses_until_something_is_uploaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StoreConfig {
+        disk_quota: 300 << 10,
+        snapshot_every: 10,
+        ..config(&dir)
+    };
+    let store = Store::open(config).await.unwrap();
+    store.set_sinks(vec![("a".into(), 1)]).await.unwrap();
+    store.session_opened("s", epoch(), 1, 5).await.unwrap();
+    let mut next = 1;
+    let error = loop {
+        match store.append(slab(next, 10)).await {
+            Ok(appended) => next = appended.next_seq,
+            Err(error) => break error,
+        }
+        assert!(next < 10_000);
+    };
+    assert!(matches!(error, AppendError::Quota { .. }), "{error}");
+    assert_eq!(sequence(&store).await, (1..next).collect::<Vec<u64>>());
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while store.append(slab(next, 10)).await.is_err() {
+        let index = *store.applied().borrow();
+        let up_to = Position {
+            index,
+            item: u32::MAX,
+        };
+        store.uploaded("a", 0, up_to, 1).await.unwrap();
+        assert!(std::time::Instant::now() < deadline, "{:?}", store.stats());
+    }
+    store.shutdown().await;
+}
