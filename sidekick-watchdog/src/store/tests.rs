@@ -390,7 +390,7 @@ async fn a_full_disk_refuses_and_recovers() {
     let space = |bytes| {
         faults
             .space_left
-            .store(bytes, std::sync::atomic::Ordering::Relaxed)
+            .store(bytes, std::sync::atomic::Ordering::Relaxed);
     };
     let store = Store::open_with(options.clone(), 1 << 30).await.unwrap();
     store.session_opened("s", epoch(), 1, 5).await.unwrap();
