@@ -1,7 +1,9 @@
 extends Node2D
 ## Starts the arena, tells the watchdog that it is ready, and draws it when there is a window.
 ##
-## User arguments (after [code]--[/code]): [code]--players N[/code], and those of [code]trouble.gd[/code].
+## User arguments (after [code]--[/code]): [code]--players N[/code], [code]--witness DIR[/code] (notes there, once a
+## frame, how many records were taken, so that somebody else can check what became of them), and those of
+## [code]trouble.gd[/code].
 
 # Preloaded, not [code]class_name[/code]: a class name is only known after an import, and a fresh clone had none.
 const Arena := preload("res://server/arena.gd")
@@ -10,6 +12,7 @@ const Trouble := preload("res://server/trouble.gd")
 @onready var _arena: Arena = $Arena
 
 var _headless := DisplayServer.get_name() == "headless"
+var _witness: FileAccess
 
 
 func _init() -> void:
@@ -25,6 +28,10 @@ func _enter_tree() -> void:
 
 func _ready() -> void:
 	Sidekick.quit_requested.connect(_on_quit_requested)
+	var witness := Trouble.user_argument("--witness")
+	if not witness.is_empty():
+		_witness = FileAccess.open("%s/%d" % [witness, Sidekick.get_incarnation()], FileAccess.WRITE)
+		_witness.store_line(Sidekick.get_stats()["epoch"])
 	print("arena: incarnation %d, %d players, relaunch: %s" % [
 		Sidekick.get_incarnation(), _arena.player_count, Sidekick.is_relaunch(),
 	])
@@ -34,6 +41,10 @@ func _ready() -> void:
 func _process(_delta: float) -> void:
 	if not _headless:
 		queue_redraw()
+	if _witness != null:
+		# Handed to the kernel at once: it is still there when this process is killed.
+		_witness.store_line(str(Sidekick.get_stats()["recorded"]))
+		_witness.flush()
 
 
 func _draw() -> void:

@@ -1,7 +1,8 @@
-//! The project's own commands: `cargo xtask godot`, `install`, `test`, `dist`.
+//! The project's own commands: `cargo xtask demo`, `test`, `godot`, `install`, `dist`.
 //!
 //! Parses the command line and maps the outcome to an exit code; each command is a module.
 
+mod demo;
 mod dist;
 mod godot;
 mod install;
@@ -25,6 +26,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show a real Godot server recording, being killed, and nothing of it getting lost.
+    Demo(demo::Options),
     /// Find a real Godot, or unpack one into the cache folder, and print its path.
     Godot,
     /// Build the extension and the watchdog and put them into the addon's bin folder.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Box<dyn Error>> {
     match command {
+        Command::Demo(options) => demo::run(&options),
         Command::Godot => godot::run(),
         Command::Install(options) => {
             install::run(&options);

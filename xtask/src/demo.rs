@@ -1,0 +1,216 @@
+//! `cargo xtask demo`: a real Godot server records, is killed again and again, and nothing of it gets lost.
+//!
+//! What is compared comes from three sides that know nothing of one another: the game notes once a frame how many of
+//! its `record()` calls had been taken, the watchdog says what it found in each ring and what it committed, and a
+//! small backend on loopback counts what it was sent.
+
+mod ending;
+mod show;
+
+use std::error::Error;
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use sidekick_tests::build::Profile;
+use sidekick_tests::folders::{Folder, repository};
+use sidekick_tests::godot::Godot;
+use sidekick_tests::process::{Running, Token};
+use sidekick_tests::receiver::Receiver;
+use sidekick_tests::watchdog::LogLine;
+
+use self::ending::Ending;
+use self::show::Stage;
+use crate::{godot, install};
+
+/// How long anything may take that is a matter of seconds; then the demo says what it waited for and fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What to show.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// How many times the server is killed.
+    #[arg(long, default_value_t = 5)]
+    kills: u32,
+    /// Time between two kills, as `5s`.
+    #[arg(long, default_value = "5s")]
+    crash_every: humantime::Duration,
+    /// Go on killing until Ctrl-C.
+    #[arg(long)]
+    forever: bool,
+    /// Simulated players in the arena.
+    #[arg(long, default_value_t = 300)]
+    players: u32,
+    /// Build with optimizations: takes some minutes longer the first time.
+    #[arg(long)]
+    release: bool,
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// When something cannot be built or started, or when a record was lost or doubled.
+pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    println!("1. Godot, the extension and the watchdog");
+    let godot = build(options.release)?;
+    println!("   Godot {}", godot.version);
+
+    let receiver = Receiver::start();
+    let (folder, runtime, token) = (Folder::new(), Folder::in_memory(), Token::new());
+    println!(
+        "2. An arena server with {} players under the watchdog",
+        options.players
+    );
+    println!("   backend   {}", receiver.url());
+    println!("   data      {}", folder.path().display());
+    let mut stage = Stage::new(
+        start(options, &godot, &receiver, &folder, &runtime, &token)?,
+        PATIENCE,
+    );
+    let connected = stage.wait("the game to be ready", |line| {
+        (line.message == "game ready").then(|| line.fields["after_ms"].as_f64().unwrap_or_default())
+    })?;
+    println!("   ready     {connected:.0} ms after its start");
+
+    if options.forever {
+        println!("3. Killing it every {}, until Ctrl-C", options.crash_every);
+    } else {
+        println!("3. Killing it {} times", options.kills);
+    }
+    let mut ways = ending::WAYS.iter().cycle();
+    let began = Instant::now();
+    let mut number = 0;
+    while options.forever || number < options.kills {
+        number += 1;
+        // The rhythm of the show, not a wait for anything.
+        thread::sleep(options.crash_every.into());
+        let Some(way) = ways.next() else { break };
+        kill(*way, &mut stage, &token, &folder, began.elapsed())?;
+        if options.forever {
+            println!(
+                "              at the backend so far: {}",
+                receiver.look(|ledger| ledger.count())
+            );
+        }
+    }
+    thread::sleep(Duration::from_secs(1));
+
+    println!("4. Asking the watchdog to end (SIGTERM)");
+    let status = stage.end()?;
+    let sessions = stage.sessions();
+    println!("5. What was recorded, and what became of it");
+    let account = show::Account::of(&sessions, &folder.join("witness"), &receiver.ledger())?;
+    account.print();
+    if !status.success() {
+        return Err(format!("the watchdog ended with {status}").into());
+    }
+    account.verdict()
+}
+
+/// Gets Godot while cargo builds.
+fn build(release: bool) -> Result<Godot, Box<dyn Error>> {
+    thread::scope(|scope| {
+        let godot = scope.spawn(|| godot::locate().map_err(|error| error.to_string()));
+        install::install(if release {
+            Profile::Release
+        } else {
+            Profile::Debug
+        });
+        match godot.join() {
+            Ok(godot) => Ok(godot?),
+            Err(_) => Err("looking for Godot panicked".into()),
+        }
+    })
+}
+
+/// Starts the addon's own launch script, as a user would.
+fn start(
+    options: &Options,
+    godot: &Godot,
+    receiver: &Receiver,
+    folder: &Folder,
+    runtime: &Folder,
+    token: &Token,
+) -> Result<Running, Box<dyn Error>> {
+    let config = folder.join("sidekick.toml");
+    fs::write(
+        &config,
+        format!(
+            "name = \"arena-1\"\n\
+             [health]\nhang_timeout = \"2s\"\n\
+             [restart]\nstable_after = \"2s\"\n\
+             [upload]\nsinks = [\"http\"]\nbatch_max_age = \"200ms\"\n\
+             [upload.http]\nurl = \"{}\"\n\
+             [shutdown]\nupload_grace = \"30s\"\n\
+             [api]\nlisten = \"127.0.0.1:0\"\n\
+             [log]\nformat = \"json\"\n",
+            receiver.url()
+        ),
+    )?;
+    let witness = folder.join("witness");
+    fs::create_dir(&witness)?;
+    let mut command = Command::new(repository().join("addons/sidekick/sidekick.sh"));
+    command
+        .arg("--project")
+        .arg(repository().join("demo_project"))
+        .arg("--config")
+        .arg(config)
+        .arg("--data-dir")
+        .arg(folder.join("data"))
+        .arg("--runtime-dir")
+        .arg(runtime.path())
+        .args(["--", "--players", &options.players.to_string(), "--witness"])
+        .arg(witness)
+        .arg("--command-file")
+        .arg(folder.join("command"))
+        .env("GODOT4_BIN", &godot.path);
+    sidekick_tests::project::confine(&mut command, folder.path());
+    token.mark(&mut command);
+    Ok(Running::start(&mut command)?)
+}
+
+/// Ends the engine in one of the ways and tells what the watchdog made of it.
+fn kill(
+    way: Ending,
+    stage: &mut Stage,
+    token: &Token,
+    folder: &Folder,
+    at: Duration,
+) -> Result<(), Box<dyn Error>> {
+    let pid = stage.engine().ok_or("no engine runs")?;
+    way.bring(pid, token, &folder.join("command"))?;
+    let died = stage.wait("the engine's death", |line| {
+        is_end(line).then(|| {
+            let text = |name: &str| line.text(name).unwrap_or("?").to_owned();
+            (
+                text("cause"),
+                line.number("frame"),
+                line.fields["uptime_s"].as_f64(),
+            )
+        })
+    })?;
+    let gap = stage.wait("the next engine", |line| {
+        (line.message == "engine started").then(|| line.fields["gap_ms"].as_f64())
+    })?;
+    let ready = stage.wait("the next game to be ready", |line| {
+        (line.message == "game ready").then(|| line.fields["after_ms"].as_f64())
+    })?;
+    println!(
+        "   {:5.1} s  {:<22} died: {}, frame {}, after {:.1} s; next engine after {:.1} ms, ready after {:.0} ms",
+        at.as_secs_f64(),
+        way.words(),
+        died.0,
+        died.1
+            .map_or_else(|| "?".to_owned(), |frame| frame.to_string()),
+        died.2.unwrap_or_default(),
+        gap.unwrap_or_default(),
+        ready.unwrap_or_default(),
+    );
+    Ok(())
+}
+
+fn is_end(line: &LogLine) -> bool {
+    matches!(line.message.as_str(), "engine died" | "engine quit")
+}
