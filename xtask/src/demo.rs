@@ -198,7 +198,7 @@ fn kill(
         (line.message == "game ready").then(|| line.fields["after_ms"].as_f64())
     })?;
     println!(
-        "   {:5.1} s  {:<22} died: {}, frame {}, after {:.1} s; next engine after {:.1} ms, ready after {:.0} ms",
+        "   {:5.1} s  {:<24} died: {}, frame {}, after {:.1} s; next engine after {:.1} ms, ready after {:.0} ms",
         at.as_secs_f64(),
         way.words(),
         died.0,
