@@ -66,7 +66,7 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Arc<dyn Sink>>, AppError> {
                         Compression::None => sink::Compression::None,
                     },
                     concurrency_max: config.upload.concurrency_max,
-                    tls_ca_file: None,
+                    tls_ca_file: http.tls_ca_file.clone(),
                 };
                 let sink = HttpSink::new(settings).map_err(|error| AppError::Sink {
                     sink: "http",

@@ -65,10 +65,12 @@ pub struct HttpSinkConfig {
     pub url: Url,
     /// Headers added to each request.
     pub headers: HiddenMap,
-    /// A file whose content is sent as `Authorization: Bearer …`; read anew for each connection attempt.
+    /// A file whose content is sent as `Authorization: Bearer …`; read at the start and again after a 401.
     pub token_file: Option<PathBuf>,
     /// The longest that one request may take.
     pub timeout: Duration,
+    /// Certificate authorities to trust beside the system's, as PEM.
+    pub tls_ca_file: Option<PathBuf>,
 }
 
 /// `[upload.file]`: NDJSON files.
@@ -182,7 +184,12 @@ impl HttpSinkConfig {
             "The longest that one request may take.",
             between(Duration::from_millis(100), Duration::from_secs(3600)),
         );
-        section.later("tls", "TLS settings; the system's trusted roots are used");
+        let tls_ca_file = section.optional_path(
+            "tls_ca_file",
+            "\"/etc/sidekick/ca.pem\"",
+            "PEM file of certificate authorities to trust beside the system's.",
+        );
+        section.later("tls", "client certificates; tls_ca_file names an authority");
         section.finish();
         let wanted = sinks.contains(&SinkKind::Http);
         secret::check(pass, "upload.http.token_file", token_file.as_deref());
@@ -193,6 +200,7 @@ impl HttpSinkConfig {
                 headers,
                 token_file,
                 timeout,
+                tls_ca_file,
             }),
             None if wanted => {
                 let given = pass.complaints.iter().any(|c| c.key == "upload.http.url");
