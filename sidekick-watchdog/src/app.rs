@@ -619,7 +619,8 @@ fn tell(event: &EngineEvent) {
             incarnation,
             after_s = after.as_secs_f64(),
             "the engine has not loaded the Sidekick extension; is addons/sidekick in the project, is it listed in \
-             .godot/extension_list.cfg, and is its library there for this platform?"
+             .godot/extension_list.cfg, and is its library there for this platform? For a program that does without, set \
+             [health] heartbeat = \"optional\""
         ),
         EngineEvent::StartFailed { incarnation, error } => {
             error!(incarnation, %error, "engine not started");

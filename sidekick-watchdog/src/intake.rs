@@ -104,7 +104,7 @@ pub trait Committer: Send + Sync + 'static {
     /// answer is no older than what any earlier watchdog committed (CORRECTNESS rule 4).
     ///
     /// # Errors
-    /// [`CommitError::Refused`] when the session may not write, [`CommitError::Closed`].
+    /// [`CommitError::Refused`] when the session may not write, [`CommitError::Later`], [`CommitError::Closed`].
     fn open(&self, opening: &SessionOpening) -> Result<SessionResume, CommitError>;
 
     /// Queues a slab and returns at once, or waits while the queue is full. Slabs are taken in the order of the
@@ -114,7 +114,7 @@ pub trait Committer: Send + Sync + 'static {
     /// Commits a session's end and waits for it.
     ///
     /// # Errors
-    /// [`CommitError::Closed`].
+    /// [`CommitError::Later`], [`CommitError::Closed`].
     fn end(&self, ending: &SessionEnding) -> Result<(), CommitError>;
 }
 

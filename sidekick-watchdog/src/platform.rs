@@ -30,3 +30,18 @@ pub use linux::{
     signals::ShutdownSignals,
     wake::{Ready, Waitable, Waker, wait},
 };
+
+/// What to do about a file that the system refuses, in words that go on a sentence.
+pub fn remedy(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::StorageFull => "free some space on its disk",
+        ErrorKind::QuotaExceeded => "free some space or raise the disk quota of this user",
+        ErrorKind::ReadOnlyFilesystem => "make its file system writable",
+        ErrorKind::PermissionDenied => "let this user read and write it",
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            "move away the file that lies where a folder has to be"
+        }
+        _ => "check that disk and its file system",
+    }
+}

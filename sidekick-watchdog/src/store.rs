@@ -97,7 +97,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The operating system refused.
-    #[error("{doing} {path:?}: {error}")]
+    #[error("{doing} {path:?}: {error}; {}", crate::platform::remedy(.error))]
     Io {
         /// What was tried.
         doing: &'static str,
@@ -123,6 +123,12 @@ pub enum StoreError {
     #[error("the Raft node cannot go on: {what}")]
     Raft {
         /// What it said.
+        what: String,
+    },
+    /// The disk is full. Nothing was written.
+    #[error("no space for the log: {what}; free some space on the data directory's disk")]
+    NoSpace {
+        /// What the system said.
         what: String,
     },
     /// The store has stopped.
@@ -157,6 +163,7 @@ impl From<ProposeError> for StoreError {
     fn from(error: ProposeError) -> Self {
         match error {
             ProposeError::Stopped(why) => Self::Stopped { why },
+            ProposeError::NoSpace(what) => Self::NoSpace { what },
             other => Self::Raft {
                 what: other.to_string(),
             },
@@ -181,7 +188,9 @@ pub enum AppendError {
         quota: u64,
     },
     /// The disk is full; try again when there is space. Nothing was written.
-    #[error("no space for the log: {0}; nothing was stored")]
+    #[error(
+        "no space for the log: {0}; nothing was stored, free some space on the data directory's disk"
+    )]
     NoSpace(String),
     /// Another node leads the group.
     #[error("this node is not the leader; leader: {leader:?}")]

@@ -46,7 +46,7 @@ impl Committer for StoreCommitter {
                 epoch,
                 reason: refusal.to_string(),
             }),
-            Err(_) => Err(CommitError::Closed),
+            Err(error) => Err(not_now(&error)),
         }
     }
 
@@ -77,8 +77,18 @@ impl Committer for StoreCommitter {
                 epoch: ending.epoch,
                 reason: refusal.to_string(),
             }),
-            Err(_) => Err(CommitError::Closed),
+            Err(error) => Err(not_now(&error)),
         }
+    }
+}
+
+/// A full disk passes; everything else that is no refusal is the store's end.
+fn not_now(error: &StoreError) -> CommitError {
+    match error {
+        StoreError::NoSpace { .. } => CommitError::Later {
+            reason: error.to_string(),
+        },
+        _ => CommitError::Closed,
     }
 }
 

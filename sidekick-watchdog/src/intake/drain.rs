@@ -87,6 +87,9 @@ impl Session {
                     Err(CommitError::Closed) => {
                         warn!(launch, "the store is closed; the ring keeps what is in it");
                     }
+                    Err(CommitError::Later { reason }) => {
+                        warn!(launch, %reason, "not everything is committed; the ring keeps the rest for the next start");
+                    }
                     Err(error) => error!(launch, %error, "the session's records stay in its ring"),
                 }
             })?;
@@ -95,6 +98,7 @@ impl Session {
 
     pub(super) fn wake(&self) {
         self.waker.wake();
+        self.thread.thread().unpark();
     }
 
     pub(super) fn is_finished(&self) -> bool {
@@ -190,7 +194,12 @@ impl Drain {
             incarnation: info.launch,
             started_realtime_ns: i64::try_from(info.realtime_base_ns).unwrap_or(i64::MAX),
         };
-        let resume = self.committer.open(&opening)?;
+        let resume = loop {
+            match self.committer.open(&opening) {
+                Err(CommitError::Later { reason }) => self.put_off(reason)?,
+                opened => break opened?,
+            }
+        };
         while self.attachment.info().rotation < resume.checkpoint.rotation && self.next_rotation() {
         }
         self.attachment
@@ -276,7 +285,9 @@ impl Drain {
                     self.progress
                         .committed
                         .store(first.last_seq, Ordering::Release);
-                    self.refusals = 0;
+                    if std::mem::take(&mut self.refusals) > 0 {
+                        info!(epoch = %self.progress.epoch, "records are taken again");
+                    }
                 }
                 Err(CommitError::Hole { expected }) => {
                     info!(
@@ -287,20 +298,27 @@ impl Drain {
                     self.resume()?;
                 }
                 Err(CommitError::Later { reason }) => {
-                    // Once, and then about once a minute: the ring holds what is not taken.
-                    if self.refusals.is_multiple_of(240) {
-                        warn!(epoch = %self.progress.epoch, %reason, "records wait in the ring");
-                    }
-                    self.refusals = self.refusals.wrapping_add(1);
-                    if self.stop.load(Ordering::Acquire) {
-                        return Err(CommitError::Closed);
-                    }
-                    self.attachment.wait(REFUSED_PAUSE);
+                    self.put_off(reason)?;
                     self.resume()?;
                 }
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
+    }
+
+    /// Waits a moment after the store had no room; when the watchdog stops, gives up instead.
+    fn put_off(&mut self, reason: String) -> Result<(), CommitError> {
+        if self.stop.load(Ordering::Acquire) {
+            return Err(CommitError::Later { reason });
+        }
+        // Once, and then about once a minute: the ring holds what is not taken.
+        if self.refusals.is_multiple_of(240) {
+            warn!(epoch = %self.progress.epoch, %reason, "records wait in the ring");
+        }
+        self.refusals = self.refusals.wrapping_add(1);
+        // Not the ring's own sleep: that ends at once as long as there is something to read.
+        std::thread::park_timeout(REFUSED_PAUSE);
         Ok(())
     }
 
@@ -341,13 +359,18 @@ impl Drain {
         }
     }
 
-    fn end(self) -> Result<Outcome, CommitError> {
+    fn end(mut self) -> Result<Outcome, CommitError> {
         let ending = SessionEnding {
             epoch: self.attachment.info().epoch,
             tail_known: self.tail_known,
             clean_exit: self.attachment.heartbeat().clean_exit,
         };
-        self.committer.end(&ending)?;
+        loop {
+            match self.committer.end(&ending) {
+                Err(CommitError::Later { reason }) => self.put_off(reason)?,
+                ended => break ended?,
+            }
+        }
         Ok(self.remove_files())
     }
 

@@ -19,7 +19,8 @@ const DYING_HOLDER_POLL: Duration = Duration::from_millis(2);
 pub enum DataDirError {
     /// It cannot be made or its lock file cannot be opened.
     #[error(
-        "data directory {path:?} cannot be used: {source}; name a folder that this user may write with --data-dir or data_dir"
+        "data directory {path:?} cannot be used: {source}; {}, or name another folder with --data-dir or data_dir",
+        super::remedy(.source)
     )]
     Unusable {
         /// The folder or the file in it.

@@ -63,7 +63,8 @@ pub enum RuntimeDirError {
     },
     /// The choice cannot be recorded.
     #[error(
-        "runtime directory cannot be recorded in {path:?}: {source}; make the data directory writable"
+        "runtime directory cannot be recorded in {path:?}: {source}; {}",
+        super::remedy(.source)
     )]
     Record {
         /// The record.

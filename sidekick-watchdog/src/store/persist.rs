@@ -30,6 +30,14 @@ enum Message {
     Stop,
 }
 
+/// Why the database cannot be used.
+enum Fault {
+    /// There is no room to open it.
+    DiskFull,
+    /// Anything else; it is set aside.
+    Unusable(String),
+}
+
 /// The thread that owns the database.
 #[derive(Debug)]
 pub(crate) struct Persist {
@@ -53,7 +61,12 @@ pub(crate) fn open(directory: &Path, timeout: Duration) -> (Option<Persist>, Opt
                 let thread = Mutex::new(Some(thread));
                 return (Some(Persist { sender, thread }), state);
             }
-            Ok(Err(cause)) => {
+            Ok(Err(Fault::DiskFull)) => {
+                // Nothing is wrong with the database: it stays where it is for the next start.
+                let _ = thread.join();
+                break;
+            }
+            Ok(Err(Fault::Unusable(cause))) => {
                 let _ = thread.join();
                 cause
             }
@@ -116,18 +129,24 @@ fn save(db: &sled::Db, file: &std::fs::File, state: &State) -> Result<(), String
 
 fn run(
     directory: &Path,
-    opened: &Sender<Result<Option<State>, String>>,
+    opened: &Sender<Result<Option<State>, Fault>>,
     messages: &Receiver<Message>,
 ) {
-    let open = || -> Result<_, String> {
+    let open = || -> Result<_, Fault> {
         let config = sled::Config::default()
             .path(directory)
             .cache_capacity(CACHE_BYTES)
             .segment_size(SEGMENT_BYTES)
             .flush_every_ms(None);
-        let db = config.open().map_err(|error| error.to_string())?;
-        let state = load(&db)?;
-        let file = std::fs::File::open(directory.join("db")).map_err(|error| error.to_string())?;
+        let db = config.open().map_err(|error| match error {
+            sled::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                Fault::DiskFull
+            }
+            error => Fault::Unusable(error.to_string()),
+        })?;
+        let state = load(&db).map_err(Fault::Unusable)?;
+        let file = std::fs::File::open(directory.join("db"))
+            .map_err(|error| Fault::Unusable(error.to_string()))?;
         Ok((db, file, state))
     };
     let (db, file) = match open() {

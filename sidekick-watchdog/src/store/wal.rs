@@ -96,7 +96,7 @@ impl Default for Faults {
 #[derive(Debug, thiserror::Error)]
 pub enum WalError {
     /// The operating system refused.
-    #[error("{doing} {path:?}: {error}")]
+    #[error("{doing} {path:?}: {error}; {}", crate::platform::remedy(.error))]
     Io {
         /// What was tried.
         doing: &'static str,

@@ -28,7 +28,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Why engine output has no place.
 #[derive(Debug, thiserror::Error)]
-#[error("engine output cannot be kept in {path:?}: {source}; make the data directory writable")]
+#[error("engine output cannot be kept in {path:?}: {source}; {}", crate::platform::remedy(.source))]
 pub struct OutputError {
     /// The folder or file.
     pub path: PathBuf,

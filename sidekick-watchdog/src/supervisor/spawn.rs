@@ -156,6 +156,11 @@ fn explain(engine: &EngineCommand, program: &str, source: io::Error) -> LaunchEr
             "correct the path in [engine] command (relative ones start in working_dir), or install the interpreter it names"
         }
         io::ErrorKind::NotFound => "install it, or give its whole path in [engine] command",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory
+            if is_dir(&place(engine, program)).is_ok() =>
+        {
+            "it is a directory: name the program in it in [engine] command"
+        }
         io::ErrorKind::PermissionDenied => "make it executable (chmod +x)",
         _ if source.raw_os_error() == Some(platform::NO_EXECUTABLE_FORMAT) => {
             "it is no program for this system: check the export's platform and architecture"
@@ -167,6 +172,14 @@ fn explain(engine: &EngineCommand, program: &str, source: io::Error) -> LaunchEr
         source,
         remedy,
     }
+}
+
+/// Where a program with a slash in its name lies; relative ones start in the working directory.
+fn place(engine: &EngineCommand, program: &str) -> PathBuf {
+    engine
+        .working_dir
+        .as_deref()
+        .map_or_else(|| PathBuf::from(program), |dir| dir.join(program))
 }
 
 fn is_dir(path: &Path) -> io::Result<()> {
