@@ -9,14 +9,18 @@
 //! - [`build`]: builds the extension and the watchdog, once a process.
 //! - [`project`]: a Godot project made for one test, and the engine that runs it.
 //! - [`watchdog`]: a watchdog with its own folders, and everything that it started.
+//! - [`engine`]: an engine without Godot, made of the test's own executable.
+//! - [`mount`]: file systems that are small or read-only.
 //! - [`receiver`]: an HTTP backend with faults on demand; [`ledger`] is what it took.
 //! - [`folders`], [`ports`], [`process`], [`wait`]: what a test needs of the system, given back at its end.
 
 pub mod build;
 pub mod claims;
+pub mod engine;
 pub mod folders;
 pub mod godot;
 pub mod ledger;
+pub mod mount;
 pub mod ports;
 pub mod process;
 pub mod project;

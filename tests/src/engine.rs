@@ -1,0 +1,197 @@
+//! An engine without Godot: the test's own executable, started again, recording through the library's session.
+//!
+//! For tests of what happens around an engine. A target that uses it calls [`act_if_asked`] first thing in its `main`.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use sidekick_ipc::value::{self, Value};
+use sidekick_ipc::{Phase, Session, SessionOptions, WhenFull};
+
+use crate::ledger::Key;
+
+/// The first argument of an executable that is to be an engine.
+const FLAG: &str = "--act-as-engine";
+/// Between two frames.
+const FRAME: Duration = Duration::from_millis(5);
+
+/// What the engine does.
+#[derive(Debug, Clone)]
+pub struct Game {
+    /// Where it writes down what it recorded; must exist.
+    pub journals: PathBuf,
+    /// Records in each frame.
+    pub per_frame: u64,
+    /// Length of each record's text in bytes.
+    pub text_bytes: usize,
+    /// It idles after so many records.
+    pub records_max: u64,
+}
+
+impl Game {
+    /// A few small records a frame, without end.
+    pub fn new(journals: impl Into<PathBuf>) -> Self {
+        Self {
+            journals: journals.into(),
+            per_frame: 3,
+            text_bytes: 100,
+            records_max: u64::MAX,
+        }
+    }
+
+    /// The command that starts it: this executable with the arguments that [`act_if_asked`] understands.
+    ///
+    /// # Panics
+    /// When the executable's own path is not known.
+    pub fn command_line(&self) -> Vec<OsString> {
+        let own = std::env::current_exe().expect("the path of this executable");
+        vec![
+            own.into(),
+            FLAG.into(),
+            self.journals.clone().into(),
+            self.per_frame.to_string().into(),
+            self.text_bytes.to_string().into(),
+            self.records_max.to_string().into(),
+        ]
+    }
+}
+
+/// Runs the engine to its end if this process was started as one; `None` = it is a test run.
+///
+/// # Panics
+/// When it was started with other arguments than [`Game::command_line`] gives, or without a watchdog.
+pub fn act_if_asked() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()? != FLAG {
+        return None;
+    }
+    let mut next = || arguments.next().expect("an argument");
+    let journals = PathBuf::from(next());
+    let mut number = || {
+        next()
+            .to_str()
+            .and_then(|text| text.parse().ok())
+            .expect("a number")
+    };
+    let game = Game {
+        journals,
+        per_frame: number(),
+        text_bytes: number() as usize,
+        records_max: number(),
+    };
+    play(&game);
+    Some(ExitCode::SUCCESS)
+}
+
+fn play(game: &Game) {
+    let session = Session::create(options()).expect("a session");
+    let path = game.journals.join(session.epoch().to_string());
+    let journal = Journal::create(&path);
+    session.set_ready();
+    let text = "x".repeat(game.text_bytes);
+    let mut last = 0;
+    loop {
+        session.on_frame(Phase::Running);
+        for _ in 0..game.per_frame {
+            if last >= game.records_max {
+                break;
+            }
+            let value = value::encode(&Value::String(format!("{}:{text}", last + 1)));
+            if let Ok(seq) = session.record("test", &value) {
+                last = seq;
+            }
+        }
+        journal.write(last, session.refused());
+        if session.control().quit.is_some() {
+            session.set_clean_exit(0);
+            return;
+        }
+        thread::sleep(FRAME);
+    }
+}
+
+fn options() -> SessionOptions {
+    let variable = |name: &str| std::env::var(name).expect("a variable of the watchdog's");
+    let number = |name: &str| variable(name).parse::<u64>().expect("a number");
+    SessionOptions {
+        runtime_dir: variable("SIDEKICK_RUNTIME_DIR").into(),
+        launch: number("SIDEKICK_LAUNCH") as u32,
+        incarnation: number("SIDEKICK_INCARNATION") as u32,
+        ring_bytes: number("SIDEKICK_RING_SIZE") as usize,
+        when_full: WhenFull::Spill,
+        block_max: Duration::ZERO,
+        spill_bytes_max: number("SIDEKICK_SPILL_MAX"),
+        library_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Two numbers in a file: the last sequence number given, and how many records were refused.
+struct Journal(File);
+
+impl Journal {
+    fn create(path: &Path) -> Self {
+        let file = OpenOptions::new().write(true).create_new(true).open(path);
+        Self(file.expect("a new journal"))
+    }
+
+    fn write(&self, last: u64, refused: u64) {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&last.to_le_bytes());
+        bytes[8..].copy_from_slice(&refused.to_le_bytes());
+        self.0
+            .write_all_at(&bytes, 0)
+            .expect("the journal to be written");
+    }
+}
+
+/// What one engine recorded, by its own account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Played {
+    /// The session.
+    pub epoch: String,
+    /// The last sequence number that `record()` gave.
+    pub last: u64,
+    /// How many records were refused.
+    pub refused: u64,
+}
+
+impl Played {
+    /// The identities of all its records, in a backend that heard of it from the watchdog called `test`.
+    pub fn keys(&self) -> Vec<Key> {
+        (1..=self.last)
+            .map(|seq| Key {
+                source: "test".to_owned(),
+                epoch: self.epoch.clone(),
+                seq,
+            })
+            .collect()
+    }
+}
+
+/// The accounts of all engines that wrote into `journals`, in no order.
+///
+/// # Panics
+/// When they cannot be read.
+pub fn played(journals: &Path) -> Vec<Played> {
+    let entries = fs::read_dir(journals).expect("the journals' folder");
+    let journal = |entry: fs::DirEntry| {
+        let bytes = fs::read(entry.path()).expect("a journal");
+        let word = |at: usize| {
+            let word = bytes.get(at..at + 8).and_then(|word| word.try_into().ok());
+            u64::from_le_bytes(word.unwrap_or_default())
+        };
+        Played {
+            epoch: entry.file_name().display().to_string(),
+            last: word(0),
+            refused: word(8),
+        }
+    };
+    entries
+        .map(|entry| journal(entry.expect("an entry")))
+        .collect()
+}

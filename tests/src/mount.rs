@@ -1,0 +1,93 @@
+//! File systems that are small or read-only, for tests of disks that are full or refuse. Only root can mount.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+/// What a file system in memory gives out at least.
+const PAGE_BYTES: u64 = 4096;
+
+/// A file system of its own in memory; it is unmounted when this value goes.
+#[derive(Debug)]
+pub struct Mount {
+    path: PathBuf,
+}
+
+impl Mount {
+    /// Mounts an empty file system of `bytes` at `path`, which is made if it is missing.
+    ///
+    /// # Errors
+    /// Why not, in a sentence; usually for want of permission.
+    pub fn new(path: &Path, bytes: u64) -> Result<Self, String> {
+        fs::create_dir_all(path).map_err(|error| format!("cannot make {path:?}: {error}"))?;
+        let options = format!("size={bytes},mode=0700");
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(path))?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes it read-only.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    pub fn make_read_only(&self) {
+        run(Command::new("mount")
+            .args(["-o", "remount,ro"])
+            .arg(&self.path))
+        .unwrap_or_else(|problem| panic!("{problem}"));
+    }
+
+    /// Fills what is left of it with a file, at once, and returns the file's path.
+    ///
+    /// # Panics
+    /// When something else than the end of the space stops it.
+    pub fn fill(&self) -> PathBuf {
+        let path = self.path.join("filler");
+        let file = fs::File::create(&path).unwrap_or_else(|error| panic!("no {path:?}: {error}"));
+        let (mut end, mut step) = (0, 1 << 30);
+        while step >= PAGE_BYTES {
+            match fallocate(&file, FallocateFlags::empty(), end, step) {
+                Ok(()) => end += step,
+                Err(Errno::NOSPC) => step /= 2,
+                Err(error) => panic!("filling {path:?}: {error}"),
+            }
+        }
+        path
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily: a process that is about to be killed may still have files open.
+        let unmounted = run(Command::new("umount").arg("-l").arg(&self.path));
+        if let Err(problem) = unmounted {
+            eprintln!("harness: {problem}");
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command
+        .output()
+        .map_err(|error| format!("cannot run {:?}: {error}", command.get_program()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!(
+        "{:?} failed: {}",
+        command.get_program(),
+        said.trim()
+    ))
+}

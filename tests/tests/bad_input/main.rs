@@ -1,0 +1,174 @@
+//! Bad input: what is wrong with configuration, disk, rings and engine commands is said in one clear sentence with
+//! cause and remedy, ends with the documented exit code or does not end the watchdog at all, and harms nothing stored.
+//!
+//! Real watchdogs over real files; the engine is this executable (`sidekick_tests::engine`). Damage that needs a
+//! mount is ignored with the reason where there is no right to mount.
+
+mod backend;
+mod command;
+mod config;
+mod data_dir;
+mod full_disk;
+mod port;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use sidekick_tests::engine::{self, Game, Played};
+use sidekick_tests::ledger::Ledger;
+use sidekick_tests::wait;
+use sidekick_tests::watchdog::{Finished, LogLine, Setup, Watchdog};
+
+/// Generous: a loaded machine is slow, and a test that ends early for that says nothing.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+fn main() -> ExitCode {
+    if let Some(code) = engine::act_if_asked() {
+        return code;
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let trials = [
+        config::trials(),
+        data_dir::trials(),
+        command::trials(),
+        port::trials(),
+        full_disk::trials(),
+        backend::trials(),
+    ];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
+}
+
+fn trial(name: &str, run: fn()) -> Trial {
+    Trial::test(name, move || {
+        run();
+        Ok(())
+    })
+}
+
+/// A trial that may find that its surroundings cannot be had: the reason.
+fn ignorable(name: &str, run: fn() -> Result<(), String>) -> Trial {
+    Trial::ignorable_test(name, move || -> Result<Completion, Failed> {
+        Ok(match run() {
+            Ok(()) => Completion::Completed,
+            Err(reason) => Completion::ignored_with(reason),
+        })
+    })
+}
+
+/// A folder for the journals of a setup's engines.
+fn journals(setup: &Setup) -> PathBuf {
+    let folder = setup.scratch().join("journals");
+    fs::create_dir_all(&folder).expect("a folder for the journals");
+    folder
+}
+
+/// A setup whose engine records a few small records a frame.
+fn playing() -> Setup {
+    let mut setup = Setup::new();
+    setup.set_engine(Game::new(journals(&setup)).command_line());
+    setup
+}
+
+/// Everything that the engines of a setup recorded, by their own account.
+fn played(setup: &Setup) -> Vec<Played> {
+    engine::played(&journals(setup))
+}
+
+/// Every record of every engine is in `ledger`, none with two contents.
+#[track_caller]
+fn assert_all_arrived(setup: &Setup, ledger: &Ledger) {
+    assert!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
+    let all = played(setup);
+    assert!(all.iter().any(|engine| engine.last > 0), "{all:?}");
+    for engine in all {
+        let keys = engine.keys();
+        let missing = ledger.missing(&keys);
+        assert!(
+            missing.is_empty(),
+            "{} of {} records of {} are missing, the first: {:?}",
+            missing.len(),
+            engine.last,
+            engine.epoch,
+            missing[0]
+        );
+    }
+}
+
+/// `run` ends with `code`, says why in one sentence in the log and leaves nothing running. The sentence.
+#[track_caller]
+fn assert_refuses(setup: &Setup, code: i32) -> String {
+    let finished = setup.start().wait(PATIENCE);
+    refusal(setup, &finished, code)
+}
+
+/// The sentence with which a watchdog ended; it is one line and the only error.
+#[track_caller]
+fn refusal(setup: &Setup, finished: &Finished, code: i32) -> String {
+    let log = finished.lines.join("\n");
+    assert_eq!(finished.status.code(), Some(code), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    let errors: Vec<LogLine> = finished
+        .lines
+        .iter()
+        .filter_map(LogLine::parse)
+        .filter(|line| line.level == "ERROR")
+        .collect();
+    let [error] = errors.as_slice() else {
+        panic!("{} errors instead of one: {log}", errors.len());
+    };
+    let sentence = error.text("error").expect("its cause").to_owned();
+    assert!(!sentence.contains('\n'), "{sentence}");
+    // "Cause; remedy."
+    assert!(sentence.contains("; "), "no remedy in {sentence:?}");
+    assert_nothing_runs(setup);
+    sentence
+}
+
+#[track_caller]
+fn assert_nothing_runs(setup: &Setup) {
+    let left = setup.descendants(None);
+    assert!(left.is_empty(), "something was left running: {left:?}");
+}
+
+/// Asserts that `sentence` has all of `parts`.
+#[track_caller]
+fn assert_says(sentence: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(sentence.contains(part), "{part:?} is not in {sentence:?}");
+    }
+}
+
+/// Waits until at least `count` records of all sessions are committed.
+#[track_caller]
+fn wait_for_committed(watchdog: &Watchdog<'_>, count: u64) -> u64 {
+    watchdog.wait_for_status("committed records", PATIENCE, |status| {
+        status["totals"]["committed"]
+            .as_u64()
+            .filter(|committed| *committed >= count)
+    })
+}
+
+/// The one engine that runs.
+#[track_caller]
+fn the_engine(setup: &Setup, watchdog: &Watchdog<'_>) -> u32 {
+    wait::until("one engine", PATIENCE, || {
+        let engines = setup.descendants(Some(watchdog));
+        assert!(engines.len() <= 1, "more than one engine: {engines:?}");
+        engines.first().copied()
+    })
+}
+
+/// Asks the watchdog to end; it does so with 0 and leaves nothing running.
+#[track_caller]
+fn stop_cleanly(setup: &Setup, watchdog: Watchdog<'_>) -> Finished {
+    let finished = watchdog.stop(PATIENCE);
+    let log = finished.lines.join("\n");
+    assert_eq!(finished.status.code(), Some(0), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    assert_nothing_runs(setup);
+    finished
+}
