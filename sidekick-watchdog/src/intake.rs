@@ -23,6 +23,8 @@ use uuid::Uuid;
 use crate::slab::{RingCheckpoint, Slab};
 
 mod drain;
+#[cfg(test)]
+mod tests;
 
 pub use drain::SessionProgress;
 
@@ -211,6 +213,7 @@ impl Intake {
                     stop,
                     sessions: BTreeMap::new(),
                     refused: Vec::new(),
+                    last_turn: None,
                 }
                 .run(&inbox);
             })?;
@@ -255,6 +258,8 @@ struct Scanner {
     sessions: BTreeMap<u32, drain::Session>,
     /// Files that were refused once; they are told of once.
     refused: Vec<PathBuf>,
+    /// Closes when the session found last is opened.
+    last_turn: Option<Receiver<()>>,
 }
 
 impl Scanner {
@@ -297,9 +302,12 @@ impl Scanner {
             .filter(|(_, session)| session.is_finished())
             .map(|(launch, _)| *launch)
             .collect();
+        let mut shut_out = Vec::new();
         for launch in finished {
-            if let Some(session) = self.sessions.remove(&launch) {
-                session.join();
+            if let Some(session) = self.sessions.remove(&launch)
+                && session.join()
+            {
+                shut_out.push(launch);
             }
         }
         let files = match sidekick_ipc::name::scan(&self.config.runtime_dir) {
@@ -309,6 +317,15 @@ impl Scanner {
                 return;
             }
         };
+        self.refused
+            .retain(|path| files.iter().any(|file| file.path == *path));
+        let is_shut_out = |file: &&RingFileName| shut_out.contains(&file.launch);
+        self.refused.extend(
+            files
+                .iter()
+                .filter(is_shut_out)
+                .map(|file| file.path.clone()),
+        );
         for file in &files {
             // Later rotations of a session are opened by its drain thread, in order.
             let first_of_launch = !files.iter().any(|other| {
@@ -337,6 +354,8 @@ impl Scanner {
     fn attach(&mut self, file: &RingFileName) {
         match Attachment::open(file) {
             Ok(attachment) => {
+                let (turn, after) = drain::Turn::after(self.last_turn.take());
+                self.last_turn = Some(after);
                 let session = drain::Session::start(
                     attachment,
                     file.launch,
@@ -344,6 +363,7 @@ impl Scanner {
                     Arc::clone(&self.committer),
                     Arc::clone(&self.on_event),
                     Arc::clone(&self.stop),
+                    turn,
                 );
                 match session {
                     Ok(session) => {

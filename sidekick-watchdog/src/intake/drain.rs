@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -44,10 +45,39 @@ pub struct SessionProgress {
     pub bytes: AtomicU64,
 }
 
+/// A session's turn to be opened: after those that were found before it. The store takes no session below the highest
+/// launch that it knows, so opening a later one first would shut the earlier one out for good.
+pub(super) struct Turn {
+    /// Closes when the one before is opened.
+    before: Option<Receiver<()>>,
+    /// Closes when this one is opened, or has given up.
+    _opened: Sender<()>,
+}
+
+impl Turn {
+    /// The next turn after `before`, and what the one after it waits for.
+    pub(super) fn after(before: Option<Receiver<()>>) -> (Self, Receiver<()>) {
+        let (opened, after) = channel();
+        let turn = Self {
+            before,
+            _opened: opened,
+        };
+        (turn, after)
+    }
+
+    fn wait(&self) {
+        if let Some(before) = &self.before {
+            // Nothing is ever sent: it ends when the other side is gone.
+            let _ = before.recv();
+        }
+    }
+}
+
 /// A drain thread and the means to wake it.
 pub(super) struct Session {
     waker: Waker,
-    thread: JoinHandle<()>,
+    /// Gives back whether the session was refused for good.
+    thread: JoinHandle<bool>,
 }
 
 impl Session {
@@ -58,6 +88,7 @@ impl Session {
         committer: Arc<dyn Committer>,
         on_event: Arc<dyn Fn(IntakeEvent) + Send + Sync>,
         stop: Arc<AtomicBool>,
+        turn: Turn,
     ) -> std::io::Result<Self> {
         let waker = attachment.waker();
         let progress = Arc::new(SessionProgress {
@@ -79,9 +110,11 @@ impl Session {
                     refusals: 0,
                     complained: false,
                     tail_known: true,
+                    unreadable: false,
+                    settled: (1, ReaderCheckpoint::default()),
                     on_event: Arc::clone(&on_event),
                 };
-                match drain.run() {
+                match drain.run(turn) {
                     Ok(Outcome::Ended) => on_event(IntakeEvent::Ended { launch, progress }),
                     Ok(Outcome::Stopped) => {}
                     Err(CommitError::Closed) => {
@@ -90,8 +123,12 @@ impl Session {
                     Err(CommitError::Later { reason }) => {
                         warn!(launch, %reason, "not everything is committed; the ring keeps the rest for the next start");
                     }
-                    Err(error) => error!(launch, %error, "the session's records stay in its ring"),
+                    Err(error) => {
+                        error!(launch, %error, "the session's records stay in its ring");
+                        return true;
+                    }
                 }
+                false
             })?;
         Ok(Self { waker, thread })
     }
@@ -105,10 +142,12 @@ impl Session {
         self.thread.is_finished()
     }
 
-    pub(super) fn join(self) {
-        if self.thread.join().is_err() {
+    /// Waits for its end. True when the store refused the session: trying again would change nothing.
+    pub(super) fn join(self) -> bool {
+        self.thread.join().unwrap_or_else(|_| {
             error!("a drain thread panicked; its ring keeps what is in it");
-        }
+            false
+        })
     }
 }
 
@@ -117,6 +156,17 @@ enum Outcome {
     Ended,
     /// The watchdog stops; the engine lives on with its ring.
     Stopped,
+}
+
+/// What became of going on to a session's next ring file.
+#[derive(PartialEq, Eq)]
+enum Rotation {
+    /// There is none.
+    Last,
+    /// It is being read now.
+    Next,
+    /// There is one, or nobody knows, but it cannot be read now.
+    Later,
 }
 
 /// A slab on its way, and where the reader stands once it is durable.
@@ -141,17 +191,29 @@ struct Drain {
     complained: bool,
     /// Everything that the ring held could be read.
     tail_known: bool,
+    /// The last look failed, and a later one may not: nothing is known of what is left.
+    unreadable: bool,
+    /// The first number that is not acknowledged, and where the reader stands before it.
+    settled: (u64, ReaderCheckpoint),
     on_event: Arc<dyn Fn(IntakeEvent) + Send + Sync>,
 }
 
 impl Drain {
-    fn run(mut self) -> Result<Outcome, CommitError> {
+    fn run(mut self, turn: Turn) -> Result<Outcome, CommitError> {
         self.tell_attached();
-        if self.resume()?.ended {
+        turn.wait();
+        let resumed = self.resume();
+        drop(turn);
+        if resumed?.ended {
             return Ok(self.remove_files());
         }
         let mut silent = 0_u32;
         loop {
+            // Before the next look: a game that never pauses must not hold up the watchdog's end.
+            if self.stop.load(Ordering::Acquire) && self.attachment.is_writer_alive() {
+                self.settle(0)?;
+                return Ok(Outcome::Stopped);
+            }
             self.settle(IN_FLIGHT_MAX - 1)?;
             if self.take()? > 0 {
                 silent = 0;
@@ -167,16 +229,29 @@ impl Drain {
                 if self.take()? > 0 {
                     continue;
                 }
-                if self.next_rotation() {
-                    self.resume()?;
-                    continue;
+                if !self.unreadable {
+                    match self.next_rotation() {
+                        Rotation::Next => {
+                            self.resume()?;
+                            continue;
+                        }
+                        Rotation::Last => return self.end(),
+                        Rotation::Later => {}
+                    }
                 }
-                return self.end();
-            }
-            if self.stop.load(Ordering::Acquire) {
-                return Ok(Outcome::Stopped);
+                // An end committed now would give up what could not be read.
+                if self.stop.load(Ordering::Acquire) {
+                    return Ok(Outcome::Stopped);
+                }
+                std::thread::sleep(REFUSED_PAUSE);
+                continue;
             }
             silent = silent.saturating_add(1);
+            if self.unreadable {
+                // `wait` would return at once: the ring is not empty.
+                std::thread::sleep(REFUSED_PAUSE);
+                continue;
+            }
             self.attachment.wait(if silent < IDLE_AFTER {
                 SILENT_MAX
             } else {
@@ -200,11 +275,11 @@ impl Drain {
                 opened => break opened?,
             }
         };
-        while self.attachment.info().rotation < resume.checkpoint.rotation && self.next_rotation() {
-        }
-        self.attachment
-            .resume(resume.next_seq, reader_checkpoint(&resume.checkpoint));
-        self.next_seq = resume.next_seq;
+        while self.attachment.info().rotation < resume.checkpoint.rotation
+            && self.next_rotation() == Rotation::Next
+        {}
+        self.settled = (resume.next_seq, reader_checkpoint(&resume.checkpoint));
+        self.rewind();
         self.progress
             .recorded
             .fetch_max(resume.next_seq - 1, Ordering::Relaxed);
@@ -212,6 +287,14 @@ impl Drain {
             .committed
             .store(resume.next_seq - 1, Ordering::Release);
         Ok(resume)
+    }
+
+    /// Puts the reader where everything before is acknowledged. The store cuts off what it has seen after all.
+    fn rewind(&mut self) {
+        self.in_flight.clear();
+        let (next_seq, checkpoint) = self.settled;
+        self.attachment.resume(next_seq, checkpoint);
+        self.next_seq = next_seq;
     }
 
     /// Takes what the ring holds, one slab at most, and sends it off. Returns how many numbers it covers.
@@ -223,7 +306,10 @@ impl Drain {
         {
             Ok(drained) => drained,
             Err(error) => {
-                self.tail_known &= !matches!(error, DrainError::Truncated { .. });
+                match error {
+                    DrainError::Truncated { .. } => self.tail_known = false,
+                    DrainError::Spill { .. } => self.unreadable = true,
+                }
                 if !self.complained {
                     error!(%error, epoch = %self.progress.epoch, "ring cannot be read");
                     self.complained = true;
@@ -231,6 +317,7 @@ impl Drain {
                 return Ok(0);
             }
         };
+        self.unreadable = false;
         if let Some(corruption) = &drained.corruption {
             warn!(epoch = %self.progress.epoch, ?corruption, "ring is damaged; a copy is in quarantine");
         }
@@ -285,6 +372,7 @@ impl Drain {
                     self.progress
                         .committed
                         .store(first.last_seq, Ordering::Release);
+                    self.settled = (first.last_seq.saturating_add(1), first.checkpoint);
                     if std::mem::take(&mut self.refusals) > 0 {
                         info!(epoch = %self.progress.epoch, "records are taken again");
                     }
@@ -299,7 +387,8 @@ impl Drain {
                 }
                 Err(CommitError::Later { reason }) => {
                     self.put_off(reason)?;
-                    self.resume()?;
+                    // Nothing is asked of the store: each question would be one more entry in a log that is full.
+                    self.rewind();
                 }
                 Err(error) => return Err(error),
             }
@@ -333,15 +422,23 @@ impl Drain {
 
     /// Goes on to the session's next ring file if there is one: the engine made it because this one is damaged. All
     /// that this one held is committed by now, so it is removed.
-    fn next_rotation(&mut self) -> bool {
+    fn next_rotation(&mut self) -> Rotation {
         let info = self.attachment.info();
         let (launch, epoch, rotation) = (info.launch, info.epoch, info.rotation + 1);
         let is_next = |file: &RingFileName| {
             file.launch == launch && file.epoch == epoch && file.rotation == rotation
         };
-        let files = sidekick_ipc::name::scan(&self.config.runtime_dir).unwrap_or_default();
+        let files = match sidekick_ipc::name::scan(&self.config.runtime_dir) {
+            Ok(files) => files,
+            Err(error) => {
+                self.complain(&error, "the runtime directory cannot be read");
+                return Rotation::Later;
+            }
+        };
         let Some(file) = files.iter().find(|file| is_next(file)) else {
-            return false;
+            // The engine says that it went on to a file that is no longer there.
+            self.tail_known &= !self.attachment.heartbeat().rotated;
+            return Rotation::Last;
         };
         match Attachment::open(file) {
             Ok(attachment) => {
@@ -349,13 +446,21 @@ impl Drain {
                 if let Err(error) = drained.finish() {
                     warn!(%error, "a drained ring could not be removed; the next start will");
                 }
+                self.complained = false;
                 self.tell_attached();
-                true
+                Rotation::Next
             }
             Err(error) => {
-                error!(%error, file = %file.path.display(), "the session's next ring cannot be opened");
-                false
+                self.complain(&error, "the session's next ring cannot be opened");
+                Rotation::Later
             }
+        }
+    }
+
+    /// Tells of what cannot be read, once.
+    fn complain(&mut self, error: &dyn std::error::Error, what: &str) {
+        if !std::mem::replace(&mut self.complained, true) {
+            error!(%error, epoch = %self.progress.epoch, "{what}; trying again");
         }
     }
 

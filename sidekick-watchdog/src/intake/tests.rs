@@ -1,0 +1,274 @@
+//! Real sessions, a committer in memory, and the trouble between them.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Condvar, Mutex};
+
+use sidekick_ipc::heartbeat::Phase;
+use sidekick_ipc::session::{Session, SessionOptions, WhenFull};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long something that must not happen is waited for.
+const NEVER: Duration = Duration::from_millis(300);
+
+#[derive(Default)]
+struct Seen {
+    /// Launches in the order in which they were opened.
+    opened: Vec<u32>,
+    next_seq: HashMap<Uuid, u64>,
+    checkpoints: HashMap<Uuid, RingCheckpoint>,
+    ended: Vec<SessionEnding>,
+    later_left: u32,
+    appends: u32,
+}
+
+/// Commits in memory, by the store's rules.
+#[derive(Default)]
+struct Memory {
+    seen: Mutex<Seen>,
+    changed: Condvar,
+    on_append: Mutex<Option<Box<dyn FnMut() + Send>>>,
+}
+
+impl Memory {
+    fn with<T>(&self, act: impl FnOnce(&mut Seen) -> T) -> T {
+        let result = act(&mut self.seen.lock().unwrap());
+        self.changed.notify_all();
+        result
+    }
+
+    /// Whether `done` came true in time.
+    fn comes(&self, limit: Duration, mut done: impl FnMut(&Seen) -> bool) -> bool {
+        let seen = self.seen.lock().unwrap();
+        let (_seen, waited) = self
+            .changed
+            .wait_timeout_while(seen, limit, |seen| !done(seen))
+            .unwrap();
+        !waited.timed_out()
+    }
+
+    fn committed(&self, epoch: Uuid) -> u64 {
+        self.with(|seen| seen.next_seq.get(&epoch).map_or(0, |next| next - 1))
+    }
+}
+
+struct Answer(Result<(), CommitError>);
+
+impl PendingAppend for Answer {
+    fn wait(self: Box<Self>) -> Result<(), CommitError> {
+        self.0
+    }
+}
+
+impl Committer for Memory {
+    fn open(&self, opening: &SessionOpening) -> Result<SessionResume, CommitError> {
+        Ok(self.with(|seen| {
+            seen.opened.push(opening.incarnation);
+            let checkpoint = seen.checkpoints.get(&opening.epoch);
+            SessionResume {
+                next_seq: *seen.next_seq.entry(opening.epoch).or_insert(1),
+                checkpoint: checkpoint.copied().unwrap_or_default(),
+                ended: false,
+            }
+        }))
+    }
+
+    fn append(&self, slab: Slab) -> Box<dyn PendingAppend> {
+        if let Some(act) = &mut *self.on_append.lock().unwrap() {
+            act();
+        }
+        Box::new(Answer(self.with(|seen| {
+            seen.appends += 1;
+            let next = seen.next_seq.entry(slab.head.epoch).or_insert(1);
+            if slab.head.first_seq > *next {
+                return Err(CommitError::Hole { expected: *next });
+            }
+            if seen.later_left > 0 {
+                seen.later_left -= 1;
+                let reason = "full".to_owned();
+                return Err(CommitError::Later { reason });
+            }
+            *next = slab.head.next_seq().max(*next);
+            seen.checkpoints
+                .insert(slab.head.epoch, slab.head.checkpoint);
+            Ok(())
+        })))
+    }
+
+    fn end(&self, ending: &SessionEnding) -> Result<(), CommitError> {
+        self.with(|seen| seen.ended.push(ending.clone()));
+        Ok(())
+    }
+}
+
+fn session(dir: &Path, launch: u32) -> Session {
+    Session::create(SessionOptions {
+        runtime_dir: dir.to_owned(),
+        launch,
+        incarnation: launch,
+        ring_bytes: 64 << 10,
+        when_full: WhenFull::Spill,
+        block_max: Duration::ZERO,
+        spill_bytes_max: 64 << 20,
+        library_version: "test".to_owned(),
+    })
+    .unwrap()
+}
+
+fn start(dir: &Path, memory: &Arc<Memory>, slab_bytes_max: usize) -> Intake {
+    start_with(dir, memory, slab_bytes_max, |_| {})
+}
+
+fn start_with(
+    dir: &Path,
+    memory: &Arc<Memory>,
+    slab_bytes_max: usize,
+    on_event: impl Fn(IntakeEvent) + Send + Sync + 'static,
+) -> Intake {
+    let config = IntakeConfig {
+        runtime_dir: dir.to_owned(),
+        source: "test".to_owned(),
+        slab_bytes_max,
+    };
+    Intake::spawn(config, memory.clone(), Arc::new(on_event)).unwrap()
+}
+
+fn directory() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    dir
+}
+
+/// Gives a file a second name, which makes readers refuse it until the name is gone.
+fn refuse(path: &Path) -> std::path::PathBuf {
+    let second = path.with_extension("second");
+    std::fs::hard_link(path, &second).unwrap();
+    second
+}
+
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_spill_file_that_cannot_be_read_now_does_not_end_the_session() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    let epoch = engine.epoch();
+    while files(dir.path(), "spill").is_empty() {
+        engine.record("stream", &[7; 4000]).unwrap();
+    }
+    let recorded = engine.record("stream", &[7; 4000]).unwrap();
+    drop(engine);
+    let second = refuse(&files(dir.path(), "spill")[0]);
+    let memory = Arc::new(Memory::default());
+    let intake = start(dir.path(), &memory, 1 << 20);
+    assert!(
+        !memory.comes(NEVER, |seen| !seen.ended.is_empty()),
+        "ended at {} of {recorded}",
+        memory.committed(epoch)
+    );
+    std::fs::remove_file(second).unwrap();
+    assert!(memory.comes(PATIENCE, |seen| !seen.ended.is_empty()));
+    assert_eq!(memory.committed(epoch), recorded);
+    assert!(memory.with(|seen| seen.ended[0].tail_known));
+    intake.stop();
+}
+
+#[test]
+fn a_next_ring_that_cannot_be_opened_now_does_not_end_the_session() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    engine.record("stream", b"old").unwrap();
+    let file = sidekick_ipc::scan(dir.path()).unwrap().remove(0);
+    let attachment = Attachment::open(&file).unwrap();
+    attachment.controls().set_rotate_to(1);
+    engine.on_frame(Phase::Running);
+    drop(attachment);
+    let recorded = engine.record("stream", b"new").unwrap();
+    let rings = files(dir.path(), "ring");
+    assert_eq!(rings.len(), 2, "it rotated");
+    let second = refuse(&rings[1]);
+    let memory = Arc::new(Memory::default());
+    let intake = start(dir.path(), &memory, 1 << 20);
+    assert!(
+        !memory.comes(NEVER, |seen| !seen.ended.is_empty()),
+        "the engine lives"
+    );
+    std::fs::remove_file(second).unwrap();
+    let epoch = engine.epoch();
+    assert!(memory.comes(PATIENCE, |seen| seen.next_seq[&epoch] == recorded + 1));
+    assert!(memory.with(|seen| seen.ended.is_empty()));
+    intake.stop();
+}
+
+/// Asking anew where a session stands is one more entry in the log, and a busy game would have asked at each frame.
+#[test]
+fn a_full_store_is_not_asked_again_and_again() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    let recorded = engine.record("stream", b"x").unwrap();
+    let memory = Arc::new(Memory::default());
+    memory.with(|seen| seen.later_left = 4);
+    let intake = start(dir.path(), &memory, 1 << 20);
+    let epoch = engine.epoch();
+    assert!(memory.comes(PATIENCE, |seen| {
+        engine.on_frame(Phase::Running);
+        seen.next_seq.get(&epoch) == Some(&(recorded + 1))
+    }));
+    assert_eq!(
+        memory.with(|seen| (seen.opened.clone(), seen.appends)),
+        (vec![1], 5)
+    );
+    intake.stop();
+}
+
+#[test]
+fn a_game_that_never_pauses_does_not_hold_up_the_end() {
+    let dir = directory();
+    let engine = Arc::new(session(dir.path(), 1));
+    engine.record("stream", b"x").unwrap();
+    let memory = Arc::new(Memory::default());
+    let writer = Arc::clone(&engine);
+    *memory.on_append.lock().unwrap() = Some(Box::new(move || {
+        let _ = writer.record("stream", b"x");
+    }));
+    let intake = start(dir.path(), &memory, 1 << 20);
+    assert!(memory.comes(PATIENCE, |seen| seen.appends > 2));
+    let (stopped, is_stopped) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        intake.stop();
+        let _ = stopped.send(());
+    });
+    is_stopped.recv_timeout(PATIENCE).expect("stop returns");
+    assert!(memory.with(|seen| seen.ended.is_empty()));
+}
+
+/// The store takes no session below the highest launch that it knows.
+#[test]
+fn sessions_are_opened_in_the_order_of_their_launches() {
+    let dir = directory();
+    for launch in 1..=3 {
+        drop(session(dir.path(), launch));
+    }
+    let memory = Arc::new(Memory::default());
+    let watched = Arc::clone(&memory);
+    let intake = start_with(dir.path(), &memory, 1 << 20, move |event| {
+        // The first one dawdles.
+        if matches!(&event, IntakeEvent::Attached(session) if session.info.launch == 1) {
+            watched.comes(NEVER, |seen| seen.opened.contains(&3));
+        }
+    });
+    assert!(memory.comes(PATIENCE, |seen| seen.ended.len() == 3));
+    assert_eq!(memory.with(|seen| seen.opened.clone()), [1, 2, 3]);
+    intake.stop();
+}
