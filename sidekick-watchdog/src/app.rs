@@ -12,6 +12,8 @@ mod committer;
 mod link;
 mod outbox;
 mod parts;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -316,7 +318,11 @@ async fn end_vanished_sessions(
     source: &str,
     runtime_dir: &Path,
 ) -> Result<(), AppError> {
-    let files = sidekick_ipc::scan(runtime_dir).unwrap_or_default();
+    // Not to see a ring proves nothing: a session that is ended here is never drained again.
+    let files = sidekick_ipc::scan(runtime_dir).map_err(|error| AppError::System {
+        doing: "the runtime directory cannot be read",
+        error,
+    })?;
     for (owner, epoch, session) in store.open_sessions() {
         if owner != source || files.iter().any(|file| file.epoch == epoch) {
             continue;
@@ -526,6 +532,10 @@ impl App<'_> {
                 tokio::select! {
                     _ = &mut stopped => break,
                     Some(event) = self.intake_events.recv() => self.on_intake(event),
+                    signal = self.signals.recv() => {
+                        warn!(signal, "asked to end again; what is left in the ring is taken by the next start");
+                        return;
+                    }
                     error = self.store.fatal() => {
                         error!(%error, "what is left in the ring is taken by the next start");
                         return;

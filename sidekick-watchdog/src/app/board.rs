@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use super::link::RingLink;
+use super::link::{RingLink, SessionLink};
 use crate::api::{
     DEATHS_KEPT, Death, EngineState, EngineStatus, SessionStatus, SinkStatus, Status, StoreStatus,
     Totals, UploadStatus,
@@ -162,7 +162,9 @@ impl Board {
                 progress,
             });
         }
-        Arc::new(link)
+        let runtime_dir = self.status.runtime_dir.clone();
+        let epoch = session.info.epoch;
+        Arc::new(SessionLink::new(runtime_dir, launch, epoch, link))
     }
 
     /// A session's end is committed.

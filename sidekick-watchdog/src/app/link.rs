@@ -1,11 +1,12 @@
 //! Joins the supervisor to a session's ring words.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sidekick_ipc::attach::Attachment;
 use sidekick_ipc::{Controls, HeartbeatReader, Phase};
+use uuid::Uuid;
 
 use crate::supervisor::{EngineLink, Heartbeat, LinkFinder};
 
@@ -31,6 +32,60 @@ impl EngineLink for RingLink {
 
     fn ask_quit(&self, grace: Duration) {
         self.controls.set_quit(grace);
+    }
+}
+
+/// A session's words wherever they are now. The engine goes on to another file at once when a ring is damaged; intake
+/// follows when all of the old one is committed, and until then its heartbeat would stand still like that of a hang.
+#[derive(Debug)]
+pub(super) struct SessionLink {
+    runtime_dir: PathBuf,
+    launch: u32,
+    epoch: Uuid,
+    words: Mutex<RingLink>,
+}
+
+impl SessionLink {
+    pub(super) fn new(runtime_dir: PathBuf, launch: u32, epoch: Uuid, words: RingLink) -> Self {
+        Self {
+            runtime_dir,
+            launch,
+            epoch,
+            words: Mutex::new(words),
+        }
+    }
+
+    fn words(&self) -> RingLink {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        if words.heartbeat.read().rotated
+            && let Some(newest) = self.newest()
+        {
+            *words = newest;
+        }
+        words.clone()
+    }
+
+    fn newest(&self) -> Option<RingLink> {
+        let files = sidekick_ipc::scan(&self.runtime_dir).ok()?;
+        let newest = files
+            .iter()
+            .rev()
+            .find(|file| file.launch == self.launch && file.epoch == self.epoch)?;
+        let attachment = Attachment::open(newest).ok()?;
+        Some(RingLink {
+            heartbeat: attachment.heartbeats(),
+            controls: attachment.controls(),
+        })
+    }
+}
+
+impl EngineLink for SessionLink {
+    fn heartbeat(&self) -> Heartbeat {
+        self.words().heartbeat()
+    }
+
+    fn ask_quit(&self, grace: Duration) {
+        self.words().ask_quit(grace);
     }
 }
 
