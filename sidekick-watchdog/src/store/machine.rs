@@ -45,9 +45,15 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(state: State, snapshots: Snapshots, every: SnapshotEvery) -> Arc<Self> {
+    /// `taken` is where the newest snapshot stands: index and log bytes. Counted from there, or a watchdog that is
+    /// restarted often would never take one, and its log would only grow.
+    pub(crate) fn new(
+        state: State,
+        taken: (u64, u64),
+        snapshots: Snapshots,
+        every: SnapshotEvery,
+    ) -> Arc<Self> {
         let index = state.last_applied.map_or(0, |id| id.index);
-        let taken = (index, state.log_bytes);
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 state,

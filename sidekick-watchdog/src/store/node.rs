@@ -119,12 +119,16 @@ pub(crate) fn open_files(options: &NodeOptions) -> Result<Opened, StoreError> {
         fits
     });
     let from_snapshot = snapshots.base(purged, last)?;
+    let taken = from_snapshot.as_ref().map_or((0, 0), |state| {
+        let index = state.last_applied.map_or(0, |id| id.index);
+        (index, state.log_bytes)
+    });
     let newest = [kept, from_snapshot]
         .into_iter()
         .flatten()
         .max_by_key(|state| state.last_applied);
     let state = newest.unwrap_or_default();
-    let machine = Machine::new(state, snapshots, options.snapshot_every);
+    let machine = Machine::new(state, taken, snapshots, options.snapshot_every);
     if let Some(purged) = purged {
         machine.forget_cuts(purged);
     }

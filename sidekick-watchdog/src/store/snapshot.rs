@@ -202,6 +202,17 @@ impl Snapshots {
                 whole.push(file.index);
             }
         }
+        // After a jump of the watermarks (a sink was taken out of the configuration) only the newest was published.
+        // Everything before it is uploaded too, and with a full log no further one would ever be taken.
+        if let [newest] = whole[..] {
+            let earlier = |file: &SnapshotFile| !file.published && file.index < newest;
+            for file in self.list()?.into_iter().rev().filter(earlier) {
+                if self.publish(&file)? {
+                    whole.push(file.index);
+                    break;
+                }
+            }
+        }
         if whole.len() < PUBLISHED_KEPT {
             return Ok(None);
         }

@@ -38,7 +38,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Guard> for Builder {
             entries: u64::MAX,
             bytes: u64::MAX,
         };
-        let machine = Machine::new(State::default(), snapshots, every);
+        let machine = Machine::new(State::default(), (0, 0), snapshots, every);
         machine
             .eager
             .store(true, std::sync::atomic::Ordering::Relaxed);
