@@ -1,7 +1,8 @@
-//! The project's own commands: `cargo xtask demo`, `test`, `godot`, `install`, `dist`.
+//! The project's own commands: `cargo xtask demo`, `test`, `bench`, `godot`, `install`, `dist`.
 //!
 //! Parses the command line and maps the outcome to an exit code; each command is a module.
 
+mod bench;
 mod demo;
 mod dist;
 mod godot;
@@ -34,6 +35,8 @@ enum Command {
     Install(install::Options),
     /// Get everything a fresh machine needs, then run all tests.
     Test(test::Options),
+    /// Measure what a record costs, how many are committed a second, and what an idle watchdog costs.
+    Bench(bench::Options),
     /// Build what ships and pack it as the addon's zip.
     Dist,
 }
@@ -57,6 +60,7 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
             Ok(())
         }
         Command::Test(options) => test::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Dist => dist::run(),
     }
 }

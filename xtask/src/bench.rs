@@ -1,0 +1,57 @@
+//! `cargo xtask bench`: what a record costs the game, how many are committed a second, what an idle watchdog costs.
+//!
+//! Everything runs optimized, in real processes, beside a peer or a limit measured in the same run. Nothing here fails
+//! for being slow: machines differ and share their cores. Each line says its target and whether it was reached.
+
+mod idle;
+mod ingest;
+mod line;
+mod passed;
+mod record;
+
+use std::error::Error;
+
+use clap::{Args, ValueEnum};
+
+use self::line::Printer;
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[arg(value_enum, default_value_t = What::All)]
+    what: What,
+    /// Print one JSON object a line instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// What one record costs the game, from GDScript in the real engine and in Rust.
+    Record,
+    /// Records per second from the ring to the disk.
+    Ingest,
+    /// Processor, memory and size of a watchdog whose game does nothing.
+    Idle,
+    /// Everything.
+    All,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When something could not be measured; a missed target is no error.
+pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    let printer = Printer { json: options.json };
+    let wanted = |what| options.what == What::All || options.what == what;
+    if wanted(What::Idle) {
+        idle::run(printer)?;
+    }
+    if wanted(What::Ingest) {
+        ingest::run(printer)?;
+    }
+    if wanted(What::Record) {
+        record::run(printer)?;
+    }
+    Ok(())
+}
