@@ -16,6 +16,7 @@ usage: sidekick.sh [OPTIONS] [WATCHDOG OPTIONS] [-- GAME ARGUMENTS]
   --help           this text
 
 Watchdog options go to `sidekick-watchdog run` as they are, for example --config FILE, --name NAME, --data-dir DIR.
+Without --config: ./sidekick.toml, else the one in the project's folder, or beside the exported game.
 Game arguments reach the game as OS.get_cmdline_user_args().
 
 Godot is $GODOT4_BIN, or godot4, or godot on the PATH.
@@ -130,6 +131,14 @@ import_once() {
 	"$godot" --headless --path "$project" --import >/dev/null 2>&1 || :
 }
 
+# The watchdog looks for its file in the current directory only; a service starts us from anywhere.
+find_config() {
+	config=
+	[ -z "$has_config" ] && [ -z "${SIDEKICK_CONFIG:-}" ] && [ ! -e sidekick.toml ] || return 0
+	if [ -n "$engine" ]; then config=$(dirname -- "$engine")/sidekick.toml; else config=$project/sidekick.toml; fi
+	[ -e "$config" ] || config=
+}
+
 # Puts the watchdog's command line together in "$@": its options as given, then the engine and the game's arguments.
 engine=
 project=
@@ -145,9 +154,11 @@ prepare() {
 		import_once
 	fi
 	find_watchdog
+	find_config
 }
 
 left=$#
+has_config=
 is_game=
 wants=
 while [ "$left" -gt 0 ]; do
@@ -184,7 +195,10 @@ while [ "$left" -gt 0 ]; do
 				set -- "$@" -- "$godot" --headless --path "$project" --
 			fi
 			;;
-		*) set -- "$@" "$argument" ;;
+		*)
+			case $argument in --config | --config=*) has_config=1 ;; esac
+			set -- "$@" "$argument"
+			;;
 	esac
 done
 [ -z "$wants" ] || fail 2 "--$wants needs a value"
@@ -196,4 +210,4 @@ if [ -z "$is_game" ]; then
 		set -- "$@" -- "$godot" --headless --path "$project"
 	fi
 fi
-exec "$watchdog" run "$@"
+exec "$watchdog" run ${config:+--config "$config"} "$@"

@@ -162,6 +162,29 @@ fn an_exported_game_runs_alone() {
     );
 }
 
+/// Started from anywhere, the project's own configuration is found; one that is named or lies in the current directory wins.
+#[test]
+fn the_projects_configuration_is_found() {
+    let installed = Installed::new();
+    let ours = installed.game().join("sidekick.toml");
+    fs::write(&ours, "").expect("writable");
+    let given = format!("<run>\n<--config>\n<{}>\n<-->\n", ours.display());
+    assert!(printed(&installed.run(&[])).starts_with(&given));
+    assert!(printed(&installed.run(&["--config=b"])).starts_with("<run>\n<--config=b>\n<-->\n"));
+
+    let exported = installed.folder.join("export/game.x86_64");
+    fs::create_dir_all(exported.parent().expect("a folder")).expect("writable");
+    fs::write(&exported, "").expect("writable");
+    let beside = exported.with_file_name("sidekick.toml");
+    fs::write(&beside, "").expect("writable");
+    let output = installed.run(&["--engine", "export/game.x86_64"]);
+    let given = format!("<run>\n<--config>\n<{}>\n<-->\n", beside.display());
+    assert!(printed(&output).starts_with(&given));
+
+    fs::write(installed.folder.join("sidekick.toml"), "").expect("writable");
+    assert!(printed(&installed.run(&[])).starts_with("<run>\n<-->\n"));
+}
+
 /// An addons folder that is a link (as in this repository's demo) leads to the project that it was called through; a link to the
 /// script itself leads to the project in which the script lies.
 #[test]
