@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use super::machine::Machine;
 use super::snapshot;
 use super::state::State;
+use crate::platform;
 
 /// Larger values would go to files of their own, which are never fsynced.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -133,6 +134,8 @@ fn run(
     messages: &Receiver<Message>,
 ) {
     let open = || -> Result<_, Fault> {
+        // sled would let everybody in; what is in the way is sled's to complain of.
+        let _ = platform::create_private_dir(directory);
         let config = sled::Config::default()
             .path(directory)
             .cache_capacity(CACHE_BYTES)
