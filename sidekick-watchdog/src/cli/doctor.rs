@@ -128,7 +128,7 @@ fn engine(config: &Config) -> Finding {
         return failure(
             ExitCode::BadConfig,
             "engine",
-            "[engine] command is not set; set it, or name the engine after `--`",
+            "[engine] command is not set; set it, or start with addons/sidekick/sidekick.sh, which names the engine itself",
         );
     };
     let folder = config

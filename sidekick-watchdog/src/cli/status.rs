@@ -172,7 +172,14 @@ fn engine_words(status: &Status) -> String {
             (true, false) => ", not marked ready",
         });
     }
-    let _ = write!(words, ", {} starts", engine.starts);
+    match engine.starts {
+        // Only an adopted one, so far.
+        0 => {}
+        1 => words.push_str(", 1 start"),
+        starts => {
+            let _ = write!(words, ", {starts} starts");
+        }
+    }
     words
 }
 
