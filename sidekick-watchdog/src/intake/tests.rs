@@ -136,10 +136,7 @@ fn start_with(
 }
 
 fn directory() -> tempfile::TempDir {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-    dir
+    tempfile::tempdir().unwrap()
 }
 
 /// Gives a file a second name, which makes readers refuse it until the name is gone.

@@ -85,7 +85,7 @@ pub struct RuntimeDir {
 
 /// Finds or makes the runtime directory of `data_dir` (absolute, locked by the caller).
 ///
-/// In this order: the recorded one if an engine still runs there · the configured one · the recorded one ·
+/// In this order: the recorded one if an engine still runs there or has left a ring there · the configured one · the recorded one ·
 /// `$RUNTIME_DIRECTORY/<key>` · `$XDG_RUNTIME_DIR/sidekick/<key>` · `/dev/shm/sidekick-<uid>/<key>` ·
 /// `<data_dir>/runtime`. The key is a hash of the data directory's path.
 ///
@@ -99,11 +99,9 @@ pub fn resolve(data_dir: &Path, hints: &RuntimeDirHints) -> Result<RuntimeDir, R
 
     if let (Some(path), Some(wanted)) = (&recorded, &hints.configured)
         && wanted != path
-        && has_running_engine(path)
+        && let Some(reason) = in_use(path)
     {
-        passed_over.push(format!(
-            "{wanted:?} is configured, but an engine still runs in {path:?}"
-        ));
+        passed_over.push(format!("{wanted:?} is configured, but {reason} {path:?}"));
         return make(path).map(|()| RuntimeDir {
             path: path.clone(),
             passed_over,
@@ -189,6 +187,18 @@ fn make(path: &Path) -> Result<(), RuntimeDirError> {
     let launch = path.join("launch");
     create_private_dir(&launch).map_err(|error| unusable(error.to_string()))?;
     is_private_dir(&launch).map_err(|reason| unusable(format!("of {launch:?} in it: {reason}")))
+}
+
+/// Why a runtime directory cannot be left yet: its rings would never be drained, its engine not adopted.
+fn in_use(runtime_dir: &Path) -> Option<&'static str> {
+    if has_running_engine(runtime_dir) {
+        return Some("an engine still runs in");
+    }
+    let has_ring = fs::read_dir(runtime_dir).is_ok_and(|entries| {
+        let mut paths = entries.flatten().map(|entry| entry.path());
+        paths.any(|path| path.extension().is_some_and(|found| found == "ring"))
+    });
+    has_ring.then_some("records of an earlier engine are still to be taken from the ring in")
 }
 
 /// Whether a launch lock in there is held.
@@ -300,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configured_place_does_not_hide_an_engine_that_runs_elsewhere() {
+    fn a_configured_place_does_not_hide_an_engine_or_a_ring_elsewhere() {
         let dir = tempfile::tempdir().expect("temporary folder");
         let data = dir.path().join("data");
         fs::create_dir(&data).expect("made");
@@ -313,6 +323,12 @@ mod tests {
         };
         assert_eq!(resolve(&data, &configured).expect("usable").path, old);
         engine.unlock().expect("unlocked");
+        let ring = old.join("0000000001-x.0.ring");
+        fs::write(&ring, "").expect("made");
+        let chosen = resolve(&data, &configured).expect("usable");
+        assert_eq!(chosen.path, old, "its ring is not drained yet");
+        assert!(chosen.passed_over[0].contains("still to be taken"));
+        fs::remove_file(&ring).expect("removed");
         assert_eq!(
             resolve(&data, &configured).expect("usable").path,
             dir.path().join("new").canonicalize().expect("made")
