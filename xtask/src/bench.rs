@@ -6,6 +6,7 @@
 mod idle;
 mod ingest;
 mod line;
+mod metrics;
 mod passed;
 mod record;
 

@@ -15,10 +15,10 @@ use serde::Deserialize;
 use sidekick_tests::build::Profile;
 use sidekick_tests::folders::Folder;
 use sidekick_tests::wait;
-use sidekick_tests::watchdog::{Setup, Watchdog};
+use sidekick_tests::watchdog::Setup;
 
 use super::line::{Line, Printer, Target, median};
-use super::passed;
+use super::{metrics, passed};
 
 const ROUNDS: usize = 5;
 /// Measured in each round.
@@ -119,7 +119,9 @@ fn round(flood: &Path, sinks: &str) -> Result<Round, Box<dyn Error>> {
         return Err(format!("{} records were refused", flood.refused).into());
     }
     let all = (flood.records + WARM_UP) as f64;
-    let syncs = fsyncs(&watchdog, all).ok_or("the watchdog's metrics never counted all records")?;
+    metrics::wait_for_committed(&watchdog, all, PATIENCE)?;
+    let syncs = metrics::read(&watchdog, "sidekick_store_fsyncs_total")
+        .ok_or("the watchdog's metrics have no count of fsyncs")?;
     watchdog.stop(PATIENCE);
 
     let records_per_sync = all / syncs.max(1.0);
@@ -133,20 +135,6 @@ fn round(flood: &Path, sinks: &str) -> Result<Round, Box<dyn Error>> {
         records_per_sync,
         limit: bytes_per_s / flood.frame_bytes as f64,
     })
-}
-
-/// How often the log was made durable, once its metrics know of all `records`.
-fn fsyncs(watchdog: &Watchdog<'_>, records: f64) -> Option<f64> {
-    wait::poll(PATIENCE, || {
-        let (_, text) = watchdog.get("/metrics")?;
-        let number = |name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name))?;
-            line.rsplit(' ').next()?.parse::<f64>().ok()
-        };
-        let committed = number("sidekick_records_committed_total")?;
-        (committed >= records).then(|| number("sidekick_store_fsyncs_total"))
-    })
-    .flatten()
 }
 
 /// Bytes per second of appending `total` bytes to a pre-zeroed file, each `batch` made durable.

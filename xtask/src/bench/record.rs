@@ -22,7 +22,7 @@ use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
 use super::line::{Line, Printer, Target, median};
-use super::passed;
+use super::{metrics, passed};
 use crate::godot;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -70,7 +70,9 @@ pub(super) fn run(printer: Printer) -> Result<(), Box<dyn Error>> {
     watchdog.running.signal(Signal::STOP);
     let stopped = measure(printer, &out, "stopped", || None);
     watchdog.running.signal(Signal::CONT);
-    stopped?;
+    // The next state begins with an empty ring, or it would spill.
+    let recorded = stopped?.stats["recorded"].as_f64().unwrap_or_default();
+    metrics::wait_for_committed(&watchdog, recorded, PATIENCE)?;
     watchdog.kill();
     for state in ["killed", "spilling"] {
         measure(printer, &out, state, || {
@@ -94,7 +96,7 @@ fn measure(
     out: &Path,
     state: &str,
     mut trouble: impl FnMut() -> Option<String>,
-) -> Result<(), Box<dyn Error>> {
+) -> Result<Measured, Box<dyn Error>> {
     printer.tell(&format!("record, watchdog {state}"));
     fs::write(out.join(format!("go-{state}")), "")?;
     let found = wait::poll(PATIENCE, || {
@@ -110,7 +112,7 @@ fn measure(
         return Err(format!("{refused} records were refused ({state})").into());
     }
     print(printer, state, &measured);
-    Ok(())
+    Ok(measured)
 }
 
 fn print(printer: Printer, state: &str, measured: &Measured) {
