@@ -6,13 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use godot::global::godot_warn;
 use godot::obj::Singleton;
-use sidekick_ipc::Phase;
+use sidekick_ipc::message::NOTICE;
+use sidekick_ipc::{Phase, Session};
 
 use crate::core::{self, Core};
 use crate::flush;
 use crate::quit;
 use crate::sidekick::Sidekick;
+
+/// Messages of the watchdog that are taken in one frame.
+const MESSAGES_PER_FRAME_MAX: usize = 16;
 
 static LEVELS: Mutex<Levels> = Mutex::new(Levels::NEW);
 /// Set by `Sidekick.mark_ready()`.
@@ -109,9 +114,25 @@ fn supervised(core: &'static Core) {
             sidekick.signals().uploaded().emit(seq as i64);
         }
     }
+    listen(session);
     quit::on_frame(control.quit.map(|quit| quit.grace));
     // Last, so that what the handlers above recorded is told of in this frame.
     session.on_frame(phase());
+}
+
+/// Takes what the watchdog has sent, a few messages a frame: a flood of them must not hold up the game.
+fn listen(session: &Session) {
+    let mut scratch = Vec::new();
+    for _ in 0..MESSAGES_PER_FRAME_MAX {
+        let Some(message) = session.poll_downlink(&mut scratch) else {
+            return;
+        };
+        // Kinds of a later watchdog are none of our business.
+        if message.kind == NOTICE {
+            let sentence = String::from_utf8_lossy(&message.body);
+            godot_warn!("Sidekick: the watchdog says: {sentence}");
+        }
+    }
 }
 
 fn phase() -> Phase {

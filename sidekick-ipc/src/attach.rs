@@ -5,19 +5,19 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::control::Controls;
-use crate::frame::{FRAME_HEADER_BYTES, FrameKind, crc_seed, frame_bytes, seal};
+use crate::frame::{FrameKind, crc_seed};
 use crate::header::{self, HEADER_BYTES, HeaderError, SessionInfo};
 use crate::heartbeat::{self, Heartbeat, HeartbeatReader};
 use crate::layout::{self, RingLayout};
-use crate::message::{DownlinkMessage, MESSAGE_BODY_BYTES_MAX};
+use crate::message::{Downlink, DownlinkMessage, MESSAGE_BODY_BYTES_MAX};
 use crate::name::RingFileName;
 use crate::region::{Mapping, Region, Side};
 use crate::ring::{Consumer, DRAIN_SLEEP, Producer, SPACE_SLEEP, kick, sleep};
@@ -156,7 +156,7 @@ pub struct Attachment {
     /// A commit word that made no sense and has not changed since.
     broken_tail: Option<u64>,
     spill_deleted_below: u32,
-    downlink: Mutex<Producer<Arc<Mapping>>>,
+    downlink: Downlink,
     sleeper: Arc<Sleeper>,
 }
 
@@ -234,7 +234,7 @@ impl Attachment {
             hole_cause: crate::frame::hole_cause::ROTATED,
             quarantined: false,
             broken_tail: None,
-            downlink: Mutex::new(downlink),
+            downlink: Downlink::new(downlink, seed),
             sleeper: Arc::default(),
         })
     }
@@ -397,31 +397,17 @@ impl Attachment {
         Controls(Arc::clone(&self.mapping))
     }
 
-    /// Sends a message to the engine, which looks once per frame.
+    /// Sends a message to the engine; see [`Downlink::send`].
     ///
     /// # Errors
     /// [`SendError`]: nothing was sent.
     pub fn send(&self, message: &DownlinkMessage) -> Result<(), SendError> {
-        let bytes = message.body.len();
-        if bytes > MESSAGE_BODY_BYTES_MAX {
-            return Err(SendError::TooLarge { bytes });
-        }
-        let mut frame = vec![0; FRAME_HEADER_BYTES];
-        message.encode(&mut frame);
-        let payload_bytes = frame.len().saturating_sub(FRAME_HEADER_BYTES);
-        frame.resize(frame_bytes(payload_bytes), 0);
-        let mut producer = self.downlink.lock().unwrap_or_else(PoisonError::into_inner);
-        // The position is the number: it goes on over watchdogs without a word of its own.
-        let (seed, seq) = (crc_seed(&self.info.epoch), producer.tail());
-        seal(
-            &mut frame,
-            seed,
-            FrameKind::Message as u16,
-            payload_bytes,
-            seq,
-            sys::monotonic_ns(),
-        );
-        producer.publish(&frame).map_err(|_| SendError::Full)
+        self.downlink.send(message)
+    }
+
+    /// A handle for messages to the engine.
+    pub fn downlink(&self) -> Downlink {
+        self.downlink.clone()
     }
 
     /// After the session's end (or this rotation's) is committed: deletes the ring file and its spill files.

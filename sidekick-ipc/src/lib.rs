@@ -65,6 +65,6 @@ pub use frame::{
 };
 pub use header::{HeaderError, PROTOCOL_VERSION, SessionInfo};
 pub use heartbeat::{Heartbeat, HeartbeatReader, Phase};
-pub use message::DownlinkMessage;
+pub use message::{Downlink, DownlinkMessage};
 pub use name::{RingFileName, remove_unfinished, scan};
 pub use session::{RefusedCause, Session, SessionError, SessionOptions, WhenFull};

@@ -1,6 +1,16 @@
 //! Messages of the downlink: replies and events from the watchdog to the engine.
 
-use crate::frame::FrameError;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::attach::SendError;
+use crate::frame::{FRAME_HEADER_BYTES, FrameError, FrameKind, frame_bytes, seal};
+use crate::region::Mapping;
+use crate::ring::Producer;
+use crate::sys;
+
+/// [`DownlinkMessage::kind`] of a sentence (UTF-8) that the game's developer should see in the engine's own output.
+pub const NOTICE: u32 = 1;
 
 /// Largest body of a downlink message in bytes.
 pub const MESSAGE_BODY_BYTES_MAX: usize = crate::frame::RECORD_BYTES_MAX - HEAD_BYTES;
@@ -35,6 +45,75 @@ impl DownlinkMessage {
             kind: u32::from_le_bytes(*kind),
             request: u64::from_le_bytes(*request),
             body: body.to_vec(),
+        })
+    }
+}
+
+/// Sends messages to the engine from any thread of the watchdog. Cheap to clone; keeps the mapping alive.
+#[derive(Clone)]
+pub struct Downlink(Arc<Sender>);
+
+struct Sender {
+    producer: Mutex<Producer<Arc<Mapping>>>,
+    seed: u32,
+}
+
+impl fmt::Debug for Downlink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Downlink").finish_non_exhaustive()
+    }
+}
+
+impl Downlink {
+    pub(crate) fn new(producer: Producer<Arc<Mapping>>, seed: u32) -> Self {
+        let producer = Mutex::new(producer);
+        Self(Arc::new(Sender { producer, seed }))
+    }
+
+    /// Sends a message to the engine, which looks once per frame.
+    ///
+    /// # Errors
+    /// [`SendError`]: nothing was sent.
+    pub fn send(&self, message: &DownlinkMessage) -> Result<(), SendError> {
+        let bytes = message.body.len();
+        if bytes > MESSAGE_BODY_BYTES_MAX {
+            return Err(SendError::TooLarge { bytes });
+        }
+        let mut frame = vec![0; FRAME_HEADER_BYTES];
+        message.encode(&mut frame);
+        let payload_bytes = frame.len().saturating_sub(FRAME_HEADER_BYTES);
+        frame.resize(frame_bytes(payload_bytes), 0);
+        let mut producer = self
+            .0
+            .producer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // The position is the number: it goes on over watchdogs without a word of its own.
+        let seq = producer.tail();
+        seal(
+            &mut frame,
+            self.0.seed,
+            FrameKind::Message as u16,
+            payload_bytes,
+            seq,
+            sys::monotonic_ns(),
+        );
+        producer.publish(&frame).map_err(|_| SendError::Full)
+    }
+
+    /// Sends a sentence for the game's developer ([`NOTICE`]), cut at the largest body.
+    ///
+    /// # Errors
+    /// [`SendError::Full`]: nothing was sent.
+    pub fn notice(&self, sentence: &str) -> Result<(), SendError> {
+        let mut end = sentence.len().min(MESSAGE_BODY_BYTES_MAX);
+        while !sentence.is_char_boundary(end) {
+            end = end.saturating_sub(1);
+        }
+        self.send(&DownlinkMessage {
+            kind: NOTICE,
+            request: 0,
+            body: sentence.as_bytes().get(..end).unwrap_or_default().to_vec(),
         })
     }
 }

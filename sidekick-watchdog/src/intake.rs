@@ -16,6 +16,7 @@ use sidekick_ipc::attach::{AttachError, Attachment};
 use sidekick_ipc::control::Controls;
 use sidekick_ipc::header::SessionInfo;
 use sidekick_ipc::heartbeat::HeartbeatReader;
+use sidekick_ipc::message::Downlink;
 use sidekick_ipc::name::RingFileName;
 use tracing::{error, info, warn};
 use uuid::Uuid;
@@ -170,6 +171,8 @@ pub struct AttachedSession {
     pub heartbeat: HeartbeatReader,
     /// The words that the engine reads.
     pub controls: Controls,
+    /// Messages to the engine.
+    pub downlink: Downlink,
     /// Counts, kept up to date by the drain thread.
     pub progress: Arc<SessionProgress>,
 }

@@ -546,6 +546,30 @@ get_tree().quit()",
     assert_eq!(lines_with(&output, "lost ").len(), 1, "{:#?}", output.lines);
 }
 
+/// What the watchdog sends for the developer's eyes appears in the engine's own output; an unknown kind does not.
+fn notices_appear_in_the_games_output(godot: &Godot) {
+    let mut watchdog = Watchdog::new();
+    let project = Project::new(&main_script(
+        "Sidekick.mark_ready()\nawait Sidekick.quit_requested\nget_tree().quit()",
+    ));
+    let mut engine = watchdog.launch(godot, &project);
+    let downlink = watchdog.ring().downlink();
+    let unknown = sidekick_ipc::DownlinkMessage {
+        kind: 4711,
+        request: 1,
+        body: b"later".to_vec(),
+    };
+    downlink.send(&unknown).expect("room for a message");
+    downlink
+        .notice("the shop is closed")
+        .expect("room for a notice");
+    engine.wait_for_line("the watchdog says: the shop is closed", DEADLINE);
+    watchdog.ring().controls().set_quit(Duration::from_secs(20));
+    let output = watchdog.serve_to_the_end(engine);
+    output.assert_clean_exit(0);
+    assert!(lines_with(&output, "later").is_empty());
+}
+
 /// A program that the game starts finds none of the watchdog's variables, so nobody takes it for the engine.
 fn children_of_the_game_are_not_taken_for_it(godot: &Godot) {
     let mut watchdog = Watchdog::new();
@@ -636,6 +660,7 @@ sidekick_tests::godot_claims!(
     a_game_that_does_not_accept_quitting_is_left_alone,
     the_stub_quits_for_a_game_that_does_not_listen,
     a_silent_watchdog_is_told_of,
+    notices_appear_in_the_games_output,
     children_of_the_game_are_not_taken_for_it,
     a_ring_that_cannot_be_made_does_not_stop_the_game,
     another_version_of_the_watchdog_is_named,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
+use sidekick_ipc::Downlink;
 use tokio::sync::watch;
 
 use super::link::{RingLink, SessionLink};
@@ -23,6 +24,7 @@ use crate::upload::{self, SinkState};
 struct Current {
     launch: u32,
     link: RingLink,
+    downlink: Downlink,
     progress: Arc<SessionProgress>,
 }
 
@@ -159,6 +161,7 @@ impl Board {
             self.current = Some(Current {
                 launch,
                 link: link.clone(),
+                downlink: session.downlink.clone(),
                 progress,
             });
         }
@@ -177,8 +180,12 @@ impl Board {
 
     /// The uploader has told something; the engine learns how far its own records have come.
     pub(super) fn uploads(&mut self, uploads: upload::UploadStatus) {
-        self.uploads = uploads;
+        let before = std::mem::replace(&mut self.uploads, uploads);
         if let Some(current) = &self.current {
+            for sentence in parked(&before, &self.uploads) {
+                // A full downlink means that the game does not look; status and log have it too.
+                let _ = current.downlink.notice(&sentence);
+            }
             current
                 .link
                 .controls
@@ -302,10 +309,54 @@ impl Board {
     }
 }
 
+/// Sentences about sinks that wait for somebody to repair something since `before`.
+fn parked(before: &upload::UploadStatus, now: &upload::UploadStatus) -> Vec<String> {
+    let was_parked = |name: &str| {
+        let sink = before.sinks.iter().find(|sink| sink.name == name);
+        sink.is_some_and(|sink| matches!(sink.state, SinkState::Parked { .. }))
+    };
+    let told = now.sinks.iter().filter_map(|sink| match &sink.state {
+        SinkState::Parked { reason } if !was_parked(&sink.name) => Some(format!(
+            "uploads to {} stand still, nothing is lost: {reason}",
+            sink.name
+        )),
+        _ => None,
+    });
+    told.collect()
+}
+
 fn age(time: SystemTime) -> Option<Duration> {
     SystemTime::now().duration_since(time).ok()
 }
 
 fn now() -> String {
     jiff::Timestamp::now().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sink that gets parked is told of once, and again only after it worked.
+    #[test]
+    fn a_parked_sink_is_told_of_once() {
+        let with = |state| upload::UploadStatus {
+            sinks: vec![upload::SinkStatus {
+                name: "http".into(),
+                state,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let stuck = with(SinkState::Parked {
+            reason: "401".into(),
+        });
+        let well = with(SinkState::Ok);
+        assert_eq!(
+            parked(&well, &stuck),
+            ["uploads to http stand still, nothing is lost: 401"]
+        );
+        assert!(parked(&stuck, &stuck).is_empty());
+        assert!(parked(&stuck, &well).is_empty());
+    }
 }

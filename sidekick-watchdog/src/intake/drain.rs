@@ -416,6 +416,7 @@ impl Drain {
             info: self.attachment.info().clone(),
             heartbeat: self.attachment.heartbeats(),
             controls: self.attachment.controls(),
+            downlink: self.attachment.downlink(),
             progress: Arc::clone(&self.progress),
         }));
     }

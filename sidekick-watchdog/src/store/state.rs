@@ -553,8 +553,11 @@ mod tests {
         let first = plan(at(5, 0), at(6, 3));
         assert_eq!(apply(propose(first.clone())), Outcome::Done);
         assert_eq!(apply(propose(first.clone())), Outcome::Done);
-        let other = plan(at(5, 0), at(6, 4));
+        let other = plan(at(5, 1), at(6, 3));
         assert_eq!(apply(propose(other)), Outcome::Refused(Refusal::PlanStands));
+        // A batch that was too large is halved, and planned whole again.
+        assert_eq!(apply(propose(plan(at(5, 0), at(5, 9)))), Outcome::Done);
+        assert_eq!(apply(propose(first.clone())), Outcome::Done);
         // While a plan stands the lanes stay.
         assert_eq!(apply(sinks(4)), Outcome::Sinks(vec![("a".into(), 2)]));
         // Half of the batch, then all of it, then a late retry.
