@@ -40,12 +40,22 @@ const PORTS_TRIED_MAX: u16 = 100;
 /// How long open requests may take once the watchdog ends.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
+/// The ports that were tried besides the configured one, in words.
+fn further(tried: u16) -> String {
+    match tried {
+        0 => String::new(),
+        1 => " (nor on the port after it)".to_owned(),
+        tried => format!(" (nor on the {tried} ports after it)"),
+    }
+}
+
 /// Why there is no API.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// Nothing could be listened on.
     #[error(
-        "the API cannot listen on {listen} (nor on the {tried} ports after it): {why}; change [api] listen"
+        "the API cannot listen on {listen}{}: {why}; change [api] listen",
+        further(*tried)
     )]
     Listen {
         /// The configured address.
