@@ -216,6 +216,7 @@ impl Intake {
                     stop,
                     sessions: BTreeMap::new(),
                     refused: Vec::new(),
+                    unopened: Vec::new(),
                     last_turn: None,
                 }
                 .run(&inbox);
@@ -259,8 +260,10 @@ struct Scanner {
     on_event: Arc<dyn Fn(IntakeEvent) + Send + Sync>,
     stop: Arc<AtomicBool>,
     sessions: BTreeMap<u32, drain::Session>,
-    /// Files that were refused once; they are told of once.
+    /// Files that are refused for good.
     refused: Vec<PathBuf>,
+    /// Files that cannot be opened now; they are told of once, and tried again with each look.
+    unopened: Vec<PathBuf>,
     /// Closes when the session found last is opened.
     last_turn: Option<Receiver<()>>,
 }
@@ -320,8 +323,9 @@ impl Scanner {
                 return;
             }
         };
-        self.refused
-            .retain(|path| files.iter().any(|file| file.path == *path));
+        let is_there = |path: &PathBuf| files.iter().any(|file| file.path == *path);
+        self.refused.retain(is_there);
+        self.unopened.retain(is_there);
         let is_shut_out = |file: &&RingFileName| shut_out.contains(&file.launch);
         self.refused.extend(
             files
@@ -378,7 +382,14 @@ impl Scanner {
                 }
             }
             Err(error) => {
-                self.refused.push(file.path.clone());
+                let list = match error {
+                    AttachError::Io { .. } => &mut self.unopened,
+                    _ => &mut self.refused,
+                };
+                if list.contains(&file.path) {
+                    return;
+                }
+                list.push(file.path.clone());
                 (self.on_event)(IntakeEvent::Refused {
                     launch: file.launch,
                     error,

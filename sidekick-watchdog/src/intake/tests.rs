@@ -182,6 +182,32 @@ fn a_spill_file_that_cannot_be_read_now_does_not_end_the_session() {
 }
 
 #[test]
+fn a_ring_that_cannot_be_opened_now_is_opened_later_and_told_of_once() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    let recorded = engine.record("stream", b"x").unwrap();
+    let epoch = engine.epoch();
+    drop(engine);
+    let second = refuse(&files(dir.path(), "ring")[0]);
+    let memory = Arc::new(Memory::default());
+    let (refusals, refused) = std::sync::mpsc::channel();
+    let refusals = Mutex::new(refusals);
+    let intake = start_with(dir.path(), &memory, 1 << 20, move |event| {
+        if matches!(event, IntakeEvent::Refused { .. }) {
+            let _ = refusals.lock().unwrap().send(());
+        }
+    });
+    refused.recv_timeout(PATIENCE).expect("told");
+    intake.rescan();
+    assert!(refused.recv_timeout(NEVER).is_err(), "told once");
+    std::fs::remove_file(second).unwrap();
+    intake.rescan();
+    assert!(memory.comes(PATIENCE, |seen| !seen.ended.is_empty()));
+    assert_eq!(memory.committed(epoch), recorded);
+    intake.stop();
+}
+
+#[test]
 fn a_next_ring_that_cannot_be_opened_now_does_not_end_the_session() {
     let dir = directory();
     let engine = session(dir.path(), 1);
