@@ -9,9 +9,12 @@
 
 mod board;
 mod committer;
+mod error;
+mod finish;
 mod link;
 mod outbox;
 mod parts;
+mod tell;
 #[cfg(test)]
 mod tests;
 
@@ -21,26 +24,26 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use self::board::Board;
 use self::committer::StoreCommitter;
+pub use self::error::AppError;
 use self::outbox::StoreOutbox;
+use self::tell::tell;
+use crate::api::Api;
 use crate::api::Status;
-use crate::api::{Api, ApiError};
 use crate::config::Config;
-use crate::event::{DeathCause, EngineEvent};
-use crate::exit::ExitCode;
+use crate::event::EngineEvent;
 use crate::intake::{Intake, IntakeConfig, IntakeEvent};
 use crate::logging::LogGuard;
 use crate::metrics::Metrics;
 use crate::platform::ShutdownSignals;
-use crate::platform::data_dir::{DataDirError, DataDirLock};
-use crate::platform::runtime_dir::{self, RuntimeDirError, RuntimeDirHints};
+use crate::platform::data_dir::DataDirLock;
+use crate::platform::runtime_dir::{self, RuntimeDirHints};
 use crate::store::{Store, StoreError};
-use crate::supervisor::{self, Command, Handle, Remote, SupervisorError};
-use crate::upload::{self, Drive, OutboxError};
+use crate::supervisor::{self, Command, Remote};
+use crate::upload::{self, Drive};
 
 /// Worker threads: one for openraft and the store's answers, one for uploads and the API.
 const WORKERS: usize = 2;
@@ -50,71 +53,6 @@ const EVENTS_MAX: usize = 256;
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// How long the parts have to end after their work is done; then the process ends without them.
 const LAST_GRACE: Duration = Duration::from_secs(5);
-
-/// Why the watchdog ended other than asked.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// The data directory is in use or unusable.
-    #[error(transparent)]
-    DataDir(#[from] DataDirError),
-    /// There is no place for the rings.
-    #[error(transparent)]
-    RuntimeDir(#[from] RuntimeDirError),
-    /// The store cannot be opened, or has died.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A sink cannot be made from its configuration.
-    #[error("[upload.{sink}] {reason}")]
-    Sink {
-        /// Which one.
-        sink: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The uploader cannot start.
-    #[error("uploads cannot start: {0}")]
-    Upload(#[from] OutboxError),
-    /// The first engine cannot be started.
-    #[error(transparent)]
-    Supervisor(#[from] SupervisorError),
-    /// The API has no address.
-    #[error(transparent)]
-    Api(#[from] ApiError),
-    /// The engine died too often.
-    #[error(
-        "the engine died {deaths} times within [restart] give_up_window; not started again, its records are kept"
-    )]
-    GaveUp {
-        /// How often.
-        deaths: u32,
-    },
-    /// The system refused a thread or the like.
-    #[error("{doing}: {error}")]
-    System {
-        /// What was tried.
-        doing: &'static str,
-        /// What the system said.
-        error: std::io::Error,
-    },
-}
-
-impl AppError {
-    /// What the process tells its caller.
-    pub fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::DataDir(DataDirError::InUse { .. }) => ExitCode::Locked,
-            Self::DataDir(DataDirError::Unusable { .. }) => ExitCode::StoreUnusable,
-            Self::RuntimeDir(_) => ExitCode::RuntimeDir,
-            Self::Store(error) => error.exit_code(),
-            Self::Sink { .. } => ExitCode::BadConfig,
-            Self::Upload(_) => ExitCode::StoreUnusable,
-            Self::Supervisor(error) => error.exit_code(),
-            Self::Api(_) => ExitCode::Listen,
-            Self::GaveUp { .. } => ExitCode::GaveUp,
-            Self::System { .. } => ExitCode::Internal,
-        }
-    }
-}
 
 /// Runs the watchdog until it is asked to end (SIGTERM, SIGINT), the engine ends for good, or something breaks that
 /// only a new process can mend. Blocks; makes its own runtime.
@@ -455,194 +393,5 @@ impl App<'_> {
                 );
             }
         }
-    }
-
-    /// Ends the parts in the order of the data's way.
-    async fn finish(
-        mut self,
-        outcome: Outcome,
-        supervisor: Handle,
-        drive: &watch::Sender<Drive>,
-        mut tasks: JoinSet<()>,
-        upload_grace: Duration,
-    ) -> Result<(), AppError> {
-        let store_died = matches!(outcome, Outcome::StoreDied(_));
-        let command = match outcome {
-            Outcome::StoreDied(_) => Command::Detach,
-            _ => Command::Shutdown {
-                grace: self.engine_grace,
-            },
-        };
-        self.board.stopping();
-        self.end_engine(command, supervisor).await;
-        if !store_died {
-            self.drain(drive, upload_grace).await;
-        }
-        drive.send_replace(Drive::Stop);
-        let ended = tokio::time::timeout(LAST_GRACE, async {
-            while tasks.join_next().await.is_some() {}
-        });
-        if ended.await.is_err() {
-            warn!("a part did not end in time; left behind");
-        }
-        match outcome {
-            Outcome::Signaled | Outcome::EngineDone => Ok(()),
-            Outcome::GaveUp { deaths } => Err(AppError::GaveUp { deaths }),
-            Outcome::StoreDied(error) => Err(error.into()),
-            Outcome::SupervisorGone => Err(AppError::System {
-                doing: "the supervisor ended by itself",
-                error: std::io::Error::other("its thread panicked; the engine runs on"),
-            }),
-        }
-    }
-
-    /// Ends (or leaves) the engine and waits for that. A second signal ends it at once.
-    async fn end_engine(&mut self, command: Command, supervisor: Handle) {
-        supervisor.send(command);
-        let mut joined = tokio::task::spawn_blocking(move || supervisor.join());
-        loop {
-            tokio::select! {
-                ended = &mut joined => {
-                    info!(?ended, "engine ended");
-                    break;
-                }
-                signal = self.signals.recv() => {
-                    warn!(signal, "asked to end again; the engine is killed");
-                    self.remote.send(Command::Kill);
-                }
-                Some(event) = self.engine_events.recv() => {
-                    self.on_engine(&event);
-                    self.refresh();
-                }
-                Some(event) = self.intake_events.recv() => self.on_intake(event),
-                Ok(()) = self.uploads.changed() => self.on_uploads(),
-            }
-        }
-        while let Ok(event) = self.engine_events.try_recv() {
-            self.on_engine(&event);
-        }
-    }
-
-    /// Takes what dead engines left, then gives the uploads their grace.
-    async fn drain(&mut self, drive: &watch::Sender<Drive>, upload_grace: Duration) {
-        drive.send_replace(Drive::Drain);
-        if let Some(intake) = self.intake.take() {
-            let mut stopped = tokio::task::spawn_blocking(move || intake.stop());
-            loop {
-                tokio::select! {
-                    _ = &mut stopped => break,
-                    Some(event) = self.intake_events.recv() => self.on_intake(event),
-                    signal = self.signals.recv() => {
-                        warn!(signal, "asked to end again; what is left in the ring is taken by the next start");
-                        return;
-                    }
-                    error = self.store.fatal() => {
-                        error!(%error, "what is left in the ring is taken by the next start");
-                        return;
-                    }
-                }
-            }
-            while let Ok(event) = self.intake_events.try_recv() {
-                self.on_intake(event);
-            }
-        }
-        let last = self.store.stats().applied;
-        let deadline = Instant::now() + upload_grace;
-        let through = async {
-            let _ = self
-                .uploads
-                .wait_for(|uploads| uploads.is_through(last))
-                .await;
-        };
-        tokio::select! {
-            done = tokio::time::timeout_at(deadline, through) => {
-                if done.is_err() {
-                    warn!(grace = ?upload_grace, "not everything is uploaded; the next start goes on");
-                }
-            }
-            signal = self.signals.recv() => warn!(signal, "asked to end again; the next start uploads the rest"),
-        }
-        self.on_uploads();
-        self.refresh();
-        let totals = self.board.totals();
-        info!(committed = totals.committed, uploaded = ?totals.uploaded, "drained");
-    }
-}
-
-/// One line of log for one thing that happened to the engine.
-fn tell(event: &EngineEvent) {
-    match event {
-        EngineEvent::Started {
-            incarnation,
-            pid,
-            gap,
-            log,
-        } => {
-            let gap_ms = gap.map(|gap| gap.as_secs_f64() * 1000.0);
-            info!(incarnation, pid, gap_ms, log = %log.display(), "engine started");
-        }
-        EngineEvent::Adopted { incarnation, pid } => {
-            info!(incarnation, pid, "running engine adopted");
-        }
-        EngineEvent::Connected { incarnation } => info!(incarnation, "engine connected"),
-        EngineEvent::Ready { incarnation, after } => {
-            info!(
-                incarnation,
-                after_ms = after.as_secs_f64() * 1000.0,
-                "game ready"
-            );
-        }
-        EngineEvent::Hung {
-            incarnation,
-            silent,
-        } => {
-            warn!(
-                incarnation,
-                silent_ms = silent.as_secs_f64() * 1000.0,
-                "engine hung"
-            );
-        }
-        EngineEvent::Died {
-            incarnation,
-            pid,
-            cause: cause @ DeathCause::Clean { .. },
-            uptime,
-            frame,
-        } => {
-            let uptime_s = uptime.map(|uptime| uptime.as_secs_f64());
-            info!(incarnation, pid, %cause, uptime_s, frame, "engine quit");
-        }
-        EngineEvent::Died {
-            incarnation,
-            pid,
-            cause,
-            uptime,
-            frame,
-        } => {
-            let uptime_s = uptime.map(|uptime| uptime.as_secs_f64());
-            warn!(incarnation, pid, %cause, uptime_s, frame, "engine died");
-        }
-        EngineEvent::Backoff { delay } => {
-            info!(delay_ms = delay.as_secs_f64() * 1000.0, "next start waits");
-        }
-        EngineEvent::Unconnected { incarnation, after } => warn!(
-            incarnation,
-            after_s = after.as_secs_f64(),
-            "the engine has not loaded the Sidekick extension; is addons/sidekick in the project, is it listed in \
-             .godot/extension_list.cfg, and is its library there for this platform? For a program that does without, set \
-             [health] heartbeat = \"optional\""
-        ),
-        EngineEvent::StartFailed { incarnation, error } => {
-            error!(incarnation, %error, "engine not started");
-        }
-        EngineEvent::CrashLoop { deaths, every } => {
-            warn!(
-                deaths,
-                every_s = every.as_secs_f64(),
-                "the engine dies again and again; trying on, slowly"
-            );
-        }
-        EngineEvent::GaveUp { deaths } => error!(deaths, "the engine died too often"),
-        EngineEvent::Stopped => info!("no engine runs"),
     }
 }

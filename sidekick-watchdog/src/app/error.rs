@@ -1,0 +1,74 @@
+//! Why the watchdog ended other than asked, and its exit code for it.
+
+use crate::api::ApiError;
+use crate::exit::ExitCode;
+use crate::platform::data_dir::DataDirError;
+use crate::platform::runtime_dir::RuntimeDirError;
+use crate::store::StoreError;
+use crate::supervisor::SupervisorError;
+use crate::upload::OutboxError;
+
+/// Why the watchdog ended other than asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The data directory is in use or unusable.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// There is no place for the rings.
+    #[error(transparent)]
+    RuntimeDir(#[from] RuntimeDirError),
+    /// The store cannot be opened, or has died.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A sink cannot be made from its configuration.
+    #[error("[upload.{sink}] {reason}")]
+    Sink {
+        /// Which one.
+        sink: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The uploader cannot start.
+    #[error("uploads cannot start: {0}")]
+    Upload(#[from] OutboxError),
+    /// The first engine cannot be started.
+    #[error(transparent)]
+    Supervisor(#[from] SupervisorError),
+    /// The API has no address.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The engine died too often.
+    #[error(
+        "the engine died {deaths} times within [restart] give_up_window; not started again, its records are kept"
+    )]
+    GaveUp {
+        /// How often.
+        deaths: u32,
+    },
+    /// The system refused a thread or the like.
+    #[error("{doing}: {error}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+impl AppError {
+    /// What the process tells its caller.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::DataDir(DataDirError::InUse { .. }) => ExitCode::Locked,
+            Self::DataDir(DataDirError::Unusable { .. }) => ExitCode::StoreUnusable,
+            Self::RuntimeDir(_) => ExitCode::RuntimeDir,
+            Self::Store(error) => error.exit_code(),
+            Self::Sink { .. } => ExitCode::BadConfig,
+            Self::Upload(_) => ExitCode::StoreUnusable,
+            Self::Supervisor(error) => error.exit_code(),
+            Self::Api(_) => ExitCode::Listen,
+            Self::GaveUp { .. } => ExitCode::GaveUp,
+            Self::System { .. } => ExitCode::Internal,
+        }
+    }
+}

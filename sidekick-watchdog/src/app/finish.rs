@@ -1,0 +1,125 @@
+//! The end: first the engine, then what it left in the ring, then the uploads.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::{App, AppError, LAST_GRACE, Outcome};
+use crate::supervisor::{Command, Handle};
+use crate::upload::Drive;
+
+impl App<'_> {
+    /// Ends the parts in the order of the data's way.
+    pub(super) async fn finish(
+        mut self,
+        outcome: Outcome,
+        supervisor: Handle,
+        drive: &watch::Sender<Drive>,
+        mut tasks: JoinSet<()>,
+        upload_grace: Duration,
+    ) -> Result<(), AppError> {
+        let store_died = matches!(outcome, Outcome::StoreDied(_));
+        let command = match outcome {
+            Outcome::StoreDied(_) => Command::Detach,
+            _ => Command::Shutdown {
+                grace: self.engine_grace,
+            },
+        };
+        self.board.stopping();
+        self.end_engine(command, supervisor).await;
+        if !store_died {
+            self.drain(drive, upload_grace).await;
+        }
+        drive.send_replace(Drive::Stop);
+        let ended = tokio::time::timeout(LAST_GRACE, async {
+            while tasks.join_next().await.is_some() {}
+        });
+        if ended.await.is_err() {
+            warn!("a part did not end in time; left behind");
+        }
+        match outcome {
+            Outcome::Signaled | Outcome::EngineDone => Ok(()),
+            Outcome::GaveUp { deaths } => Err(AppError::GaveUp { deaths }),
+            Outcome::StoreDied(error) => Err(error.into()),
+            Outcome::SupervisorGone => Err(AppError::System {
+                doing: "the supervisor ended by itself",
+                error: std::io::Error::other("its thread panicked; the engine runs on"),
+            }),
+        }
+    }
+
+    /// Ends (or leaves) the engine and waits for that. A second signal ends it at once.
+    async fn end_engine(&mut self, command: Command, supervisor: Handle) {
+        supervisor.send(command);
+        let mut joined = tokio::task::spawn_blocking(move || supervisor.join());
+        loop {
+            tokio::select! {
+                ended = &mut joined => {
+                    info!(?ended, "engine ended");
+                    break;
+                }
+                signal = self.signals.recv() => {
+                    warn!(signal, "asked to end again; the engine is killed");
+                    self.remote.send(Command::Kill);
+                }
+                Some(event) = self.engine_events.recv() => {
+                    self.on_engine(&event);
+                    self.refresh();
+                }
+                Some(event) = self.intake_events.recv() => self.on_intake(event),
+                Ok(()) = self.uploads.changed() => self.on_uploads(),
+            }
+        }
+        while let Ok(event) = self.engine_events.try_recv() {
+            self.on_engine(&event);
+        }
+    }
+
+    /// Takes what dead engines left, then gives the uploads their grace.
+    async fn drain(&mut self, drive: &watch::Sender<Drive>, upload_grace: Duration) {
+        drive.send_replace(Drive::Drain);
+        if let Some(intake) = self.intake.take() {
+            let mut stopped = tokio::task::spawn_blocking(move || intake.stop());
+            loop {
+                tokio::select! {
+                    _ = &mut stopped => break,
+                    Some(event) = self.intake_events.recv() => self.on_intake(event),
+                    signal = self.signals.recv() => {
+                        warn!(signal, "asked to end again; what is left in the ring is taken by the next start");
+                        return;
+                    }
+                    error = self.store.fatal() => {
+                        error!(%error, "what is left in the ring is taken by the next start");
+                        return;
+                    }
+                }
+            }
+            while let Ok(event) = self.intake_events.try_recv() {
+                self.on_intake(event);
+            }
+        }
+        let last = self.store.stats().applied;
+        let deadline = Instant::now() + upload_grace;
+        let through = async {
+            let _ = self
+                .uploads
+                .wait_for(|uploads| uploads.is_through(last))
+                .await;
+        };
+        tokio::select! {
+            done = tokio::time::timeout_at(deadline, through) => {
+                if done.is_err() {
+                    warn!(grace = ?upload_grace, "not everything is uploaded; the next start goes on");
+                }
+            }
+            signal = self.signals.recv() => warn!(signal, "asked to end again; the next start uploads the rest"),
+        }
+        self.on_uploads();
+        self.refresh();
+        let totals = self.board.totals();
+        info!(committed = totals.committed, uploaded = ?totals.uploaded, "drained");
+    }
+}

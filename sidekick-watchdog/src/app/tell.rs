@@ -1,0 +1,83 @@
+//! The log lines of what happens to the engine.
+
+use tracing::{error, info, warn};
+
+use crate::event::{DeathCause, EngineEvent};
+
+/// One line of log for one thing that happened to the engine.
+pub(super) fn tell(event: &EngineEvent) {
+    match event {
+        EngineEvent::Started {
+            incarnation,
+            pid,
+            gap,
+            log,
+        } => {
+            let gap_ms = gap.map(|gap| gap.as_secs_f64() * 1000.0);
+            info!(incarnation, pid, gap_ms, log = %log.display(), "engine started");
+        }
+        EngineEvent::Adopted { incarnation, pid } => {
+            info!(incarnation, pid, "running engine adopted");
+        }
+        EngineEvent::Connected { incarnation } => info!(incarnation, "engine connected"),
+        EngineEvent::Ready { incarnation, after } => {
+            info!(
+                incarnation,
+                after_ms = after.as_secs_f64() * 1000.0,
+                "game ready"
+            );
+        }
+        EngineEvent::Hung {
+            incarnation,
+            silent,
+        } => {
+            warn!(
+                incarnation,
+                silent_ms = silent.as_secs_f64() * 1000.0,
+                "engine hung"
+            );
+        }
+        EngineEvent::Died {
+            incarnation,
+            pid,
+            cause: cause @ DeathCause::Clean { .. },
+            uptime,
+            frame,
+        } => {
+            let uptime_s = uptime.map(|uptime| uptime.as_secs_f64());
+            info!(incarnation, pid, %cause, uptime_s, frame, "engine quit");
+        }
+        EngineEvent::Died {
+            incarnation,
+            pid,
+            cause,
+            uptime,
+            frame,
+        } => {
+            let uptime_s = uptime.map(|uptime| uptime.as_secs_f64());
+            warn!(incarnation, pid, %cause, uptime_s, frame, "engine died");
+        }
+        EngineEvent::Backoff { delay } => {
+            info!(delay_ms = delay.as_secs_f64() * 1000.0, "next start waits");
+        }
+        EngineEvent::Unconnected { incarnation, after } => warn!(
+            incarnation,
+            after_s = after.as_secs_f64(),
+            "the engine has not loaded the Sidekick extension; is addons/sidekick in the project, is it listed in \
+             .godot/extension_list.cfg, and is its library there for this platform? For a program that does without, set \
+             [health] heartbeat = \"optional\""
+        ),
+        EngineEvent::StartFailed { incarnation, error } => {
+            error!(incarnation, %error, "engine not started");
+        }
+        EngineEvent::CrashLoop { deaths, every } => {
+            warn!(
+                deaths,
+                every_s = every.as_secs_f64(),
+                "the engine dies again and again; trying on, slowly"
+            );
+        }
+        EngineEvent::GaveUp { deaths } => error!(deaths, "the engine died too often"),
+        EngineEvent::Stopped => info!("no engine runs"),
+    }
+}
