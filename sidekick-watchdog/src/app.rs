@@ -24,15 +24,14 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::board::Board;
 use self::committer::StoreCommitter;
 pub use self::error::AppError;
 use self::outbox::StoreOutbox;
 use self::tell::tell;
-use crate::api::Api;
-use crate::api::Status;
+use crate::api::{Api, Status};
 use crate::config::Config;
 use crate::event::EngineEvent;
 use crate::intake::{Intake, IntakeConfig, IntakeEvent};
@@ -164,7 +163,7 @@ async fn serve_with(
     for (name, task) in engine.tasks().await? {
         tasks.spawn(async move {
             let end = task.await;
-            info!(lane = name, ?end, "upload lane ended");
+            debug!(lane = name, ?end, "upload lane ended");
         });
     }
     let mut api_drive = drive.subscribe();
@@ -236,6 +235,7 @@ async fn serve_with(
         uploads,
         signals,
         engine_grace: config.shutdown.engine_grace,
+        left: None,
         log,
     };
     let outcome = app.watch().await;
@@ -303,6 +303,8 @@ struct App<'a> {
     uploads: watch::Receiver<upload::UploadStatus>,
     signals: ShutdownSignals,
     engine_grace: Duration,
+    /// Why records were left in a ring, if any were.
+    left: Option<String>,
     log: &'a LogGuard,
 }
 
@@ -381,6 +383,10 @@ impl App<'_> {
                     %error,
                     "the engine's ring cannot be used; the game runs on, its records stay in the ring"
                 );
+            }
+            IntakeEvent::Left { launch, reason } => {
+                warn!(incarnation = launch, %reason, "the ring keeps what is not committed");
+                self.left = Some(reason);
             }
             IntakeEvent::Ended { launch, progress } => {
                 self.board.ended(launch, &progress);

@@ -16,7 +16,8 @@ pub enum ExitCode {
     CannotSpawn = 4,
     /// The engine died too often and `give_up_after` was set.
     GaveUp = 5,
-    /// The store cannot be opened, read or written: damaged, full, no permission, wrong version.
+    /// The store cannot be opened, read or written: damaged, full, no permission, wrong version; or the end came before
+    /// everything recorded was committed.
     StoreUnusable = 6,
     /// Another watchdog uses this data directory.
     Locked = 7,

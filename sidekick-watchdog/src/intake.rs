@@ -153,6 +153,13 @@ pub enum IntakeEvent {
         /// Why.
         error: AttachError,
     },
+    /// A drain ended before all was committed; the ring keeps the rest for the next start.
+    Left {
+        /// Number of the launch.
+        launch: u32,
+        /// Why.
+        reason: String,
+    },
     /// A session's end is committed and its files are gone.
     Ended {
         /// Number of the launch.

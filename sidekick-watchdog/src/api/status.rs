@@ -165,6 +165,8 @@ pub struct StoreStatus {
     pub applied: u64,
     /// How long the last fsync took, in microseconds.
     pub last_fsync_us: Option<u64>,
+    /// Why it takes no records just now; they wait in the ring, uncounted here.
+    pub waits: Option<String>,
 }
 
 /// The uploads.
@@ -206,6 +208,9 @@ impl Status {
         }
         if !engine.connected {
             return Some("the engine has not connected");
+        }
+        if self.store.waits.is_some() {
+            return Some("the store takes no records, they wait in the ring; status says why");
         }
         if engine.ready_required && !engine.ready {
             return Some("the game has not called Sidekick.mark_ready()");

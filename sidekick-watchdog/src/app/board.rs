@@ -1,8 +1,8 @@
 //! Gathers what every part tells into the one status that API, CLI and metrics show.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use sidekick_ipc::Downlink;
@@ -60,6 +60,11 @@ impl Board {
 
     pub(super) fn subscribe(&self) -> watch::Receiver<Status> {
         self.sender.subscribe()
+    }
+
+    /// Where the rings are.
+    pub(super) fn runtime_dir(&self) -> &std::path::Path {
+        &self.status.runtime_dir
     }
 
     /// Counts over all sessions, as of the last refresh.
@@ -254,6 +259,10 @@ impl Board {
             log_bytes: stats.log.log_bytes,
             applied: stats.applied,
             last_fsync_us: Some(stats.log.last_sync_us),
+            waits: self.current.as_ref().and_then(|current| {
+                let waits = current.progress.waits.lock();
+                waits.unwrap_or_else(PoisonError::into_inner).clone()
+            }),
         };
         raise_to(&self.metrics.store_fsyncs, stats.log.syncs);
         self.metrics

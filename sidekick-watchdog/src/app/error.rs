@@ -1,5 +1,7 @@
 //! Why the watchdog ended other than asked, and its exit code for it.
 
+use std::path::PathBuf;
+
 use crate::api::ApiError;
 use crate::exit::ExitCode;
 use crate::platform::data_dir::DataDirError;
@@ -37,6 +39,17 @@ pub enum AppError {
     /// The API has no address.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// The end came while the store took no records.
+    #[error(
+        "not everything that was recorded is committed: {reason}; the rest waits in {dir:?} for the next start, but not \
+         for a reboot"
+    )]
+    Left {
+        /// Why it was not committed.
+        reason: String,
+        /// Where it waits.
+        dir: PathBuf,
+    },
     /// The engine died too often.
     #[error(
         "the engine died {deaths} times within [restart] give_up_window; not started again, its records are kept"
@@ -67,6 +80,7 @@ impl AppError {
             Self::Upload(_) => ExitCode::StoreUnusable,
             Self::Supervisor(error) => error.exit_code(),
             Self::Api(_) => ExitCode::Listen,
+            Self::Left { .. } => ExitCode::StoreUnusable,
             Self::GaveUp { .. } => ExitCode::GaveUp,
             Self::System { .. } => ExitCode::Internal,
         }

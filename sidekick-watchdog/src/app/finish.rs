@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{App, AppError, LAST_GRACE, Outcome};
 use crate::supervisor::{Command, Handle};
@@ -41,7 +41,13 @@ impl App<'_> {
             warn!("a part did not end in time; left behind");
         }
         match outcome {
-            Outcome::Signaled | Outcome::EngineDone => Ok(()),
+            Outcome::Signaled | Outcome::EngineDone => match self.left {
+                Some(reason) => Err(AppError::Left {
+                    reason,
+                    dir: self.board.runtime_dir().to_owned(),
+                }),
+                None => Ok(()),
+            },
             Outcome::GaveUp { deaths } => Err(AppError::GaveUp { deaths }),
             Outcome::StoreDied(error) => Err(error.into()),
             Outcome::SupervisorGone => Err(AppError::System {
@@ -58,7 +64,7 @@ impl App<'_> {
         loop {
             tokio::select! {
                 ended = &mut joined => {
-                    info!(?ended, "engine ended");
+                    debug!(?ended, "supervisor ended");
                     break;
                 }
                 signal = self.signals.recv() => {
@@ -120,6 +126,7 @@ impl App<'_> {
         self.on_uploads();
         self.refresh();
         let totals = self.board.totals();
-        info!(committed = totals.committed, uploaded = ?totals.uploaded, "drained");
+        let (committed, uploaded) = (totals.committed, totals.uploaded.values().min());
+        info!(committed, uploaded, "the end of what the store holds");
     }
 }

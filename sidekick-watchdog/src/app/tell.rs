@@ -1,5 +1,7 @@
 //! The log lines of what happens to the engine.
 
+use std::time::Duration;
+
 use tracing::{error, info, warn};
 
 use crate::event::{DeathCause, EngineEvent};
@@ -13,7 +15,7 @@ pub(super) fn tell(event: &EngineEvent) {
             gap,
             log,
         } => {
-            let gap_ms = gap.map(|gap| gap.as_secs_f64() * 1000.0);
+            let gap_ms = gap.map(ms);
             info!(incarnation, pid, gap_ms, log = %log.display(), "engine started");
         }
         EngineEvent::Adopted { incarnation, pid } => {
@@ -21,21 +23,13 @@ pub(super) fn tell(event: &EngineEvent) {
         }
         EngineEvent::Connected { incarnation } => info!(incarnation, "engine connected"),
         EngineEvent::Ready { incarnation, after } => {
-            info!(
-                incarnation,
-                after_ms = after.as_secs_f64() * 1000.0,
-                "game ready"
-            );
+            info!(incarnation, after_ms = ms(*after), "game ready");
         }
         EngineEvent::Hung {
             incarnation,
             silent,
         } => {
-            warn!(
-                incarnation,
-                silent_ms = silent.as_secs_f64() * 1000.0,
-                "engine hung"
-            );
+            warn!(incarnation, silent_ms = ms(*silent), "engine hung");
         }
         EngineEvent::Died {
             incarnation,
@@ -44,7 +38,7 @@ pub(super) fn tell(event: &EngineEvent) {
             uptime,
             frame,
         } => {
-            let uptime_s = uptime.map(|uptime| uptime.as_secs_f64());
+            let uptime_s = uptime.map(|uptime| ms(uptime) / 1000.0);
             info!(incarnation, pid, %cause, uptime_s, frame, "engine quit");
         }
         EngineEvent::Died {
@@ -54,15 +48,15 @@ pub(super) fn tell(event: &EngineEvent) {
             uptime,
             frame,
         } => {
-            let uptime_s = uptime.map(|uptime| uptime.as_secs_f64());
+            let uptime_s = uptime.map(|uptime| ms(uptime) / 1000.0);
             warn!(incarnation, pid, %cause, uptime_s, frame, "engine died");
         }
         EngineEvent::Backoff { delay } => {
-            info!(delay_ms = delay.as_secs_f64() * 1000.0, "next start waits");
+            info!(delay_ms = ms(*delay), "next start waits");
         }
         EngineEvent::Unconnected { incarnation, after } => warn!(
             incarnation,
-            after_s = after.as_secs_f64(),
+            after_s = ms(*after) / 1000.0,
             "the engine has not loaded the Sidekick extension; is addons/sidekick in the project, is it listed in \
              .godot/extension_list.cfg, and is its library there for this platform? For a program that does without, set \
              [health] heartbeat = \"optional\""
@@ -80,4 +74,9 @@ pub(super) fn tell(event: &EngineEvent) {
         EngineEvent::GaveUp { deaths } => error!(deaths, "the engine died too often"),
         EngineEvent::Stopped => info!("no engine runs"),
     }
+}
+
+/// Milliseconds with three digits after the point: more is noise.
+fn ms(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -136,6 +136,12 @@ fn table(status: &Status) -> String {
             status.store.applied
         ),
     );
+    if let Some(reason) = &status.store.waits {
+        line(
+            "",
+            format!("takes no records, they wait in the ring: {reason}"),
+        );
+    }
     for sink in &status.upload.sinks {
         let mut words = format!("{}: {}, {} records", sink.name, sink.state, sink.records);
         if let Some(age_s) = sink.last_success_age_s {

@@ -2,9 +2,9 @@
 //! and nothing is left.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub struct SessionProgress {
     pub holes: AtomicU64,
     /// Bytes copied out of the ring.
     pub bytes: AtomicU64,
+    /// Why the store takes no records just now; they wait in the ring.
+    pub waits: Mutex<Option<String>>,
 }
 
 /// A session's turn to be opened: after those that were found before it. The store takes no session below the highest
@@ -117,11 +119,9 @@ impl Session {
                 match drain.run(turn) {
                     Ok(Outcome::Ended) => on_event(IntakeEvent::Ended { launch, progress }),
                     Ok(Outcome::Stopped) => {}
-                    Err(CommitError::Closed) => {
-                        warn!(launch, "the store is closed; the ring keeps what is in it");
-                    }
-                    Err(CommitError::Later { reason }) => {
-                        warn!(launch, %reason, "not everything is committed; the ring keeps the rest for the next start");
+                    Err(error @ (CommitError::Closed | CommitError::Later { .. })) => {
+                        let reason = error.to_string();
+                        on_event(IntakeEvent::Left { launch, reason });
                     }
                     Err(error) => {
                         error!(launch, %error, "the session's records stay in its ring");
@@ -402,6 +402,7 @@ impl Drain {
             return Err(CommitError::Later { reason });
         }
         // Once, and then about once a minute: the ring holds what is not taken.
+        self.set_waits(Some(reason.clone()));
         if self.refusals.is_multiple_of(240) {
             warn!(epoch = %self.progress.epoch, %reason, "records wait in the ring");
         }
@@ -409,6 +410,14 @@ impl Drain {
         // Not the ring's own sleep: that ends at once as long as there is something to read.
         std::thread::park_timeout(REFUSED_PAUSE);
         Ok(())
+    }
+
+    fn set_waits(&self, reason: Option<String>) {
+        *self
+            .progress
+            .waits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
     fn tell_attached(&self) {
