@@ -45,7 +45,10 @@ pub struct ReaderCheckpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// The system refused, or it is not a file that only this user can have made.
-    #[error("ring file {path:?} cannot be opened: {source}")]
+    #[error(
+        "ring file {path:?} cannot be opened: {source}; a game makes it as a plain file of this user alone, so move \
+         this one away once its game has ended"
+    )]
     Io {
         /// Which file.
         path: PathBuf,
@@ -61,7 +64,9 @@ pub enum AttachError {
         source: HeaderError,
     },
     /// The file's size is not what its header says.
-    #[error("ring file {path:?} has {found} bytes, its header asks for {expected}")]
+    #[error(
+        "ring file {path:?} has {found} bytes, its header asks for {expected}; move it away once its game has ended"
+    )]
     Size {
         /// Which file.
         path: PathBuf,
@@ -71,7 +76,9 @@ pub enum AttachError {
         expected: u64,
     },
     /// The header belongs to another name.
-    #[error("ring file {path:?} holds launch {launch}, session {epoch}, rotation {rotation}")]
+    #[error(
+        "ring file {path:?} holds launch {launch}, session {epoch}, rotation {rotation}; give it back its own name"
+    )]
     Name {
         /// Which file.
         path: PathBuf,
@@ -152,6 +159,8 @@ pub struct Attachment {
     spill: SpillReader,
     next_seq: u64,
     hole_cause: u8,
+    /// Numbers that stood as holes so far.
+    lost: u64,
     quarantined: bool,
     /// A commit word that made no sense and has not changed since.
     broken_tail: Option<u64>,
@@ -232,6 +241,7 @@ impl Attachment {
             consumer,
             spill,
             hole_cause: crate::frame::hole_cause::ROTATED,
+            lost: 0,
             quarantined: false,
             broken_tail: None,
             downlink: Downlink::new(downlink, seed),
@@ -294,6 +304,12 @@ impl Attachment {
         self.spill.seek(spill_file, spill_offset);
         let checkpoint = self.checkpoint();
         self.release(self.next_seq.saturating_sub(1), &checkpoint);
+    }
+
+    /// The last number that any watchdog acknowledged in this file. Ask before [`Attachment::resume`], which stores
+    /// what the committed state says: if that is less, the state is older than what was released.
+    pub fn acked_seq(&self) -> u64 {
+        self.mapping.load(layout::C_ACK_SEQ, Acquire)
     }
 
     /// Where the reader stands now.

@@ -58,7 +58,7 @@ impl SessionInfo {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Not a ring file.
-    #[error("the file does not start as a ring file does")]
+    #[error("the file does not start as a ring file does; move it away once its game has ended")]
     Magic,
     /// Another version of the protocol.
     #[error(
@@ -71,7 +71,9 @@ pub enum HeaderError {
         ours: u16,
     },
     /// Damaged.
-    #[error("the header's crc is {found:#010x}, its bytes give {computed:#010x}")]
+    #[error(
+        "the header's crc is {found:#010x}, its bytes give {computed:#010x}; move the file away once its game has ended"
+    )]
     Crc {
         /// Crc in the header.
         found: u32,
@@ -79,7 +81,9 @@ pub enum HeaderError {
         computed: u32,
     },
     /// A value that this build cannot have written.
-    #[error("the header's {field} is {found}, it must be {expected}")]
+    #[error(
+        "the header's {field} is {found}, it must be {expected}; install matching versions of library and watchdog"
+    )]
     Field {
         /// Which.
         field: &'static str,

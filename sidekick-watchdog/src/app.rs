@@ -18,6 +18,7 @@ mod tell;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -237,6 +238,7 @@ async fn serve_with(
         engine_grace: config.shutdown.engine_grace,
         left: None,
         log,
+        refused: BTreeSet::new(),
     };
     let outcome = app.watch().await;
     app.finish(
@@ -306,6 +308,8 @@ struct App<'a> {
     /// Why records were left in a ring, if any were.
     left: Option<String>,
     log: &'a LogGuard,
+    /// Launches whose ring cannot be used.
+    refused: BTreeSet<u32>,
 }
 
 impl App<'_> {
@@ -349,7 +353,11 @@ impl App<'_> {
     }
 
     fn on_engine(&mut self, event: &EngineEvent) -> Option<Outcome> {
-        tell(event);
+        match event {
+            // Why was told when its ring was refused; the extension is there.
+            EngineEvent::Unconnected { incarnation, .. } if self.refused.contains(incarnation) => {}
+            event => tell(event),
+        }
         self.board.engine(event);
         match event {
             EngineEvent::Started { incarnation, .. } | EngineEvent::Adopted { incarnation, .. } => {
@@ -378,10 +386,11 @@ impl App<'_> {
                 self.remote.send(Command::Connected { launch, link });
             }
             IntakeEvent::Refused { launch, error } => {
+                self.refused.insert(launch);
                 error!(
                     launch,
                     %error,
-                    "the engine's ring cannot be used; the game runs on, its records stay in the ring"
+                    "a ring cannot be used; its records stay in it, the game runs on"
                 );
             }
             IntakeEvent::Left { launch, reason } => {

@@ -26,6 +26,8 @@ pub struct Drained {
     pub count: u64,
     /// To be committed together with the frames.
     pub checkpoint: ReaderCheckpoint,
+    /// Of `count`, how many numbers are lost: what hole frames stand for.
+    pub lost: u64,
     /// The first damage that was met, if any.
     pub corruption: Option<Corruption>,
     /// More may be had at once: it stopped at `max_bytes` or at another limit of one call.
@@ -96,6 +98,7 @@ impl Attachment {
     /// itself is as it was.
     pub fn drain(&mut self, out: &mut Vec<u8>, max_bytes: usize) -> Result<Drained, DrainError> {
         let (start, first_seq) = (out.len(), self.next_seq);
+        let lost_before = self.lost;
         let (before, mut damage) = (self.checkpoint(), Damage::default());
         let mut more = true;
         let mut steps_left = steps_max(self.info.ring_bytes);
@@ -136,6 +139,7 @@ impl Attachment {
             first_seq,
             count,
             checkpoint: self.checkpoint(),
+            lost: self.lost.wrapping_sub(lost_before),
             corruption: damage.first,
             more,
         })
@@ -267,6 +271,7 @@ impl Attachment {
             &payload,
         );
         self.next_seq = seq;
+        self.lost = self.lost.saturating_add(count);
     }
 
     /// Puts a copy of the file aside, asks for a new one, and looks for the next good frame.

@@ -111,6 +111,7 @@ impl Session {
                     next_seq: 1,
                     refusals: 0,
                     complained: false,
+                    acked_seq: 0,
                     tail_known: true,
                     unreadable: false,
                     settled: (1, ReaderCheckpoint::default()),
@@ -174,6 +175,8 @@ struct InFlight {
     pending: Box<dyn PendingAppend>,
     last_seq: u64,
     checkpoint: ReaderCheckpoint,
+    /// Numbers in it that are holes.
+    lost: u64,
 }
 
 struct Drain {
@@ -189,6 +192,8 @@ struct Drain {
     refusals: u32,
     /// What cannot be read was told already.
     complained: bool,
+    /// The last number that was ever acknowledged to the engine.
+    acked_seq: u64,
     /// Everything that the ring held could be read.
     tail_known: bool,
     /// The last look failed, and a later one may not: nothing is known of what is left.
@@ -278,6 +283,16 @@ impl Drain {
         while self.attachment.info().rotation < resume.checkpoint.rotation
             && self.next_rotation() == Rotation::Next
         {}
+        self.acked_seq = self.acked_seq.max(self.attachment.acked_seq());
+        if self.acked_seq >= resume.next_seq {
+            warn!(
+                epoch = %self.progress.epoch,
+                acknowledged = self.acked_seq,
+                next = resume.next_seq,
+                "the log is older than what was acknowledged (restored from a copy, or a disk that lost writes); \
+                 what the ring no longer holds is lost"
+            );
+        }
         self.settled = (resume.next_seq, reader_checkpoint(&resume.checkpoint));
         self.rewind();
         self.progress
@@ -355,6 +370,7 @@ impl Drain {
             pending,
             last_seq,
             checkpoint,
+            lost: drained.lost,
         });
         Ok(drained.count)
     }
@@ -373,6 +389,10 @@ impl Drain {
                         .committed
                         .store(first.last_seq, Ordering::Release);
                     self.settled = (first.last_seq.saturating_add(1), first.checkpoint);
+                    if first.lost > 0 {
+                        self.progress.holes.fetch_add(first.lost, Ordering::Relaxed);
+                        warn!(epoch = %self.progress.epoch, count = first.lost, "records are lost; a gap is uploaded in their place");
+                    }
                     if std::mem::take(&mut self.refusals) > 0 {
                         info!(epoch = %self.progress.epoch, "records are taken again");
                     }
@@ -477,7 +497,7 @@ impl Drain {
     fn end(mut self) -> Result<Outcome, CommitError> {
         let ending = SessionEnding {
             epoch: self.attachment.info().epoch,
-            tail_known: self.tail_known,
+            tail_known: self.tail_known && self.next_seq > self.acked_seq,
             clean_exit: self.attachment.heartbeat().clean_exit,
         };
         loop {
