@@ -13,10 +13,13 @@ use std::time::Duration;
 use sidekick_ipc::value::{self, Value};
 use sidekick_ipc::{Phase, Session, SessionOptions, WhenFull};
 
+use crate::folders::Folder;
 use crate::ledger::Key;
 
 /// The first argument of an executable that is to be an engine.
 const FLAG: &str = "--act-as-engine";
+/// The protocol version that the engine's ring is to have, where it is not this build's.
+pub const PROTOCOL_VARIABLE: &str = "HARNESS_PROTOCOL";
 /// Between two frames.
 const FRAME: Duration = Duration::from_millis(5);
 
@@ -89,7 +92,10 @@ pub fn act_if_asked() -> Option<ExitCode> {
 }
 
 fn play(game: &Game) {
-    let session = Session::create(options()).expect("a session");
+    let session = match std::env::var(PROTOCOL_VARIABLE) {
+        Ok(version) => foreign_session(version.parse().expect("a number")),
+        Err(_) => Session::create(options()).expect("a session"),
+    };
     let path = game.journals.join(session.epoch().to_string());
     let journal = Journal::create(&path);
     session.set_ready();
@@ -113,6 +119,25 @@ fn play(game: &Game) {
         }
         thread::sleep(FRAME);
     }
+}
+
+/// A session whose ring file says another version of the protocol before a watchdog can see it.
+fn foreign_session(version: u16) -> Session {
+    let mut options = options();
+    let runtime_dir = std::mem::take(&mut options.runtime_dir);
+    let workshop = Folder::beside(&runtime_dir);
+    options.runtime_dir = workshop.path().to_owned();
+    let session = Session::create(options).expect("a session");
+    let [ring] = &sidekick_ipc::scan(workshop.path()).expect("a folder")[..] else {
+        panic!("one ring");
+    };
+    // Magic and version stand first in every version.
+    let file = OpenOptions::new().write(true).open(&ring.path);
+    file.and_then(|file| file.write_all_at(&version.to_le_bytes(), 8))
+        .expect("the version to be written");
+    let name = ring.path.file_name().expect("a name");
+    fs::rename(&ring.path, runtime_dir.join(name)).expect("the ring to be moved");
+    session
 }
 
 fn options() -> SessionOptions {

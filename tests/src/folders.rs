@@ -42,6 +42,14 @@ impl Folder {
         }
     }
 
+    /// Makes a folder next to `path`, on the same file system.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn beside(path: &Path) -> Self {
+        Self::under(path.parent().unwrap_or(path))
+    }
+
     fn under(parent: &Path) -> Self {
         let mut folder = tempfile::Builder::new()
             .prefix("sk-")

@@ -10,6 +10,8 @@ mod config;
 mod data_dir;
 mod full_disk;
 mod port;
+mod ring;
+mod stored;
 
 use std::fs;
 use std::path::PathBuf;
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
         data_dir::trials(),
         command::trials(),
         port::trials(),
+        ring::trials(),
+        stored::trials(),
         full_disk::trials(),
         backend::trials(),
     ];

@@ -1,0 +1,260 @@
+//! Rings that no library of this version wrote so.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use libtest_mimic::Trial;
+use rustix::process::Signal;
+use sidekick_ipc::{PROTOCOL_VERSION, RingFileName};
+use sidekick_tests::engine::PROTOCOL_VARIABLE;
+use sidekick_tests::ledger::Key;
+use sidekick_tests::wait;
+use sidekick_tests::watchdog::{Setup, Watchdog};
+use uuid::Uuid;
+
+use super::{
+    PATIENCE, assert_all_arrived, assert_says, played, playing, stop_cleanly, the_engine, trial,
+    wait_for_committed,
+};
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![
+        trial(
+            "a_library_of_another_version_is_told_with_both_versions",
+            a_library_of_another_version_is_told_with_both_versions,
+        ),
+        trial(
+            "files_that_are_no_rings_are_told_and_left_alone",
+            files_that_are_no_rings_are_told_and_left_alone,
+        ),
+        trial(
+            "a_dead_engines_ring_that_was_truncated_is_told",
+            a_dead_engines_ring_that_was_truncated_is_told,
+        ),
+        trial(
+            "a_damaged_record_costs_that_record_alone",
+            a_damaged_record_costs_that_record_alone,
+        ),
+        trial(
+            "a_ring_truncated_under_the_watchdog_does_not_kill_it",
+            a_ring_truncated_under_the_watchdog_does_not_kill_it,
+        ),
+    ]
+}
+
+/// Waits for the error about `path` and returns its sentence.
+#[track_caller]
+fn wait_for_refusal(watchdog: &mut Watchdog<'_>, path: &Path) -> String {
+    let name = path.display().to_string();
+    watchdog.wait_for_log(&format!("{name}'s refusal"), PATIENCE, |line| {
+        let sentence = line.text("error")?;
+        (line.level == "ERROR" && sentence.contains(&name)).then(|| sentence.to_owned())
+    })
+}
+
+/// Waits for the ring of the engine that runs.
+#[track_caller]
+fn the_ring(setup: &Setup) -> PathBuf {
+    wait::until("a ring", PATIENCE, || {
+        let mut rings = sidekick_ipc::scan(setup.runtime_dir()).ok()?;
+        rings.pop().map(|ring| ring.path)
+    })
+}
+
+fn a_library_of_another_version_is_told_with_both_versions() {
+    let mut setup = playing();
+    let theirs = PROTOCOL_VERSION + 8;
+    setup.set_variable(PROTOCOL_VARIABLE, theirs.to_string());
+    setup.set_config(
+        "[health]\nheartbeat = \"optional\"\nstartup_timeout = \"1s\"\nhang_timeout = \"500ms\"\n\
+         [shutdown]\nengine_grace = \"1s\"\n",
+    );
+    let mut watchdog = setup.start();
+    let sentence = wait_for_refusal(&mut watchdog, setup.runtime_dir());
+    assert_says(
+        &sentence,
+        &[
+            &format!("speaks protocol {theirs}"),
+            &format!("speaks {PROTOCOL_VERSION}"),
+            "install matching versions",
+        ],
+    );
+    // The game runs on, the watchdog too, and nobody claims that the extension is missing.
+    let pid = the_engine(&setup, &watchdog);
+    wait::until("records in its ring", PATIENCE, || {
+        played(&setup)
+            .iter()
+            .any(|game| game.last > 1000)
+            .then_some(())
+    });
+    assert_eq!(the_engine(&setup, &watchdog), pid);
+    assert!(watchdog.status().is_some(), "no answer");
+    let errors = watchdog.log();
+    let errors = errors.iter().filter(|line| line.level == "ERROR");
+    assert_eq!(errors.count(), 1, "it is told once");
+    let ring = the_ring(&setup);
+    let finished = stop_cleanly(&setup, watchdog);
+    let log = finished.lines.join("\n");
+    assert!(!log.contains("has not loaded"), "{log}");
+    assert!(ring.exists(), "the records were thrown away");
+
+    // A watchdog that speaks its version finds them: here the file is given ours.
+    let file = OpenOptions::new().write(true).open(&ring).expect("a ring");
+    file.write_all_at(&PROTOCOL_VERSION.to_le_bytes(), 8)
+        .expect("written");
+    setup.set_variable(PROTOCOL_VARIABLE, PROTOCOL_VERSION.to_string());
+    let watchdog = setup.start();
+    let last = played(&setup)[0].last;
+    wait_for_committed(&watchdog, last);
+    stop_cleanly(&setup, watchdog);
+    assert_all_arrived(&setup, &setup.uploaded_files());
+}
+
+fn private(path: &Path) -> File {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .expect("a new file")
+}
+
+fn files_that_are_no_rings_are_told_and_left_alone() {
+    let setup = playing();
+    let place = |launch| RingFileName::new(setup.runtime_dir(), launch, Uuid::new_v4(), 0).path;
+    let precious = setup.scratch().join("precious");
+    fs::write(&precious, vec![b'p'; 1 << 20]).expect("written");
+
+    let random = place(1);
+    let mut bytes = vec![0; 1 << 20];
+    fastrand::fill(&mut bytes);
+    private(&random).write_all_at(&bytes, 0).expect("written");
+    let empty = place(2);
+    drop(private(&empty));
+    let link = place(3);
+    symlink(&precious, &link).expect("linked");
+    let folder = place(4);
+    fs::create_dir(&folder).expect("made");
+    let readable_by_all = place(5);
+    fs::write(&readable_by_all, &bytes).expect("written");
+
+    let mut watchdog = setup.start();
+    for path in [&random, &empty, &link, &folder, &readable_by_all] {
+        let sentence = wait_for_refusal(&mut watchdog, path);
+        println!("{sentence}");
+        assert_says(&sentence, &["away"]);
+    }
+    wait_for_committed(&watchdog, 200);
+    let finished = stop_cleanly(&setup, watchdog);
+    let errors = finished
+        .lines
+        .iter()
+        .filter(|line| line.contains("\"ERROR\""));
+    assert_eq!(errors.count(), 5, "{}", finished.lines.join("\n"));
+    assert_eq!(fs::read(&random).expect("still there"), bytes);
+    assert!(link.is_symlink() && folder.is_dir() && empty.exists());
+    let kept = fs::read(&precious).expect("still there");
+    assert!(kept.iter().all(|byte| *byte == b'p'));
+    assert_all_arrived(&setup, &setup.uploaded_files());
+}
+
+/// Engine and watchdog are dead, and records wait in the ring, whose path this returns.
+fn records_in_a_dead_ring(setup: &Setup) -> PathBuf {
+    let watchdog = setup.start();
+    wait_for_committed(&watchdog, 20);
+    let engine = the_engine(setup, &watchdog);
+    watchdog.kill();
+    let seen = played(setup)[0].last;
+    wait::until("more records", PATIENCE, || {
+        (played(setup)[0].last > seen + 500).then_some(())
+    });
+    setup.signal(engine, Signal::KILL);
+    wait::until("its end", PATIENCE, || {
+        setup.descendants(None).is_empty().then_some(())
+    });
+    the_ring(setup)
+}
+
+fn a_dead_engines_ring_that_was_truncated_is_told() {
+    let setup = playing();
+    let ring = records_in_a_dead_ring(&setup);
+    let file = OpenOptions::new().write(true).open(&ring).expect("a ring");
+    file.set_len(1 << 20).expect("truncated");
+    let mut watchdog = setup.start();
+    let sentence = wait_for_refusal(&mut watchdog, &ring);
+    assert_says(&sentence, &["1048576 bytes", "away"]);
+    wait::until("the second engine's records", PATIENCE, || {
+        let games = played(&setup);
+        (games.len() == 2 && games.iter().all(|game| game.last > 100)).then_some(())
+    });
+    stop_cleanly(&setup, watchdog);
+    assert!(ring.exists(), "what was left of it was thrown away");
+    let ledger = setup.uploaded_files();
+    assert!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
+}
+
+fn a_damaged_record_costs_that_record_alone() {
+    let setup = playing();
+    let ring = records_in_a_dead_ring(&setup);
+    let game = played(&setup)[0].clone();
+    let victim = game.last - 200;
+    let bytes = fs::read(&ring).expect("a ring");
+    let text = format!("{victim}:xxx");
+    let at = bytes
+        .windows(text.len())
+        .position(|window| window == text.as_bytes())
+        .expect("the record in the ring");
+    let file = OpenOptions::new().write(true).open(&ring).expect("a ring");
+    file.write_all_at(b"?", at as u64).expect("written");
+
+    let mut watchdog = setup.start();
+    watchdog.wait_for_log("the damage", PATIENCE, |line| {
+        (line.level == "WARN" && line.message.contains("ring is damaged")).then_some(())
+    });
+    wait_for_committed(&watchdog, game.last);
+    watchdog.wait_for_status("the lost record", PATIENCE, |status| {
+        (status["totals"]["gaps"].as_u64() == Some(1)).then_some(())
+    });
+    stop_cleanly(&setup, watchdog);
+    let ledger = setup.uploaded_files();
+    assert_all_arrived(&setup, &ledger);
+    let key = Key {
+        source: "test".to_owned(),
+        epoch: game.epoch,
+        seq: victim,
+    };
+    let lost: Vec<_> = ledger
+        .records()
+        .iter()
+        .filter(|(_, arrival)| arrival.stream != "test")
+        .map(|(key, _)| key.clone())
+        .collect();
+    assert_eq!(lost, [key], "other records were lost");
+    let quarantine = fs::read_dir(setup.runtime_dir().join("quarantine")).expect("a copy");
+    assert_eq!(quarantine.count(), 1);
+}
+
+fn a_ring_truncated_under_the_watchdog_does_not_kill_it() {
+    let setup = playing();
+    let mut watchdog = setup.start();
+    wait_for_committed(&watchdog, 20);
+    let engine = the_engine(&setup, &watchdog);
+    let ring = the_ring(&setup);
+    let file = OpenOptions::new().write(true).open(&ring).expect("a ring");
+    file.set_len(0).expect("truncated");
+    watchdog.wait_for_log("the truncated ring", PATIENCE, |line| {
+        (line.level == "ERROR" && line.message == "ring cannot be read").then_some(())
+    });
+    setup.signal(engine, Signal::KILL);
+    watchdog.wait_for_log("the second engine", PATIENCE, |line| {
+        (line.message == "engine connected" && line.number("incarnation") == Some(2)).then_some(())
+    });
+    wait::until("its records", PATIENCE, || {
+        let games = played(&setup);
+        (games.len() == 2 && games.iter().all(|game| game.last > 20)).then_some(())
+    });
+    stop_cleanly(&setup, watchdog);
+    let ledger = setup.uploaded_files();
+    assert!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
+}
