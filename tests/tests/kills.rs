@@ -120,10 +120,37 @@ fn wait_until_connected(watchdog: &Watchdog<'_>) {
 }
 
 /// The one engine that runs; panics when there are two.
+///
+/// An engine leads its process group. What a wrapper script forks while it looks for its folder does not, nor does the
+/// watchdog's own child before it has become an engine.
 fn the_engine(setup: &Setup, watchdog: &Watchdog<'_>) -> Option<u32> {
-    let engines = setup.descendants(Some(watchdog));
-    assert!(engines.len() <= 1, "more than one engine: {engines:?}");
+    let mut engines = setup.descendants(Some(watchdog));
+    engines.retain(|pid| leads_its_group(*pid));
+    assert!(
+        engines.len() <= 1,
+        "more than one engine: {:?}",
+        engines
+            .iter()
+            .map(|pid| command_line(*pid))
+            .collect::<Vec<_>>()
+    );
     engines.first().copied()
+}
+
+fn leads_its_group(pid: u32) -> bool {
+    // The fields after the name, which is in parentheses: state, parent, group.
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        fields.split_ascii_whitespace().nth(2) == Some(&pid.to_string())
+    })
+}
+
+fn command_line(pid: u32) -> String {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    format!(
+        "{pid} {}",
+        String::from_utf8_lossy(&words).replace('\0', " ")
+    )
 }
 
 /// Whatever is killed, at whatever moment: every record whose `record()` returned is at the backend, none with two
