@@ -1,4 +1,4 @@
-//! Bad input that needs the real engine: a project without the extension, and values that cannot be stored.
+//! Bad input that needs the real engine: a project without the extension.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ fn a_game_without_the_extension_is_told_of(godot: &Godot) {
     let project = Project::without_extension("extends Node\n");
     let mut setup = Setup::new();
     setup.set_config(
-        "[health]\nheartbeat = \"optional\"\nstartup_timeout = \"3s\"\n[shutdown]\nengine_grace = \"5s\"\n",
+        "[health]\nheartbeat = \"optional\"\nstartup_timeout = \"3s\"\nhang_timeout = \"2s\"\n[shutdown]\nengine_grace = \"5s\"\n",
     );
     setup.set_engine(project.command_line(godot, &[]));
     let mut watchdog = setup.start();
