@@ -17,7 +17,7 @@ use sidekick_tests::folders::Folder;
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::Setup;
 
-use super::line::{Line, Printer, Target, median};
+use super::line::{Line, Printer, Target, at, median, sorted};
 use super::{metrics, passed};
 
 const ROUNDS: usize = 5;
@@ -34,6 +34,8 @@ const PLAIN_PASSES: usize = 6;
 /// Fewer than this would be felt by a busy server; fewer than this of what the disk can do would be our fault.
 const RECORDS_PER_S_MIN: f64 = 300_000.0;
 const OF_LIMIT_MIN: f64 = 0.3;
+/// How far apart the rounds' limits may be for a verdict on the share of it.
+const STEADY: f64 = 2.0;
 
 /// What `flood` writes down.
 #[derive(Debug, Deserialize)]
@@ -86,10 +88,20 @@ fn print(printer: Printer, case: &str, rounds: &[Round]) {
         )
         .target(Target::AtLeast(RECORDS_PER_S_MIN));
     printer.print(&line);
-    let ratios = of(|round| round.rate / round.limit);
+    // A shared disk has fast and slow minutes: only the fastest pass of all rounds says what it can do.
+    let limits = sorted(&of(|round| round.limit));
+    let limit = limits.last().copied().unwrap_or_default();
+    let ratios: Vec<f64> = rounds.iter().map(|round| round.rate / limit).collect();
     let line = Line::median("ingest", &format!("{case}_of_fdatasync"), "ratio", &ratios)
-        .target(Target::AtLeast(OF_LIMIT_MIN));
-    printer.print(&line);
+        .beside("fdatasync_slowest", at(&limits, 0.0))
+        .beside("fdatasync_fastest", limit);
+    // What is faster than its limit has shown that the limit was measured in a slow minute, and nothing else.
+    if ratios.iter().any(|ratio| *ratio > 1.0) || limits.first() < Some(&(limit / STEADY)) {
+        printer.tell("the disk was not steady: no verdict on its share; run it again");
+        printer.print(&line);
+    } else {
+        printer.print(&line.target(Target::AtLeast(OF_LIMIT_MIN)));
+    }
 }
 
 fn round(flood: &Path, sinks: &str) -> Result<Round, Box<dyn Error>> {
