@@ -208,7 +208,14 @@ async fn serve_with(
     );
     let find_link = link::finder(runtime_dir.to_owned());
     let spawned = tokio::task::spawn_blocking(move || {
-        supervisor::spawn(supervisor_config, engine_sender, Some(find_link), |_| {})
+        let on_report = Box::new(|_, _| {});
+        supervisor::spawn(
+            supervisor_config,
+            engine_sender,
+            Some(find_link),
+            |_| {},
+            on_report,
+        )
     });
     let supervisor = match spawned.await {
         Ok(spawned) => spawned,

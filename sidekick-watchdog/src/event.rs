@@ -158,6 +158,17 @@ pub enum EngineEvent {
         /// The last frame that its heartbeat told.
         frame: Option<u64>,
     },
+    /// The report of a death is kept.
+    Reported {
+        /// The incarnation that died.
+        incarnation: u32,
+        /// Why it died, in a sentence's words.
+        cause: String,
+        /// What names the report, a UUID.
+        report_id: String,
+        /// Its file.
+        path: PathBuf,
+    },
     /// No ring was opened within the startup time: the extension is missing or does not fit.
     Unconnected {
         /// Its incarnation number.

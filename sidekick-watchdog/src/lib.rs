@@ -9,7 +9,7 @@
 //! - [`store`]: commits slabs through openraft to a fsynced log; keeps the state.
 //! - [`upload`]: brings committed records to the sinks.
 //! - [`api`]: answers operators over HTTP.
-//! - [`slab`], [`position`], [`event`]: the words that these parts share.
+//! - [`slab`], [`position`], [`event`], [`crash`], [`log_line`]: the words that these parts share.
 //!
 //! Supervisor, intake, store, process and upload never import one another (a test enforces it).
 
@@ -17,9 +17,11 @@ pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod crash;
 pub mod event;
 pub mod exit;
 pub mod intake;
+pub mod log_line;
 pub mod logging;
 pub mod metrics;
 pub mod platform;

@@ -30,6 +30,7 @@ use self::output::{EngineLog, Output, OutputConfig, OutputError};
 use self::runtime::{Parts, Runtime, Settings};
 use self::spawn::{EngineCommand, LaunchError};
 use self::tail::LogLine;
+use crate::crash::OnReport;
 use crate::event::EngineEvent;
 use crate::exit::ExitCode;
 use crate::platform::{Waker, become_subreaper};
@@ -234,7 +235,8 @@ impl Handle {
 /// supervising on a thread of its own.
 ///
 /// `events` gets what happens; the supervisor never waits for its receiver (up to 256 events are kept for it). It is
-/// closed when the supervisor ends. `on_line` gets each line of output on the output thread.
+/// closed when the supervisor ends. `on_line` gets each line of output on the output thread, `on_report` each crash
+/// report on a thread of the reports' own.
 ///
 /// Blocks for the first start: some milliseconds, up to some seconds if surplus engines have to be ended.
 ///
@@ -245,6 +247,7 @@ pub fn spawn(
     events: Sender<EngineEvent>,
     find_link: Option<LinkFinder>,
     on_line: impl FnMut(LogLine) + Send + 'static,
+    on_report: OnReport,
 ) -> Result<Handle, SupervisorError> {
     if config.subreaper {
         become_subreaper()?;
@@ -268,7 +271,12 @@ pub fn spawn(
         lines_kept: config.log_lines_kept,
     };
     let was_used = |launch| locks.path(launch).exists();
-    let (output, past) = Output::start(&output_config, |launch| !was_used(launch), on_line)?;
+    let (output, past) = Output::start(
+        &output_config,
+        |launch| !was_used(launch),
+        on_line,
+        on_report,
+    )?;
     let log = output.log();
     let waker = Waker::new()?;
     let (commands, receiver) = sync_channel(COMMANDS_MAX);

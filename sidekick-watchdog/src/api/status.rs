@@ -121,6 +121,10 @@ pub struct Death {
     pub frame: Option<u64>,
     /// When, RFC 3339.
     pub time: String,
+    /// What names its report, once there is one.
+    pub report_id: Option<String>,
+    /// The report's file.
+    pub report: Option<PathBuf>,
 }
 
 /// A session's counts of records.

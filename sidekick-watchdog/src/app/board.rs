@@ -124,6 +124,8 @@ impl Board {
                     uptime_s: uptime.map(|uptime| uptime.as_secs_f64()),
                     frame: *frame,
                     time: now(),
+                    report_id: None,
+                    report: None,
                 });
                 let surplus = engine.last_deaths.len().saturating_sub(DEATHS_KEPT);
                 engine.last_deaths.drain(..surplus);
@@ -133,6 +135,19 @@ impl Board {
                 engine.ready = false;
                 self.engine_started = None;
                 self.metrics.died(cause);
+            }
+            EngineEvent::Reported {
+                incarnation,
+                cause,
+                report_id,
+                path,
+            } => {
+                let mut deaths = engine.last_deaths.iter_mut().rev();
+                if let Some(death) = deaths.find(|death| death.incarnation == *incarnation) {
+                    death.cause.clone_from(cause);
+                    death.report_id = Some(report_id.clone());
+                    death.report = Some(path.clone());
+                }
             }
             EngineEvent::Backoff { .. }
             | EngineEvent::CrashLoop { .. }

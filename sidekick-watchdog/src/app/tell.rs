@@ -51,6 +51,14 @@ pub(super) fn tell(event: &EngineEvent) {
             let uptime_s = uptime.map(|uptime| ms(uptime) / 1000.0);
             warn!(incarnation, pid, %cause, uptime_s, frame, "engine died");
         }
+        EngineEvent::Reported {
+            incarnation,
+            cause,
+            report_id,
+            path,
+        } => {
+            warn!(incarnation, %cause, %report_id, report = %path.display(), "crash report written");
+        }
         EngineEvent::Backoff { delay } => {
             info!(delay_ms = ms(*delay), "next start waits");
         }

@@ -233,6 +233,7 @@ mod tests {
             uptime_s: Some(12.0),
             frame: Some(700),
             time: "2026-11-22T12:00:00Z".into(),
+            ..Default::default()
         });
         status.store.log_bytes = 3 << 20;
         status.upload.sinks.push(SinkStatus {

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+pub use crate::log_line::{LogLevel, LogLine};
 use crate::platform::read_at;
 
 /// Longer lines are cut here; the rest of them is dropped and `cut` says so.
@@ -14,33 +15,6 @@ pub const LINE_BYTES_MAX: usize = 8 * 1024;
 /// So much of an adopted engine's earlier output is looked at.
 const REPLAY_BYTES_MAX: u64 = 64 * 1024;
 const READ_BYTES: usize = 32 * 1024;
-
-/// How grave a line is, by Godot's prefixes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogLevel {
-    /// Plain output.
-    Info,
-    /// `WARNING:`, `USER WARNING:`.
-    Warning,
-    /// `ERROR:`, `USER ERROR:`, `SHADER ERROR:`, and the crash handler's text.
-    Error,
-    /// `SCRIPT ERROR:`, `USER SCRIPT ERROR:`.
-    ScriptError,
-}
-
-/// One line of an engine's output.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct LogLine {
-    /// The engine's incarnation number.
-    pub incarnation: u32,
-    /// How grave it is; the lines that explain an error (`   at: …`) have its level.
-    pub level: LogLevel,
-    /// The text without its line end; bytes that are no UTF-8 are replaced.
-    pub text: String,
-    /// Whether the line was longer than [`LINE_BYTES_MAX`].
-    pub cut: bool,
-}
 
 /// Cuts a stream of bytes into lines.
 #[derive(Debug)]

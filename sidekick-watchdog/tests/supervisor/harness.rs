@@ -188,7 +188,7 @@ pub struct Watched {
 impl Watched {
     pub fn start(config: SupervisorConfig) -> Result<Self, SupervisorError> {
         let (sender, events) = channel(1024);
-        let handle = spawn(config, sender, None, |_| {})?;
+        let handle = spawn(config, sender, None, |_| {}, Box::new(|_, _| {}))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -364,7 +364,8 @@ fn run_as_watchdog(dir: &Path) -> Result<(), sidekick_watchdog::exit::ExitCode> 
             // Before the first engine, so that it does not inherit ignored signals.
             let mut signals = ShutdownSignals::install().map_err(|_| ExitCode::Internal)?;
             let (sender, mut events) = channel(1024);
-            let handle = spawn(config, sender, None, |_| {}).map_err(|error| error.exit_code())?;
+            let handle = spawn(config, sender, None, |_| {}, Box::new(|_, _| {}))
+                .map_err(|error| error.exit_code())?;
             let mut grace = Duration::from_secs(60);
             loop {
                 tokio::select! {
