@@ -15,6 +15,7 @@ mod codec;
 mod command;
 #[cfg(test)]
 mod crash;
+mod derived;
 mod log;
 mod machine;
 mod network;
@@ -39,6 +40,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use command::{PLAN_EXTRA_BYTES_MAX, Plan, Refusal};
+pub use derived::{Derived, DerivedError};
 pub use read::IndexedSlabs;
 pub use state::{LANES_MAX, LaneState, SessionEnd, SessionState, SourceTotals};
 pub use wal::{WalError, WalStats};
@@ -445,17 +447,22 @@ impl Store {
         }
     }
 
+    fn refuse_over_quota(&self) -> Result<(), AppendError> {
+        let log_bytes = self.parts.wal.stats().log_bytes;
+        let quota = self.disk_quota;
+        if log_bytes > quota {
+            return Err(AppendError::Quota { log_bytes, quota });
+        }
+        Ok(())
+    }
+
     /// Queues a slab and returns at once, so that several can be in flight; they are committed in the order in which
     /// this was called. Waits only while the queue is full.
     ///
     /// # Errors
     /// [`AppendError::Quota`], [`AppendError::Stopped`].
     pub async fn submit(&self, slab: Slab) -> Result<AppendTicket, AppendError> {
-        let log_bytes = self.parts.wal.stats().log_bytes;
-        let quota = self.disk_quota;
-        if log_bytes > quota {
-            return Err(AppendError::Quota { log_bytes, quota });
-        }
+        self.refuse_over_quota()?;
         let frames_bytes = u32::try_from(slab.frames.len())
             .map_err(|_| AppendError::Refused(Refusal::BadCount))?;
         let command = Command::Append {

@@ -78,13 +78,32 @@ pub(crate) enum Command {
         /// How many records that were.
         records: u64,
     },
+    /// Takes a slab of the watchdog's own, once; its frames lie behind the heads.
+    Derived {
+        /// Whose; its epoch is what tells it from others.
+        head: SlabHead,
+        /// How many bytes of frames.
+        frames_bytes: u32,
+    },
 }
 
 impl Command {
+    /// The slab that it brings, if it does: head and bytes of frames.
+    fn slab(self) -> Option<(SlabHead, u32)> {
+        match self {
+            Self::Append { head, frames_bytes } | Self::Derived { head, frames_bytes } => {
+                Some((head, frames_bytes))
+            }
+            _ => None,
+        }
+    }
+
     /// About how many bytes of log the command takes; the same on every node.
     pub(crate) fn log_bytes(&self) -> u64 {
         match self {
-            Self::Append { frames_bytes, .. } => 160 + u64::from(*frames_bytes),
+            Self::Append { frames_bytes, .. } | Self::Derived { frames_bytes, .. } => {
+                160 + u64::from(*frames_bytes)
+            }
             _ => 160,
         }
     }
@@ -191,7 +210,7 @@ impl std::fmt::Debug for Batch {
 }
 
 impl Batch {
-    /// Lays commands and frames out. `frames` are those of the `Append` commands, in their order.
+    /// Lays commands and frames out. `frames` are those of the commands that bring slabs, in their order.
     pub(crate) fn encode(commands: &[Command], frames: &[Bytes]) -> Result<Self, CodecError> {
         let heads = codec::encode("commands", &commands)?;
         let heads_len = u32::try_from(heads.len())
@@ -252,7 +271,7 @@ impl Batch {
         let mut at = Self::heads_end(&self.bytes);
         let mut slabs = Vec::new();
         for command in self.commands()? {
-            let Command::Append { head, frames_bytes } = command else {
+            let Some((head, frames_bytes)) = command.slab() else {
                 continue;
             };
             let end = at.saturating_add(frames_bytes as usize);
@@ -392,6 +411,18 @@ mod tests {
                     records: 7,
                 },
                 format!("06000000{a}010000000300000000000000040000000700000000000000"),
+            ),
+            (
+                Command::Derived {
+                    head: head(1, 1),
+                    frames_bytes: 8,
+                },
+                format!(
+                    "07000000{a}100000000000000000000000000000000000000000000007\
+                     03000000fbffffffffffffff01000000000000000100000000000000\
+                     010000000200000000000000030000000400000000000000\
+                     08000000"
+                ),
             ),
         ];
         for (command, expected) in golden {

@@ -14,7 +14,9 @@ use super::state::State;
 use crate::platform;
 
 const MAGIC: &[u8; 8] = b"SKSNAP\r\n";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Bytes that version 2 added to the end of a state, all of them zeros in an empty one.
+const ADDED_BYTES: usize = 16;
 const HEAD_BYTES: usize = 24;
 /// More pending ones than this are thinned out.
 const PENDING_MAX: usize = 64;
@@ -55,7 +57,7 @@ pub(crate) fn unseal(bytes: &[u8]) -> Result<State, String> {
         return Err("it is not a snapshot".to_owned());
     }
     let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-    if version != VERSION {
+    if !(1..=VERSION).contains(&version) {
         return Err(format!(
             "it has version {version}, this program knows {VERSION}"
         ));
@@ -70,7 +72,11 @@ pub(crate) fn unseal(bytes: &[u8]) -> Result<State, String> {
     if bytes[12..16] != crc32fast::hash(body).to_le_bytes() {
         return Err("its checksum is wrong".to_owned());
     }
-    codec::decode("the state", body).map_err(|error| error.to_string())
+    let decode = |body: &[u8]| codec::decode("the state", body).map_err(|error| error.to_string());
+    if version == 1 {
+        return decode(&[body, &[0; ADDED_BYTES]].concat());
+    }
+    decode(body)
 }
 
 impl Snapshots {
@@ -277,5 +283,32 @@ impl Snapshots {
             .filter(fits)
             .find_map(|file| self.read(file))
             .map(|(_, state)| state))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Version 1 is what ended before the fields that were added at the end.
+    #[test]
+    fn a_snapshot_of_version_1_is_read() {
+        let mut state = State::default();
+        state.apply(
+            1,
+            vec![super::super::command::Command::Init {
+                group: uuid::Uuid::from_u128(7),
+            }],
+        );
+        let mut old = seal(&state).unwrap();
+        old.truncate(old.len() - ADDED_BYTES);
+        let body = &old[HEAD_BYTES..];
+        let (crc, len) = (crc32fast::hash(body), body.len() as u64);
+        old[8..10].copy_from_slice(&1_u16.to_le_bytes());
+        old[12..16].copy_from_slice(&crc.to_le_bytes());
+        old[16..24].copy_from_slice(&len.to_le_bytes());
+        assert_eq!(unseal(&old).unwrap(), state);
+        old[8] = 3;
+        assert!(unseal(&old).unwrap_err().contains("version 3"));
     }
 }

@@ -14,6 +14,8 @@ use crate::slab::{RingCheckpoint, SlabHead};
 
 /// Ended sessions that are remembered for each source; older ones live on in the totals only.
 const ENDED_SESSIONS_MAX: usize = 8;
+/// Derived records that are remembered. Their makers try again at the next start, long before so many others came.
+const DERIVED_KEPT: usize = 1024;
 /// The largest number of lanes of one sink.
 pub const LANES_MAX: u32 = 256;
 
@@ -50,6 +52,14 @@ pub struct LaneState {
     pub plan: Option<Plan>,
     /// Records uploaded so far.
     pub records: u64,
+}
+
+/// A sink that was taken out of the configuration, as it stood then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Retired {
+    lanes: Vec<LaneState>,
+    /// The entry that took it out.
+    at: u64,
 }
 
 /// Counts of one source over all its sessions.
@@ -90,6 +100,11 @@ pub(crate) struct State {
     sinks: BTreeMap<String, Vec<LaneState>>,
     /// By entry and number of the slab in it; empty but for retries.
     cuts: BTreeMap<(u64, u32), Cut>,
+    // New fields go to the end and are all zeros when empty: see `snapshot::unseal`.
+    /// Epochs of derived records and the entries that brought them.
+    derived: BTreeMap<Uuid, u64>,
+    /// Sinks that were taken out of the configuration; nothing waits for them.
+    retired: BTreeMap<String, Retired>,
 }
 
 impl State {
@@ -100,7 +115,10 @@ impl State {
             .into_iter()
             .map(|command| {
                 let number = slab;
-                slab += u32::from(matches!(command, Command::Append { .. }));
+                slab += u32::from(matches!(
+                    command,
+                    Command::Append { .. } | Command::Derived { .. }
+                ));
                 self.apply_one(index, number, command)
                     .unwrap_or_else(Outcome::Refused)
             })
@@ -175,7 +193,28 @@ impl State {
                 }
                 Ok(Outcome::Done)
             }
+            Command::Derived { head, .. } => {
+                if !self.take_derived(index, head.epoch) {
+                    self.cuts.insert((index, slab), Cut::Whole);
+                }
+                Ok(Outcome::Done)
+            }
         }
+    }
+
+    /// Notes a derived record; `false` when it was taken before.
+    fn take_derived(&mut self, index: u64, epoch: Uuid) -> bool {
+        if self.derived.contains_key(&epoch) {
+            return false;
+        }
+        self.derived.insert(epoch, index);
+        if self.derived.len() > DERIVED_KEPT {
+            let oldest = self.derived.iter().min_by_key(|(_, index)| **index);
+            if let Some(epoch) = oldest.map(|(epoch, _)| *epoch) {
+                self.derived.remove(&epoch);
+            }
+        }
+        true
     }
 
     fn open_session(
