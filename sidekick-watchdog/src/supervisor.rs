@@ -8,6 +8,7 @@
 //!
 //! It knows neither rings nor store: the application hands in an [`EngineLink`] once it has attached a ring.
 
+mod late;
 pub mod launch;
 pub mod machine;
 pub mod output;

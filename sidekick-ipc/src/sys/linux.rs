@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -333,4 +333,40 @@ pub fn read_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
 /// As the system gives them.
 pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+// ---- processes ----
+
+/// The kernel's `struct pidfd_info` in its first size.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup_id: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// `PIDFD_INFO_EXIT`: asks for, and afterwards says that there is, an exit status.
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+
+/// How the process behind a pidfd ended, as the status word of wait(2), whether or not it was our child.
+///
+/// `None` while it runs or is not reaped by its parent yet, and for ever on a kernel older than 6.15.
+pub fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    const GET_INFO: rustix::ioctl::Opcode =
+        rustix::ioctl::opcode::read_write::<PidfdInfo>(0xFF, 11);
+    let mut info = PidfdInfo {
+        mask: PIDFD_INFO_EXIT,
+        ..PidfdInfo::default()
+    };
+    // SAFETY: `PIDFD_GET_INFO` on a pidfd writes at most as many bytes as its number says, which is the size of
+    // `PidfdInfo`; every bit pattern of it is valid. On any other descriptor it is refused.
+    let asked = unsafe {
+        rustix::ioctl::ioctl(
+            pidfd,
+            rustix::ioctl::Updater::<GET_INFO, PidfdInfo>::new(&mut info),
+        )
+    };
+    (asked.is_ok() && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
 }

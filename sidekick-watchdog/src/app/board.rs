@@ -35,6 +35,8 @@ pub(super) struct Board {
     metrics: Metrics,
     started: Instant,
     engine_started: Option<Instant>,
+    /// From a death that is not told yet to the start after it, in milliseconds.
+    gap_ms: Option<f64>,
     current: Option<Current>,
     /// Numbers lost as holes in sessions that have ended.
     holes_ended: u64,
@@ -51,6 +53,7 @@ impl Board {
             metrics,
             started: Instant::now(),
             engine_started: None,
+            gap_ms: None,
             current: None,
             holes_ended: 0,
             refused_ended: 0,
@@ -91,8 +94,12 @@ impl Board {
                     last_deaths: std::mem::take(&mut engine.last_deaths),
                     ..EngineStatus::default()
                 };
-                if let (Some(gap), Some(death)) = (gap, engine.last_deaths.last_mut()) {
-                    death.gap_ms = Some(gap.as_secs_f64() * 1000.0);
+                self.gap_ms = gap.map(|gap| gap.as_secs_f64() * 1000.0);
+                // An adopted engine's death may be told after the next start, when its cause has come to be known.
+                if let Some(death) = engine.last_deaths.last_mut()
+                    && death.gap_ms.is_none()
+                {
+                    death.gap_ms = self.gap_ms.take();
                 }
                 self.engine_started = Some(Instant::now());
                 self.metrics.started(*incarnation, *gap);
@@ -117,10 +124,11 @@ impl Board {
                 frame,
                 ..
             } => {
+                let is_late = *incarnation < engine.incarnation;
                 engine.last_deaths.push(Death {
                     incarnation: *incarnation,
                     cause: cause.to_string(),
-                    gap_ms: None,
+                    gap_ms: self.gap_ms.take().filter(|_| is_late),
                     uptime_s: uptime.map(|uptime| uptime.as_secs_f64()),
                     frame: *frame,
                     time: now(),
@@ -129,12 +137,16 @@ impl Board {
                 });
                 let surplus = engine.last_deaths.len().saturating_sub(DEATHS_KEPT);
                 engine.last_deaths.drain(..surplus);
+                self.metrics.died(cause);
+                if is_late {
+                    self.metrics.engine_up.set(engine.pid.is_some().into());
+                    return;
+                }
                 engine.pid = None;
                 engine.uptime_s = None;
                 engine.connected = false;
                 engine.ready = false;
                 self.engine_started = None;
-                self.metrics.died(cause);
             }
             EngineEvent::Reported {
                 incarnation,

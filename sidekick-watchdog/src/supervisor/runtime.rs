@@ -12,11 +12,12 @@ use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::late::LateExits;
 use super::launch::{LaunchLocks, Survivor};
 use super::machine::{Action, Beat, EndedBy, Event, Machine, Phase, Told};
 use super::output::Output;
 use super::spawn::{self, EngineCommand, LaunchError};
-use super::{Command, Ended, EngineLink, LinkFinder};
+use super::{Command, Ended, EngineLink, Heartbeat, LinkFinder};
 use crate::event::{DeathCause, EngineEvent};
 use crate::platform::{
     Exit, Process, ProcessState, Waitable, Waker, kill_strays, monotonic_now, wait,
@@ -34,6 +35,9 @@ const SWEEP_AFTER_DEATH: Duration = Duration::from_millis(200);
 /// Events kept for a receiver that does not keep up; beyond it the oldest are dropped and counted.
 const EVENTS_KEPT_MAX: usize = 256;
 const EVENTS_RETRY: Duration = Duration::from_millis(100);
+/// How long a restart that hangs on the exit code of somebody else's child waits for it.
+const EXIT_NEEDED_MAX: Duration = Duration::from_secs(2);
+const EXIT_NEEDED_POLL: Duration = Duration::from_millis(5);
 /// How many numbers are tried when a launch lock is held by who knows whom.
 const LOCKS_TRIED_MAX: u32 = 16;
 
@@ -44,6 +48,16 @@ pub(super) struct Settings {
     pub success_exit_codes: Vec<i32>,
     pub heartbeat_required: bool,
     pub subreaper: bool,
+}
+
+/// All that is known of a death but how the process ended.
+#[derive(Debug)]
+struct Death {
+    launch: u32,
+    pid: u32,
+    ended_by: Option<EndedBy>,
+    uptime: Duration,
+    heartbeat: Option<Heartbeat>,
 }
 
 /// The engine that lives.
@@ -76,6 +90,7 @@ pub(super) struct Runtime {
     launches_over: Vec<u32>,
     is_relaunch: bool,
     died_at: Option<Duration>,
+    late: LateExits<Death>,
     ever_started: bool,
     first_error: Option<LaunchError>,
     sweep_at: Option<Duration>,
@@ -118,6 +133,7 @@ impl Runtime {
             launches_over: parts.launches_over,
             is_relaunch: parts.is_relaunch,
             died_at: None,
+            late: LateExits::new(),
             ever_started: false,
             first_error: None,
             sweep_at,
@@ -162,6 +178,7 @@ impl Runtime {
                 Phase::Stopped | Phase::GaveUp | Phase::Idle
             );
             if self.leaving && at_rest {
+                self.tell_late(monotonic_now(), true);
                 self.remove_launch_files();
                 self.sweep();
                 return Ended::Stopped;
@@ -198,10 +215,17 @@ impl Runtime {
             .filter(|engine| engine.link.is_some() && !engine.ready_told)
             .map(|engine| engine.ready_poll_at);
         let retry = (!self.events_kept.is_empty()).then(|| monotonic_now() + EVENTS_RETRY);
-        [self.machine.deadline(), ready_poll, self.sweep_at, retry]
-            .into_iter()
-            .flatten()
-            .min()
+        let late = self.late.deadline();
+        [
+            self.machine.deadline(),
+            ready_poll,
+            self.sweep_at,
+            retry,
+            late,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn take_commands(&mut self) {
@@ -263,6 +287,7 @@ impl Runtime {
     fn on_time(&mut self) {
         let now = monotonic_now();
         self.flush_events();
+        self.tell_late(now, false);
         let due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
         let machine_due = due(self.machine.deadline());
         let ready_due = self
@@ -319,29 +344,32 @@ impl Runtime {
             return;
         };
         engine.process.kill_group();
-        let exit = engine.process.reap();
         let link = engine
             .link
             .or_else(|| self.find_link.as_ref().and_then(|find| find(engine.launch)));
         let heartbeat = link.as_ref().map(|link| link.heartbeat());
-        let cause = death_cause(
-            self.machine.ended_by(),
-            exit,
-            heartbeat
-                .as_ref()
-                .and_then(|heartbeat| heartbeat.clean_exit),
-        );
-        let success = self.is_success(&cause, link.is_some());
+        let said_goodbye = heartbeat.is_some_and(|heartbeat| heartbeat.clean_exit.is_some());
+        let mut exit = engine.process.reap();
+        if exit == Exit::Unknown && !self.settings.heartbeat_required && link.is_none() {
+            exit = wait_for_exit(&engine.process);
+        }
+        let death = Death {
+            launch: engine.launch,
+            pid: engine.process.pid(),
+            ended_by: self.machine.ended_by(),
+            uptime: now.saturating_sub(engine.started_at),
+            heartbeat,
+        };
+        let success = self.is_success(&death.cause(exit), link.is_some());
         self.died_at = Some(now);
         self.is_relaunch = true;
         self.launches_over.push(engine.launch);
-        self.emit(EngineEvent::Died {
-            incarnation: engine.launch,
-            pid: engine.process.pid(),
-            cause,
-            uptime: Some(now.saturating_sub(engine.started_at)),
-            frame: heartbeat.map(|heartbeat| heartbeat.frames),
-        });
+        if exit == Exit::Unknown && !said_goodbye {
+            // Told when it is known how; the next start does not wait for that.
+            self.late.push(engine.process, death, now);
+        } else {
+            self.tell_death(&death, exit);
+        }
         let is_asked = self.machine.phase() == Phase::Stopping;
         self.feed_at(Event::Died { success }, now);
         if self.engine.is_none() && (success || is_asked) {
@@ -349,6 +377,23 @@ impl Runtime {
             self.output.ended_cleanly(engine.launch);
         }
         self.sweep_soon(now);
+    }
+
+    fn tell_death(&mut self, death: &Death, exit: Exit) {
+        self.emit(EngineEvent::Died {
+            incarnation: death.launch,
+            pid: death.pid,
+            cause: death.cause(exit),
+            uptime: Some(death.uptime),
+            frame: death.heartbeat.map(|heartbeat| heartbeat.frames),
+        });
+    }
+
+    /// Tells of deaths whose cause has come to be known; with `last`, of all.
+    fn tell_late(&mut self, now: Duration, last: bool) {
+        for (death, exit) in self.late.take(now, last) {
+            self.tell_death(&death, exit);
+        }
     }
 
     /// A clean end is one that the engine told of itself; where no ring is expected, the exit code has to do.
@@ -555,6 +600,26 @@ impl Runtime {
             tracing::warn!(dropped = self.events_dropped, "engine events were dropped");
             self.events_dropped = 0;
         }
+    }
+}
+
+impl Death {
+    fn cause(&self, exit: Exit) -> DeathCause {
+        let clean_exit = self.heartbeat.and_then(|heartbeat| heartbeat.clean_exit);
+        death_cause(self.ended_by, exit, clean_exit)
+    }
+}
+
+/// Waits until the system tells how somebody else's dead child ended: only where the exit code alone decides whether
+/// another engine is started.
+fn wait_for_exit(process: &Process) -> Exit {
+    let until = monotonic_now() + EXIT_NEEDED_MAX;
+    loop {
+        let exit = process.reap();
+        if exit != Exit::Unknown || monotonic_now() >= until {
+            return exit;
+        }
+        std::thread::sleep(EXIT_NEEDED_POLL);
     }
 }
 

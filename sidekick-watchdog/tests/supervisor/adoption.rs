@@ -4,13 +4,13 @@ use std::fs;
 use std::process::{Command as Program, Stdio};
 use std::time::Duration;
 
-use sidekick_watchdog::event::EngineEvent;
+use sidekick_watchdog::event::{DeathCause, EngineEvent};
 use sidekick_watchdog::exit::ExitCode;
 use sidekick_watchdog::platform::{Process, spawn_other};
 use sidekick_watchdog::supervisor::launch::LaunchLocks;
 use sidekick_watchdog::supervisor::{Command, Ended};
 
-use crate::harness::{Site, Watched, eventually, is_alive, kill};
+use crate::harness::{Site, Watched, eventually, is_alive, kill, signal};
 
 /// A process that has nothing to do with any of this.
 struct Bystander(std::process::Child);
@@ -227,4 +227,73 @@ fn of_two_watchdogs_exactly_one_wins() {
         assert_eq!(site.engines(), [engine]);
         assert_eq!(both[1 - loser].ended(), None, "round {round}");
     }
+}
+
+/// An adopted engine is nobody's child here, and how it ended is told all the same; the next start does not wait for it.
+#[test]
+fn how_an_adopted_engine_ended_is_told() {
+    if !tells_exits() {
+        eprintln!("SKIPPED: Linux 6.15 or newer is needed");
+        return;
+    }
+    let script = "echo $$ >> pids; trap 'exit 42' USR1; while :; do sleep 0.02; done";
+    for (sent, cause) in [
+        ("USR1", DeathCause::Exited { exit_code: 42 }),
+        (
+            "SEGV",
+            DeathCause::Signaled {
+                signal: 11,
+                core_dumped: false,
+            },
+        ),
+    ] {
+        let site = Site::new(script);
+        let mut first = site.watchdog_process();
+        let pid = eventually("an engine", || site.numbers("pids").first().copied());
+        first.kill();
+        let mut config = site.config();
+        config.policy.heartbeat_required = true;
+        let mut watched = Watched::start(config).expect("started");
+        assert_eq!(
+            watched.event(),
+            EngineEvent::Adopted {
+                incarnation: 1,
+                pid
+            }
+        );
+        signal(pid, sent);
+        let mut next = None;
+        let told = watched.until(|event| match event {
+            EngineEvent::Started { incarnation, .. } => {
+                next = Some(*incarnation);
+                None
+            }
+            EngineEvent::Died {
+                incarnation: 1,
+                cause,
+                ..
+            } => Some(match cause {
+                DeathCause::Signaled { signal, .. } => DeathCause::Signaled {
+                    signal: *signal,
+                    core_dumped: false,
+                },
+                cause => cause.clone(),
+            }),
+            _ => None,
+        });
+        assert_eq!(told, cause);
+        if next.is_none() {
+            assert_eq!(watched.started().0, 2);
+        }
+        watched.shut_down(Duration::from_secs(5));
+    }
+}
+
+/// Whether this kernel tells anybody how a process ended.
+fn tells_exits() -> bool {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = kernel
+        .split('.')
+        .map(|word| word.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(15))
 }

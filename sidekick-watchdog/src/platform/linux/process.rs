@@ -31,11 +31,23 @@ pub enum Exit {
         /// Whether a core was dumped.
         core_dumped: bool,
     },
-    /// Not our child, so the system does not tell.
-    ///
-    /// (Linux from 6.15 tells it to anyone who holds the pidfd, `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, but that is
-    /// an ioctl for which there is no safe wrapper yet.)
+    /// Not our child, so the system does not tell, or not yet: Linux tells it from 6.15 on, once the parent (after
+    /// ours died, the system's first process) has taken the status.
     Unknown,
+}
+
+impl Exit {
+    /// From the status word of wait(2).
+    fn from_status(status: i32) -> Self {
+        const CORE_DUMPED: i32 = 0x80;
+        match status & 0x7f {
+            0 => Self::Code((status >> 8) & 0xff),
+            signal => Self::Signal {
+                signal,
+                core_dumped: status & CORE_DUMPED != 0,
+            },
+        }
+    }
 }
 
 /// What a process is doing, for telling a busy loop from a stopped process.
@@ -176,10 +188,17 @@ impl Process {
         }
     }
 
+    /// Whether we started it, so that [`Self::reap`] knows how it ended as soon as it is dead.
+    pub fn is_child(&self) -> bool {
+        self.is_child
+    }
+
     /// Takes a dead process's exit status, which lets its number go. Never blocks.
+    ///
+    /// Of a process that is not our child it is [`Exit::Unknown`] until its parent has taken it: ask again.
     pub fn reap(&self) -> Exit {
         if !self.is_child {
-            return Exit::Unknown;
+            return self.told_exit();
         }
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
@@ -198,10 +217,18 @@ impl Process {
             Ok(None) => Exit::Unknown,
             Err(error) => {
                 // ECHILD: SIGCHLD was ignored by who started us, so the kernel has reaped it already.
-                tracing::warn!(pid = self.pid(), %error, "exit status could not be read");
-                Exit::Unknown
+                let exit = self.told_exit();
+                if exit == Exit::Unknown {
+                    tracing::warn!(pid = self.pid(), %error, "exit status could not be read");
+                }
+                exit
             }
         }
+    }
+
+    /// What the system tells anybody who holds the pidfd.
+    fn told_exit(&self) -> Exit {
+        sidekick_ipc::sys::exit_status(self.pidfd.as_fd()).map_or(Exit::Unknown, Exit::from_status)
     }
 }
 
@@ -312,4 +339,85 @@ pub fn kill_strays(engine: Option<&Process>) -> usize {
         );
     }
     killed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_status_is_read_as_the_system_means_it() {
+        for (status, exit) in [
+            (0, Exit::Code(0)),
+            (42 << 8, Exit::Code(42)),
+            (255 << 8, Exit::Code(255)),
+            (
+                11,
+                Exit::Signal {
+                    signal: 11,
+                    core_dumped: false,
+                },
+            ),
+            (
+                0x86,
+                Exit::Signal {
+                    signal: 6,
+                    core_dumped: true,
+                },
+            ),
+        ] {
+            assert_eq!(Exit::from_status(status), exit, "{status:#x}");
+        }
+    }
+
+    /// A bystander holds the pidfd of somebody else's child, and learns how it ended when its parent has asked.
+    #[test]
+    fn the_end_of_a_process_that_is_not_ours_is_told_once_its_parent_knows() {
+        for (script, expected) in [
+            ("exit 42", Exit::Code(42)),
+            (
+                "kill -SEGV $$",
+                Exit::Signal {
+                    signal: 11,
+                    core_dumped: false,
+                },
+            ),
+        ] {
+            let mut child = spawn_other(
+                Command::new("sh")
+                    .args(["-c", &format!("read go; {script}")])
+                    .stdin(std::process::Stdio::piped()),
+            )
+            .expect("started");
+            let process = Process::open(child.id(), None).expect("running");
+            assert!(!process.is_child());
+            assert_eq!(process.reap(), Exit::Unknown, "it runs");
+            drop(child.stdin.take());
+            assert!(process.wait_dead(Duration::from_secs(20)).expect("polled"));
+            assert_eq!(process.reap(), Exit::Unknown, "nobody has reaped it");
+            child.wait().expect("reaped");
+            match process.reap() {
+                // A kernel before 6.15 never tells.
+                Exit::Unknown => {
+                    let kernel =
+                        std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("known");
+                    let mut numbers = kernel
+                        .split('.')
+                        .map(|word| word.parse::<u32>().unwrap_or(0));
+                    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+                    assert!(version < (6, 15), "Linux {kernel} should tell");
+                }
+                Exit::Signal { signal, .. } => {
+                    assert_eq!(
+                        Exit::Signal {
+                            signal,
+                            core_dumped: false
+                        },
+                        expected
+                    );
+                }
+                exit => assert_eq!(exit, expected),
+            }
+        }
+    }
 }
