@@ -2,11 +2,19 @@
 //!
 //! - [`DeathFacts`]: what the supervisor knows at the proof of death.
 //! - [`CrashReport`]: what is made of it: kept in files, stored as a record of stream [`STREAM`], shown to people.
-//! - `parse`: what Godot's own text tells (the crash handler's banner, backtraces, script errors).
-//! - `build`: puts a report together.
-//! - `keep`: where reports lie.
+//! - [`parse`]: what Godot's own text tells (the crash handler's banner, backtraces, script errors).
+//! - [`verdict`]: why it died, of all that is known.
+//! - [`build`]: puts a report together; [`environment`] and [`cores`] give it their part.
+//! - [`keep`]: where reports lie.
 //!
 //! Words that supervisor, app, API and command line share; it knows none of them.
+
+pub mod build;
+pub mod cores;
+pub mod environment;
+pub mod keep;
+pub mod parse;
+pub mod verdict;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -80,7 +80,7 @@ impl fmt::Display for DeathCause {
 }
 
 /// The signals that end engines, in words (numbers as on Linux, x86 and ARM).
-fn signal_words(signal: i32) -> Option<&'static str> {
+pub fn signal_words(signal: i32) -> Option<&'static str> {
     Some(match signal {
         1 => "killed by SIGHUP",
         2 => "killed by SIGINT",
@@ -102,6 +102,13 @@ fn signal_words(signal: i32) -> Option<&'static str> {
         31 => "bad system call (SIGSYS)",
         _ => return None,
     })
+}
+
+/// A signal's name in its words: the part in parentheses, or after "killed by ".
+pub fn signal_name(signal: i32) -> Option<&'static str> {
+    let words = signal_words(signal)?;
+    let at = words.find("SIG")?;
+    Some(words[at..].trim_end_matches(')'))
 }
 
 /// One thing that happened, for log, status and `/api/v1/events`.

@@ -23,6 +23,7 @@ pub use linux::{
     },
     inotify::FileWatch,
     lock::{is_lock_free, lock_holders, try_lock},
+    oom::{OomCounters, kernel_log_names},
     process::{
         Exit, NO_EXECUTABLE_FORMAT, Process, ProcessState, Spawn, become_subreaper, kill_strays,
         own_children, spawn, spawn_other,

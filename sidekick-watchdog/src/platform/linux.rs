@@ -4,6 +4,7 @@ pub mod clock;
 pub mod files;
 pub mod inotify;
 pub mod lock;
+pub mod oom;
 pub mod process;
 pub mod procfs;
 pub mod signals;

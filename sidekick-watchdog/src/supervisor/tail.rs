@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use crate::crash::parse::level;
 pub use crate::log_line::{LogLevel, LogLine};
 use crate::platform::read_at;
 
@@ -72,27 +73,6 @@ impl LineCutter {
             self.finish(out);
         }
     }
-}
-
-fn level(text: &str, before: LogLevel) -> LogLevel {
-    const PREFIXES: [(&str, LogLevel); 8] = [
-        ("SCRIPT ERROR:", LogLevel::ScriptError),
-        ("USER SCRIPT ERROR:", LogLevel::ScriptError),
-        ("ERROR:", LogLevel::Error),
-        ("USER ERROR:", LogLevel::Error),
-        ("SHADER ERROR:", LogLevel::Error),
-        ("handle_crash:", LogLevel::Error),
-        ("WARNING:", LogLevel::Warning),
-        ("USER WARNING:", LogLevel::Warning),
-    ];
-    if let Some((_, level)) = PREFIXES.iter().find(|(prefix, _)| text.starts_with(prefix)) {
-        return *level;
-    }
-    let explains = text.starts_with("   at: ")
-        || text.starts_with("          at: ")
-        || text.trim_start().starts_with("GDScript backtrace")
-        || (text.starts_with("   ") && text.trim_start().starts_with('['));
-    if explains { before } else { LogLevel::Info }
 }
 
 /// Follows one growing file.
