@@ -324,8 +324,10 @@ impl Runtime {
         };
         let mut became_ready = None;
         if !engine.ready_told {
-            engine.ready_told = heartbeat.ready;
-            if heartbeat.ready {
+            // A game may call mark_ready() before its first frame. It is looked at until there is one: the machine must
+            // hear of it, or a hang would go unnoticed for as long as a start may take.
+            engine.ready_told = heartbeat.ready && heartbeat.frames > 0;
+            if engine.ready_told {
                 became_ready = Some((engine.launch, now.saturating_sub(engine.started_at)));
             }
             engine.ready_poll_at = now + engine.ready_poll;

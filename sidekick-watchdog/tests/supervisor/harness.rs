@@ -245,6 +245,8 @@ pub struct FakeLink {
     pub frames: AtomicU64,
     pub ready: AtomicBool,
     pub asked_to_quit: AtomicBool,
+    /// How often the supervisor has looked.
+    pub looks: AtomicU64,
     /// 0 = no goodbye, else the exit code plus one.
     pub goodbye: AtomicI64,
 }
@@ -258,6 +260,7 @@ impl fmt::Debug for FakeLink {
 impl EngineLink for FakeLink {
     fn heartbeat(&self) -> Heartbeat {
         let goodbye = self.goodbye.load(Ordering::Relaxed);
+        self.looks.fetch_add(1, Ordering::Relaxed);
         Heartbeat {
             frames: self.frames.load(Ordering::Relaxed),
             monotonic_ns: u64::try_from(monotonic_now().as_nanos()).unwrap_or(u64::MAX),

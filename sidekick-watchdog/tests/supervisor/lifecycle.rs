@@ -213,6 +213,29 @@ fn an_engine_whose_frames_stand_still_is_ended() {
     watched.shut_down(Duration::from_secs(5));
 }
 
+/// A game that calls itself ready before its first frame, plays, and hangs: its silence counts from that frame on, not
+/// from the end of the time that a start may take.
+#[test]
+fn an_engine_that_is_ready_before_its_first_frame_is_watched() {
+    let site = Site::new(SLEEPS);
+    let mut watched = Watched::start(site.config()).expect("started");
+    let (launch, _) = watched.started();
+    let link = link();
+    link.ready.store(true, Ordering::Relaxed);
+    let playing = Arc::clone(&link);
+    assert!(watched.handle.send(Command::Connected {
+        launch,
+        link: playing
+    }));
+    watched.until(|event| matches!(event, EngineEvent::Connected { .. }).then_some(()));
+    eventually("a look at the heartbeat", || {
+        (link.looks.load(Ordering::Relaxed) > 0).then_some(())
+    });
+    link.frames.store(1, Ordering::Relaxed);
+    watched.until(|event| matches!(event, EngineEvent::Hung { .. }).then_some(()));
+    watched.shut_down(Duration::from_secs(5));
+}
+
 /// SIGSTOP also stops the frames; a stopped process takes no signal but SIGKILL.
 #[test]
 fn a_stopped_engine_is_killed() {
