@@ -12,6 +12,7 @@
 //! - [`engine`]: an engine without Godot, made of the test's own executable.
 //! - [`mount`]: file systems that are small or read-only.
 //! - [`receiver`]: an HTTP backend with faults on demand; [`ledger`] is what it took.
+//! - [`journal`]: what a game says it recorded, to be held against the ledger.
 //! - [`folders`], [`ports`], [`process`], [`wait`]: what a test needs of the system, given back at its end.
 
 pub mod build;
@@ -19,6 +20,7 @@ pub mod claims;
 pub mod engine;
 pub mod folders;
 pub mod godot;
+pub mod journal;
 pub mod ledger;
 pub mod mount;
 pub mod ports;

@@ -267,6 +267,25 @@ fn is_ours(name: &OsStr) -> bool {
         .is_some_and(|name| name.starts_with("SIDEKICK_"))
 }
 
+/// Whether a process leads its process group, as an engine does: what a wrapper script forks does not, nor does the
+/// watchdog's own child before it has become an engine.
+pub fn leads_its_group(pid: u32) -> bool {
+    // The fields after the name, which is in parentheses: state, parent, group.
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        fields.split_ascii_whitespace().nth(2) == Some(&pid.to_string())
+    })
+}
+
+/// A process's number and command line, for the text of a failed assertion.
+pub fn command_line(pid: u32) -> String {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    format!(
+        "{pid} {}",
+        String::from_utf8_lossy(&words).replace('\0', " ")
+    )
+}
+
 /// Sends a signal to a process that the test knows by number, such as an engine started by a watchdog.
 ///
 /// # Panics

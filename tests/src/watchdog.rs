@@ -164,6 +164,13 @@ impl Setup {
             .collect()
     }
 
+    /// The living engines among [`Setup::descendants`]: each leads its process group.
+    pub fn engines(&self, watchdog: Option<&Watchdog<'_>>) -> Vec<u32> {
+        let mut engines = self.descendants(watchdog);
+        engines.retain(|pid| process::leads_its_group(*pid));
+        engines
+    }
+
     /// Sends a signal to an engine of this setup; nothing happens when it is gone.
     ///
     /// # Panics

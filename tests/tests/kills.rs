@@ -4,15 +4,14 @@
 //! `HARNESS_KILLS` sets the number of kills (20 by default; thousands are fine), `HARNESS_SEED` repeats a run's choices.
 //! The kernel's timing is not repeated, of course.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use sidekick_tests::godot::Godot;
-use sidekick_tests::ledger::{Key, Ledger};
+use sidekick_tests::journal;
+use sidekick_tests::process;
 use sidekick_tests::project::Project;
 use sidekick_tests::receiver::{Fault, Receiver};
 use sidekick_tests::watchdog::{Setup, Watchdog};
@@ -21,83 +20,9 @@ const KILLS_DEFAULT: u32 = 20;
 /// Generous: a loaded machine is slow, and a test that ends early for that says nothing.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What the journal says of one record.
-#[derive(Debug, PartialEq, Eq)]
-struct Entry {
-    stream: String,
-    nonce: u64,
-    text: String,
-}
-
-/// Everything whose `record()` returned, as the game itself wrote it down.
-fn read_journals(folder: &Path) -> BTreeMap<Key, Entry> {
-    let mut entries = BTreeMap::new();
-    for file in fs::read_dir(folder).expect("the journals' folder") {
-        let text = fs::read_to_string(file.expect("an entry").path()).expect("a journal");
-        // What comes after the last newline was being written when the engine was killed.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        for line in whole.lines() {
-            let words: Vec<&str> = line.split(' ').collect();
-            let [epoch, seq, stream, nonce, letter, length] = words[..] else {
-                panic!("not a journal line: {line:?}");
-            };
-            let key = Key {
-                source: "test".to_owned(),
-                epoch: epoch.to_owned(),
-                seq: seq.parse().expect("a number"),
-            };
-            let entry = Entry {
-                stream: stream.to_owned(),
-                nonce: nonce.parse().expect("a number"),
-                text: letter.repeat(length.parse().expect("a number")),
-            };
-            let before = entries.insert(key, entry);
-            assert!(before.is_none(), "one number was given twice: {line:?}");
-        }
-    }
-    entries
-}
-
-/// Sentences about everything that is not as promised: P1, P2, P4 and P5 of the README.
-fn broken_promises(journal: &BTreeMap<Key, Entry>, ledger: &Ledger) -> Vec<String> {
-    let mut broken = ledger.violations.clone();
-    for (key, entry) in journal {
-        let Some(arrival) = ledger.records().get(key) else {
-            broken.push(format!("{key:?} was recorded and is not at the backend"));
-            continue;
-        };
-        let data = arrival.data();
-        let arrived = Entry {
-            stream: arrival.stream.clone(),
-            nonce: data["nonce"].as_u64().unwrap_or_default(),
-            text: data["text"].as_str().unwrap_or_default().to_owned(),
-        };
-        if arrived != *entry {
-            broken.push(format!(
-                "{key:?} was recorded as {entry:?} and arrived as {arrived:?}"
-            ));
-        }
-    }
-    let mut next = BTreeMap::new();
-    for (key, arrival) in ledger.records() {
-        let expected = next.entry(&key.epoch).or_insert(1);
-        if key.seq != *expected {
-            broken.push(format!(
-                "the backend has no number {expected} of {}",
-                key.epoch
-            ));
-        }
-        *expected = key.seq + 1;
-        if arrival.stream == "sidekick.gap" {
-            broken.push(format!("a gap was reported: {}", arrival.line));
-        }
-    }
-    broken
-}
-
 /// A project that journals, and a watchdog that uploads to `receiver`.
 fn set_up(godot: &Godot, receiver: &Receiver) -> (Project, Setup) {
-    let project = Project::new(include_str!("../gd/journal.gd"));
+    let project = Project::new(journal::SCRIPT);
     let mut setup = Setup::new();
     let journals = setup.scratch().join("journals");
     fs::create_dir(&journals).expect("a folder for the journals");
@@ -120,37 +45,17 @@ fn wait_until_connected(watchdog: &Watchdog<'_>) {
 }
 
 /// The one engine that runs; panics when there are two.
-///
-/// An engine leads its process group. What a wrapper script forks while it looks for its folder does not, nor does the
-/// watchdog's own child before it has become an engine.
 fn the_engine(setup: &Setup, watchdog: &Watchdog<'_>) -> Option<u32> {
-    let mut engines = setup.descendants(Some(watchdog));
-    engines.retain(|pid| leads_its_group(*pid));
+    let engines = setup.engines(Some(watchdog));
     assert!(
         engines.len() <= 1,
         "more than one engine: {:?}",
         engines
             .iter()
-            .map(|pid| command_line(*pid))
+            .map(|pid| process::command_line(*pid))
             .collect::<Vec<_>>()
     );
     engines.first().copied()
-}
-
-fn leads_its_group(pid: u32) -> bool {
-    // The fields after the name, which is in parentheses: state, parent, group.
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        let fields = stat.rsplit(')').next().unwrap_or_default();
-        fields.split_ascii_whitespace().nth(2) == Some(&pid.to_string())
-    })
-}
-
-fn command_line(pid: u32) -> String {
-    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    format!(
-        "{pid} {}",
-        String::from_utf8_lossy(&words).replace('\0', " ")
-    )
 }
 
 /// Whatever is killed, at whatever moment: every record whose `record()` returned is at the backend, none with two
@@ -213,19 +118,19 @@ fn what_was_recorded_arrives_whatever_is_killed(godot: &Godot) {
         "something was left running"
     );
 
-    let journal = read_journals(&setup.scratch().join("journals"));
+    let recorded = journal::read(&setup.scratch().join("journals"));
     let ledger = receiver.ledger();
     println!(
         "{} records journaled, {} at the backend, {} sent again",
-        journal.len(),
+        recorded.len(),
         ledger.count(),
         ledger.duplicates
     );
     assert!(
-        journal.len() > kills as usize * 20,
+        recorded.len() > kills as usize * 20,
         "the game hardly recorded anything"
     );
-    let broken = broken_promises(&journal, &ledger);
+    let broken = journal::broken_promises(&recorded, &ledger);
     assert!(
         broken.is_empty(),
         "{} broken promises, HARNESS_SEED={seed}, the first: {:#?}\n{}",
@@ -257,8 +162,8 @@ fn a_log_that_is_taken_away_is_found_out(godot: &Godot) {
     let watchdog = setup.start();
     wait_until_connected(&watchdog);
     watchdog.stop(PATIENCE);
-    let journal = read_journals(&setup.scratch().join("journals"));
-    let broken = broken_promises(&journal, &receiver.ledger());
+    let recorded = journal::read(&setup.scratch().join("journals"));
+    let broken = journal::broken_promises(&recorded, &receiver.ledger());
     assert!(
         broken
             .iter()
