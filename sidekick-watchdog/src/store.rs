@@ -16,10 +16,12 @@ mod command;
 #[cfg(test)]
 mod crash;
 mod derived;
+mod error;
 mod log;
 mod machine;
 mod network;
 mod node;
+mod outbox;
 mod persist;
 mod proposer;
 mod raft;
@@ -41,18 +43,17 @@ use uuid::Uuid;
 
 pub use command::{PLAN_EXTRA_BYTES_MAX, Plan, Refusal};
 pub use derived::{Derived, DerivedError};
+pub use error::{AppendError, StoreError};
 pub use read::IndexedSlabs;
 pub use state::{LANES_MAX, LaneState, SessionEnd, SessionState, SourceTotals};
 pub use wal::{WalError, WalStats};
 
-use command::{Batch, Command, Outcome};
+use command::{Command, Outcome};
 use machine::SnapshotEvery;
 use node::{Node, NodeOptions};
-use proposer::{ProposeError, Ticket};
-use wal::{Kind, Part, WalOptions};
+use proposer::Ticket;
+use wal::WalOptions;
 
-use crate::exit::ExitCode;
-use crate::position::Position;
 use crate::slab::{RingCheckpoint, Slab};
 
 /// How a store is opened.
@@ -85,132 +86,6 @@ impl StoreConfig {
             disk_quota: 4 << 30,
             segment_bytes: 64 << 20,
             zero_step_bytes: 4 << 20,
-        }
-    }
-}
-
-/// Why the store cannot be opened or has died.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Something else lies where the directory has to be.
-    #[error("{path:?} is not a directory; name another data directory or move it away")]
-    NotADirectory {
-        /// What lies there.
-        path: PathBuf,
-    },
-    /// The operating system refused.
-    #[error("{doing} {path:?}: {error}; {}", crate::platform::remedy(.error))]
-    Io {
-        /// What was tried.
-        doing: &'static str,
-        /// On which file or directory.
-        path: PathBuf,
-        /// What the system said.
-        error: std::io::Error,
-    },
-    /// The log cannot be used.
-    #[error(transparent)]
-    Log(#[from] WalError),
-    /// The log begins after entry `purged`, and the state up to there is lost.
-    #[error(
-        "no snapshot in {directory:?} reaches entry {purged}, before which the log is purged; restore the snapshots from a copy, or move the data directory away and start anew"
-    )]
-    NoSnapshot {
-        /// Where snapshots are kept.
-        directory: PathBuf,
-        /// Up to where the log is purged.
-        purged: u64,
-    },
-    /// openraft refused or gave up.
-    #[error("the Raft node cannot go on: {what}")]
-    Raft {
-        /// What it said.
-        what: String,
-    },
-    /// The disk is full. Nothing was written.
-    #[error("no space for the log: {what}; free some space on the data directory's disk")]
-    NoSpace {
-        /// What the system said.
-        what: String,
-    },
-    /// The store has stopped.
-    #[error(
-        "the store has stopped: {why}; restart to recover, nothing that was acknowledged is lost"
-    )]
-    Stopped {
-        /// Why.
-        why: String,
-    },
-    /// The command was understood and refused.
-    #[error("refused: {0}")]
-    Refused(Refusal),
-}
-
-impl StoreError {
-    fn io(doing: &'static str, path: &Path, error: std::io::Error) -> Self {
-        Self::Io {
-            doing,
-            path: path.to_owned(),
-            error,
-        }
-    }
-
-    /// What the process tells its caller when it ends for this.
-    pub fn exit_code(&self) -> ExitCode {
-        ExitCode::StoreUnusable
-    }
-}
-
-impl From<ProposeError> for StoreError {
-    fn from(error: ProposeError) -> Self {
-        match error {
-            ProposeError::Stopped(why) => Self::Stopped { why },
-            ProposeError::NoSpace(what) => Self::NoSpace { what },
-            other => Self::Raft {
-                what: other.to_string(),
-            },
-        }
-    }
-}
-
-/// Why a slab was not taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    /// The group refused it; see there for what to send instead.
-    #[error("slab refused: {0}")]
-    Refused(Refusal),
-    /// The quota is reached; try again when something was uploaded.
-    #[error(
-        "the log holds {log_bytes} bytes, the quota is {quota}; nothing was stored, uploads make room"
-    )]
-    Quota {
-        /// Bytes of log.
-        log_bytes: u64,
-        /// The quota in bytes.
-        quota: u64,
-    },
-    /// The disk is full; try again when there is space. Nothing was written.
-    #[error(
-        "no space for the log: {0}; nothing was stored, free some space on the data directory's disk"
-    )]
-    NoSpace(String),
-    /// Another node leads the group.
-    #[error("this node is not the leader; leader: {leader:?}")]
-    NotLeader {
-        /// Who leads, if known.
-        leader: Option<u64>,
-    },
-    /// The store has stopped; whether the slab was stored shows after a restart.
-    #[error("the store has stopped: {0}")]
-    Stopped(String),
-}
-
-impl From<ProposeError> for AppendError {
-    fn from(error: ProposeError) -> Self {
-        match error {
-            ProposeError::NotLeader { leader } => Self::NotLeader { leader },
-            ProposeError::NoSpace(what) => Self::NoSpace(what),
-            ProposeError::Stopped(why) => Self::Stopped(why),
         }
     }
 }
@@ -515,88 +390,6 @@ impl Store {
         self.parts.machine.read(state::State::totals)
     }
 
-    /// Tells which sinks there are, with their numbers of lanes (1 to [`LANES_MAX`]), and returns the numbers in force:
-    /// an existing sink's lanes change only when all of them stand at the same position without a plan. Must be called
-    /// before the first record is appended: what no sink waits for counts as uploaded.
-    ///
-    /// # Errors
-    /// [`StoreError::Stopped`].
-    pub async fn set_sinks(
-        &self,
-        sinks: Vec<(String, u32)>,
-    ) -> Result<BTreeMap<String, u32>, StoreError> {
-        match self.propose(Command::SetSinks { sinks }).await? {
-            Outcome::Sinks(sinks) => Ok(sinks.into_iter().collect()),
-            other => Err(StoreError::Raft {
-                what: format!("unexpected outcome {other:?}"),
-            }),
-        }
-    }
-
-    /// The lanes of a sink; empty if there is no such sink.
-    pub fn lanes(&self, sink: &str) -> Vec<LaneState> {
-        self.parts
-            .machine
-            .read(|state| state.lanes(sink).map(<[_]>::to_vec).unwrap_or_default())
-    }
-
-    /// Fixes an upload batch before its first try. The same plan again is no error.
-    ///
-    /// # Errors
-    /// [`StoreError::Refused`]: [`Refusal::PlanStands`], [`Refusal::PlanBehind`], [`Refusal::BadPlan`],
-    /// [`Refusal::UnknownLane`]; [`StoreError::Stopped`].
-    pub async fn plan(&self, sink: &str, lane: u32, plan: Plan) -> Result<(), StoreError> {
-        self.propose(Command::Plan {
-            sink: sink.to_owned(),
-            lane,
-            plan,
-        })
-        .await
-        .map(|_| ())
-    }
-
-    /// Moves a lane's watermark: everything of this lane up to and with `up_to` is uploaded, or needs no upload
-    /// (`records` = 0). `item = u32::MAX` says the whole entry. A position behind the watermark changes nothing.
-    ///
-    /// The log is freed up to the slowest lane; lanes without records have to be moved on as well.
-    ///
-    /// # Errors
-    /// [`StoreError::Refused`] with [`Refusal::UnknownLane`]; [`StoreError::Stopped`].
-    pub async fn uploaded(
-        &self,
-        sink: &str,
-        lane: u32,
-        up_to: Position,
-        records: u64,
-    ) -> Result<(), StoreError> {
-        let command = Command::Uploaded {
-            sink: sink.to_owned(),
-            lane,
-            up_to,
-            records,
-        };
-        self.propose(command).await.map(|_| ())
-    }
-
-    /// Committed slabs of the entries after `after_index`, in order, about `max_bytes` of log at most but at least one
-    /// entry. Entries without slabs are left out, except that the last entry looked at is always there (with no slabs,
-    /// if it has none), so that a reader gets on. Empty when everything applied has been read.
-    ///
-    /// # Errors
-    /// [`StoreError::Log`]: the log is damaged.
-    pub async fn read_slabs(
-        &self,
-        after_index: u64,
-        max_bytes: usize,
-    ) -> Result<Vec<IndexedSlabs>, StoreError> {
-        let parts = self.parts.clone();
-        tokio::task::spawn_blocking(move || parts.read_slabs(after_index, max_bytes))
-            .await
-            .map_err(|error| StoreError::Raft {
-                what: error.to_string(),
-            })?
-    }
-
     /// Index of the last entry applied; changes with every batch.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.parts.machine.applied()
@@ -638,47 +431,5 @@ impl Store {
     /// Where the snapshots lie.
     pub fn snapshot_dir(&self) -> &Path {
         &self.snapshots
-    }
-}
-
-impl Parts {
-    fn read_slabs(
-        &self,
-        after_index: u64,
-        max_bytes: usize,
-    ) -> Result<Vec<IndexedSlabs>, StoreError> {
-        let applied = self
-            .machine
-            .read(|state| state.last_applied.map_or(0, |id| id.index));
-        let Some((first, _)) = self.wal.bounds() else {
-            return Ok(Vec::new());
-        };
-        let start = after_index.saturating_add(1).max(first);
-        let mut out = Vec::new();
-        let mut bytes = 0;
-        for index in start..=applied {
-            let Some(entry) = self.wal.read(index, Part::Whole)? else {
-                break;
-            };
-            bytes += entry.payload.len();
-            let slabs = if entry.kind == Kind::Normal {
-                let batch = Batch::from_bytes(entry.payload);
-                self.machine
-                    .read(|state| read::visible(&batch, |slab| state.cut(index, slab)))
-                    .map_err(|error| StoreError::Raft {
-                        what: error.to_string(),
-                    })?
-            } else {
-                Vec::new()
-            };
-            let last = index == applied || bytes >= max_bytes;
-            if last || !slabs.is_empty() {
-                out.push(IndexedSlabs { index, slabs });
-            }
-            if last {
-                break;
-            }
-        }
-        Ok(out)
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::codec::{self, CodecError};
+use super::state::SinkChange;
 use crate::position::Position;
 use crate::slab::{RingCheckpoint, Slab, SlabHead};
 
@@ -53,7 +54,7 @@ pub(crate) enum Command {
         /// The ring vanished: nobody knows what it still held.
         tail_unknown: bool,
     },
-    /// Tells which sinks there are and how many lanes each has.
+    /// Tells which sinks there are and how many lanes each has; no longer proposed, [`Command::NameSinks`] is.
     SetSinks {
         /// Name and lanes.
         sinks: Vec<(String, u32)>,
@@ -84,6 +85,13 @@ pub(crate) enum Command {
         head: SlabHead,
         /// How many bytes of frames.
         frames_bytes: u32,
+    },
+    /// Tells which sinks there are and how many lanes each has.
+    NameSinks {
+        /// Name and lanes.
+        sinks: Vec<(String, u32)>,
+        /// The log of the node that proposes this holds nothing up to and with this entry.
+        purged: u64,
     },
 }
 
@@ -153,6 +161,13 @@ pub(crate) enum Outcome {
     Sinks(Vec<(String, u32)>),
     /// Nothing was changed.
     Refused(Refusal),
+    /// The lanes in force, sink by sink, and what became of which sink.
+    SinksNamed {
+        /// Name and lanes.
+        lanes: Vec<(String, u32)>,
+        /// Who came and who went.
+        changes: Vec<SinkChange>,
+    },
 }
 
 /// Why a command changed nothing.
@@ -423,6 +438,13 @@ mod tests {
                      010000000200000000000000030000000400000000000000\
                      08000000"
                 ),
+            ),
+            (
+                Command::NameSinks {
+                    sinks: vec![("a".into(), 4)],
+                    purged: 5,
+                },
+                format!("080000000100000000000000{a}040000000500000000000000"),
             ),
         ];
         for (command, expected) in golden {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sidekick_ipc::frame::append_frame;
 
 use super::*;
+use crate::position::Position;
 use crate::slab::SlabHead;
 
 const WRITERS: u64 = 4;

@@ -42,6 +42,8 @@ pub(crate) struct Machine {
     pub(crate) eager: std::sync::atomic::AtomicBool,
     /// Wakes the housekeeper: a snapshot is due or a watermark moved.
     pub(crate) changed: Notify,
+    /// Held while the log is purged, and by whoever counts on what it holds.
+    pub(crate) purging: tokio::sync::Mutex<()>,
 }
 
 impl Machine {
@@ -66,6 +68,7 @@ impl Machine {
             #[cfg(test)]
             eager: Default::default(),
             changed: Notify::new(),
+            purging: tokio::sync::Mutex::default(),
         })
     }
 

@@ -309,8 +309,10 @@ async fn keep_house_once(raft: &Raft, wal: &Wal, machine: &Arc<Machine>) -> Resu
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
     if let Some(point) = point {
-        let purged = wal.purged().map(|id| id.index);
-        if purged.is_none_or(|purged| purged < point) {
+        let _guard = machine.purging.lock().await;
+        // A sink that came back stands behind the snapshots that were published while it was away.
+        let point = point.min(machine.read(State::uploaded_index));
+        if wal.purged().map_or(0, |id| id.index) < point {
             raft.trigger()
                 .purge_log(point)
                 .await

@@ -7,17 +7,23 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::command::{Command, Outcome, PLAN_EXTRA_BYTES_MAX, Plan, Refusal};
+mod sinks;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use sinks::SinkChange;
+pub use sinks::{LANES_MAX, LaneState};
+
+use sinks::Retired;
+
+use super::command::{Command, Outcome, PLAN_EXTRA_BYTES_MAX, Refusal};
 use super::raft::{LogId, StoredMembership};
-use crate::position::Position;
 use crate::slab::{RingCheckpoint, SlabHead};
 
 /// Ended sessions that are remembered for each source; older ones live on in the totals only.
 const ENDED_SESSIONS_MAX: usize = 8;
 /// Derived records that are remembered. Their makers try again at the next start, long before so many others came.
 const DERIVED_KEPT: usize = 1024;
-/// The largest number of lanes of one sink.
-pub const LANES_MAX: u32 = 256;
 
 /// How a session ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,25 +47,6 @@ pub struct SessionState {
     pub checkpoint: Option<RingCheckpoint>,
     /// How it ended, if it has.
     pub end: Option<SessionEnd>,
-}
-
-/// One lane of a sink.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LaneState {
-    /// Everything of this lane up to and with this position is uploaded. `item` is `u32::MAX` when the whole entry is.
-    pub watermark: Position,
-    /// The batch that is being uploaded.
-    pub plan: Option<Plan>,
-    /// Records uploaded so far.
-    pub records: u64,
-}
-
-/// A sink that was taken out of the configuration, as it stood then.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Retired {
-    lanes: Vec<LaneState>,
-    /// The entry that took it out.
-    at: u64,
 }
 
 /// Counts of one source over all its sessions.
@@ -159,7 +146,15 @@ impl State {
                     tail_unknown,
                 },
             ),
-            Command::SetSinks { sinks } => Ok(self.set_sinks(sinks)),
+            Command::SetSinks { sinks } => {
+                self.set_sinks(index, sinks, 0);
+                Ok(Outcome::Sinks(self.lane_counts()))
+            }
+            Command::NameSinks { sinks, purged } => {
+                let changes = self.set_sinks(index, sinks, purged);
+                let lanes = self.lane_counts();
+                Ok(Outcome::SinksNamed { lanes, changes })
+            }
             Command::Plan { sink, lane, plan } => {
                 let lane = self.lane(&sink, lane)?;
                 if plan.last < plan.first || plan.extra.len() > PLAN_EXTRA_BYTES_MAX {
@@ -331,80 +326,6 @@ impl State {
         Ok(outcome)
     }
 
-    /// New sinks begin where the slowest known one stands. A sink's lanes change only between plans, when all its
-    /// lanes stand at the same position; until then the old number holds.
-    fn set_sinks(&mut self, sinks: Vec<(String, u32)>) -> Outcome {
-        let start = self
-            .sinks
-            .values()
-            .flatten()
-            .map(|lane| lane.watermark)
-            .min()
-            .unwrap_or_default();
-        let mut old = std::mem::take(&mut self.sinks);
-        for (name, lanes) in sinks {
-            let wanted = lanes.clamp(1, LANES_MAX) as usize;
-            let lanes = match old.remove(&name) {
-                None => vec![
-                    LaneState {
-                        watermark: start,
-                        ..LaneState::default()
-                    };
-                    wanted
-                ],
-                Some(mut lanes) => {
-                    let at = lanes.first().map(|lane| lane.watermark).unwrap_or_default();
-                    let quiet = lanes
-                        .iter()
-                        .all(|lane| lane.plan.is_none() && lane.watermark == at);
-                    if quiet && lanes.len() != wanted {
-                        let records = lanes.iter().map(|lane| lane.records).sum();
-                        lanes.clear();
-                        lanes.resize(
-                            wanted,
-                            LaneState {
-                                watermark: at,
-                                ..LaneState::default()
-                            },
-                        );
-                        lanes[0].records = records;
-                    }
-                    lanes
-                }
-            };
-            self.sinks.insert(name, lanes);
-        }
-        Outcome::Sinks(
-            self.sinks
-                .iter()
-                .map(|(name, lanes)| (name.clone(), lanes.len() as u32))
-                .collect(),
-        )
-    }
-
-    fn lane(&mut self, sink: &str, lane: u32) -> Result<&mut LaneState, Refusal> {
-        self.sinks
-            .get_mut(sink)
-            .and_then(|lanes| lanes.get_mut(lane as usize))
-            .ok_or(Refusal::UnknownLane)
-    }
-
-    /// Everything in entries at or before this index is uploaded to every sink; `u64::MAX` without sinks.
-    pub(crate) fn uploaded_index(&self) -> u64 {
-        self.sinks
-            .values()
-            .flatten()
-            .map(|lane| match lane.watermark {
-                Position {
-                    index,
-                    item: u32::MAX,
-                } => index,
-                Position { index, .. } => index.saturating_sub(1),
-            })
-            .min()
-            .unwrap_or(u64::MAX)
-    }
-
     pub(crate) fn session(&self, source: &str, epoch: &Uuid) -> Option<&SessionState> {
         self.sources.get(source)?.sessions.get(epoch)
     }
@@ -425,10 +346,6 @@ impl State {
             .collect()
     }
 
-    pub(crate) fn lanes(&self, sink: &str) -> Option<&[LaneState]> {
-        self.sinks.get(sink).map(Vec::as_slice)
-    }
-
     pub(crate) fn cut(&self, index: u64, slab: u32) -> Option<Cut> {
         self.cuts.get(&(index, slab)).copied()
     }
@@ -436,185 +353,5 @@ impl State {
     /// Drops what concerns entries at or before `index`, which are no longer in the log.
     pub(crate) fn forget_cuts(&mut self, index: u64) {
         self.cuts = self.cuts.split_off(&(index.saturating_add(1), 0));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Open {
-            epoch: u8,
-            launch: u32,
-        },
-        Append {
-            epoch: u8,
-            first_seq: u64,
-            count: u64,
-        },
-        End {
-            epoch: u8,
-        },
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            1 => (0..4_u8, 0..6_u32).prop_map(|(epoch, launch)| Step::Open { epoch, launch }),
-            8 => (0..4_u8, 0..40_u64, 0..12_u64)
-                .prop_map(|(epoch, first_seq, count)| Step::Append { epoch, first_seq, count }),
-            1 => (0..4_u8).prop_map(|epoch| Step::End { epoch }),
-        ];
-        proptest::collection::vec(step, 1..200)
-    }
-
-    /// A session as a child would keep it: every number on a list.
-    #[derive(Default)]
-    struct Naive {
-        open: bool,
-        ended: bool,
-        seen: Vec<u64>,
-    }
-
-    proptest! {
-        /// Each number of a session is visible exactly once and in order, whatever is retried, lost or late.
-        #[test]
-        fn sessions_agree_with_a_naive_model(steps in steps()) {
-            let mut state = State::default();
-            let mut model: BTreeMap<u8, Naive> = BTreeMap::new();
-            let mut visible: BTreeMap<u8, Vec<u64>> = BTreeMap::new();
-            let mut last_launch = 0;
-            for (index, step) in steps.into_iter().enumerate() {
-                let index = index as u64 + 1;
-                let uuid = |epoch: u8| Uuid::from_u128(u128::from(epoch) + 1);
-                let source = || "s".to_owned();
-                match step {
-                    Step::Open { epoch, launch } => {
-                        let command = Command::OpenSession {
-                            source: source(), epoch: uuid(epoch), launch, started_realtime_ns: 0,
-                        };
-                        let outcome = state.apply(index, vec![command]).remove(0);
-                        let naive = model.entry(epoch).or_default();
-                        let fine = if naive.open { !naive.ended } else { launch > last_launch };
-                        prop_assert_eq!(matches!(outcome, Outcome::Session { .. }), fine);
-                        if fine && !naive.open {
-                            naive.open = true;
-                            last_launch = launch;
-                        }
-                    }
-                    Step::Append { epoch, first_seq, count } => {
-                        let head = SlabHead {
-                            source: source(), epoch: uuid(epoch), incarnation: 1,
-                            realtime_offset_ns: 0, first_seq, count,
-                            checkpoint: RingCheckpoint { ring_position: first_seq + count, ..Default::default() },
-                        };
-                        let command = Command::Append { head, frames_bytes: 0 };
-                        let outcome = state.apply(index, vec![command]).remove(0);
-                        let naive = model.entry(epoch).or_default();
-                        let next = naive.seen.len() as u64 + 1;
-                        let fine = naive.open && !naive.ended && count > 0
-                            && first_seq > 0 && first_seq <= next;
-                        prop_assert_eq!(matches!(outcome, Outcome::Appended { .. }), fine);
-                        if fine {
-                            naive.seen.extend(next.max(first_seq)..first_seq + count);
-                        }
-                        let shown = match state.cut(index, 0) {
-                            Some(Cut::Whole) => first_seq..first_seq,
-                            Some(Cut::Before(seq)) => seq..first_seq + count,
-                            None => first_seq..first_seq + count,
-                        };
-                        visible.entry(epoch).or_default().extend(shown);
-                    }
-                    Step::End { epoch } => {
-                        let command = Command::EndSession {
-                            source: source(), epoch: uuid(epoch), cause: String::new(), tail_unknown: false,
-                        };
-                        state.apply(index, vec![command]);
-                        let naive = model.entry(epoch).or_default();
-                        naive.ended |= naive.open;
-                    }
-                }
-            }
-            let mut committed = 0;
-            for (epoch, naive) in &model {
-                let shown = visible.get(epoch).cloned().unwrap_or_default();
-                prop_assert_eq!(&shown, &naive.seen);
-                prop_assert_eq!(shown, (1..=naive.seen.len() as u64).collect::<Vec<_>>());
-                committed += naive.seen.len() as u64;
-                if let Some(session) = state.session("s", &Uuid::from_u128(u128::from(*epoch) + 1)) {
-                    prop_assert_eq!(session.next_seq, naive.seen.len() as u64 + 1);
-                }
-            }
-            prop_assert_eq!(state.totals().get("s").map_or(0, |of| of.committed), committed);
-            let bytes = super::super::snapshot::seal(&state).unwrap();
-            prop_assert_eq!(super::super::snapshot::unseal(&bytes).unwrap(), state);
-        }
-    }
-
-    #[test]
-    fn plans_and_watermarks_move_forward_only() {
-        let mut state = State::default();
-        let at = |index, item| Position { index, item };
-        let plan = |first, last| Plan {
-            first,
-            last,
-            rules_version: 1,
-            encoder_version: 1,
-            extra: Vec::new(),
-        };
-        let mut index = 0;
-        let mut apply = |command| {
-            index += 1;
-            state.apply(index, vec![command]).remove(0)
-        };
-        let sinks = |lanes| Command::SetSinks {
-            sinks: vec![("a".into(), lanes)],
-        };
-        let uploaded = |lane, up_to| Command::Uploaded {
-            sink: "a".into(),
-            lane,
-            up_to,
-            records: 1,
-        };
-        let propose = |plan| Command::Plan {
-            sink: "a".into(),
-            lane: 0,
-            plan,
-        };
-        assert_eq!(
-            apply(uploaded(0, at(1, 0))),
-            Outcome::Refused(Refusal::UnknownLane)
-        );
-        assert_eq!(apply(sinks(2)), Outcome::Sinks(vec![("a".into(), 2)]));
-        let first = plan(at(5, 0), at(6, 3));
-        assert_eq!(apply(propose(first.clone())), Outcome::Done);
-        assert_eq!(apply(propose(first.clone())), Outcome::Done);
-        let other = plan(at(5, 1), at(6, 3));
-        assert_eq!(apply(propose(other)), Outcome::Refused(Refusal::PlanStands));
-        // A batch that was too large is halved, and planned whole again.
-        assert_eq!(apply(propose(plan(at(5, 0), at(5, 9)))), Outcome::Done);
-        assert_eq!(apply(propose(first.clone())), Outcome::Done);
-        // While a plan stands the lanes stay.
-        assert_eq!(apply(sinks(4)), Outcome::Sinks(vec![("a".into(), 2)]));
-        // Half of the batch, then all of it, then a late retry.
-        assert_eq!(apply(uploaded(0, at(5, 9))), Outcome::Done);
-        assert_eq!(apply(propose(first.clone())), Outcome::Done);
-        assert_eq!(apply(uploaded(0, at(6, 3))), Outcome::Done);
-        assert_eq!(apply(uploaded(0, at(5, 9))), Outcome::Done);
-        assert_eq!(apply(propose(first)), Outcome::Refused(Refusal::PlanBehind));
-        assert_eq!(
-            apply(propose(plan(at(9, 1), at(9, 0)))),
-            Outcome::Refused(Refusal::BadPlan)
-        );
-        assert_eq!(apply(uploaded(1, at(6, 3))), Outcome::Done);
-        assert_eq!(apply(sinks(4)), Outcome::Sinks(vec![("a".into(), 4)]));
-        // A new sink begins where the slowest stands.
-        let both = vec![("b".into(), 1), ("a".into(), 4)];
-        apply(Command::SetSinks { sinks: both });
-        assert_eq!(state.lanes("b").unwrap()[0].watermark, at(6, 3));
-        assert_eq!(state.uploaded_index(), 5);
     }
 }

@@ -1,0 +1,205 @@
+//! The store as the uploader's outbox: sinks, plans and watermarks, and the records read back from the log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::command::{Batch, Command, Outcome, Plan};
+use super::read::{self, IndexedSlabs};
+use super::state::{LaneState, SinkChange};
+use super::wal::{Kind, Part};
+use super::{Parts, Store, StoreError};
+use crate::position::Position;
+
+/// Tells the operator what became of a sink.
+fn tell(change: &SinkChange) {
+    match change {
+        SinkChange::Added {
+            sink,
+            after,
+            instead_of: None,
+        } => info!(
+            sink,
+            after_entry = after,
+            "a new sink: it takes what is recorded from now on"
+        ),
+        SinkChange::Added {
+            sink,
+            after,
+            instead_of: Some(old),
+        } => info!(
+            sink,
+            instead_of = old,
+            after_entry = after,
+            "a new sink takes the place of another: it takes what that one had not taken, and what comes"
+        ),
+        SinkChange::Returned {
+            sink,
+            missed: 0,
+            batch_given_up: false,
+        } => info!(
+            sink,
+            "a sink is back: it goes on where it stopped, nothing is missing"
+        ),
+        SinkChange::Returned {
+            sink,
+            missed,
+            batch_given_up,
+        } => warn!(
+            sink,
+            entries_missed = missed,
+            batch_given_up,
+            "a sink is back: it goes on with what the log still holds; what was removed meanwhile does not go to it"
+        ),
+        SinkChange::Removed { sink, behind: 0 } => {
+            info!(sink, "a sink was taken out; it had taken everything");
+        }
+        SinkChange::Removed { sink, behind } => warn!(
+            sink,
+            entries_behind = behind,
+            "a sink was taken out before it had taken everything; the log no longer waits for it"
+        ),
+    }
+}
+
+impl Store {
+    /// Tells which sinks there are, with their numbers of lanes (1 to [`LANES_MAX`](super::LANES_MAX)), and returns the
+    /// numbers in force: an existing sink's lanes change only when all of them stand at the same position without a plan.
+    /// Must be called before the first record is appended: what no sink waits for counts as uploaded.
+    ///
+    /// A sink that is not named any more no longer holds the log; when it is named again it goes on where it stood, with
+    /// what the log still holds. A sink that was never named begins now, or where the one stood whose place it takes. A
+    /// line in the log tells of each that comes or goes.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`].
+    pub async fn set_sinks(
+        &self,
+        sinks: Vec<(String, u32)>,
+    ) -> Result<BTreeMap<String, u32>, StoreError> {
+        // Nothing is purged between our look and the answer: a sink that comes back counts on what is left.
+        let machine = Arc::clone(&self.parts.machine);
+        let _no_purge = machine.purging.lock().await;
+        let purged = self.parts.wal.purged().map_or(0, |id| id.index);
+        let is_new = self.parts.machine.read(|state| state.totals().is_empty());
+        match self.propose(Command::NameSinks { sinks, purged }).await? {
+            Outcome::SinksNamed { lanes, changes } => {
+                // The first sinks of a new store are no news.
+                for change in changes.iter().filter(|_| !is_new) {
+                    tell(change);
+                }
+                Ok(lanes.into_iter().collect())
+            }
+            other => Err(StoreError::Raft {
+                what: format!("unexpected outcome {other:?}"),
+            }),
+        }
+    }
+
+    /// The lanes of a sink; empty if there is no such sink.
+    pub fn lanes(&self, sink: &str) -> Vec<LaneState> {
+        self.parts
+            .machine
+            .read(|state| state.lanes(sink).map(<[_]>::to_vec).unwrap_or_default())
+    }
+
+    /// Fixes an upload batch before its first try. The same plan again is no error.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`]: [`Refusal::PlanStands`], [`Refusal::PlanBehind`], [`Refusal::BadPlan`],
+    /// [`Refusal::UnknownLane`]; [`StoreError::Stopped`].
+    pub async fn plan(&self, sink: &str, lane: u32, plan: Plan) -> Result<(), StoreError> {
+        self.propose(Command::Plan {
+            sink: sink.to_owned(),
+            lane,
+            plan,
+        })
+        .await
+        .map(|_| ())
+    }
+
+    /// Moves a lane's watermark: everything of this lane up to and with `up_to` is uploaded, or needs no upload
+    /// (`records` = 0). `item = u32::MAX` says the whole entry. A position behind the watermark changes nothing.
+    ///
+    /// The log is freed up to the slowest lane; lanes without records have to be moved on as well.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] with [`Refusal::UnknownLane`]; [`StoreError::Stopped`].
+    pub async fn uploaded(
+        &self,
+        sink: &str,
+        lane: u32,
+        up_to: Position,
+        records: u64,
+    ) -> Result<(), StoreError> {
+        let command = Command::Uploaded {
+            sink: sink.to_owned(),
+            lane,
+            up_to,
+            records,
+        };
+        self.propose(command).await.map(|_| ())
+    }
+
+    /// Committed slabs of the entries after `after_index`, in order, about `max_bytes` of log at most but at least one
+    /// entry. Entries without slabs are left out, except that the last entry looked at is always there (with no slabs,
+    /// if it has none), so that a reader gets on. Empty when everything applied has been read.
+    ///
+    /// # Errors
+    /// [`StoreError::Log`]: the log is damaged.
+    pub async fn read_slabs(
+        &self,
+        after_index: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<IndexedSlabs>, StoreError> {
+        let parts = self.parts.clone();
+        tokio::task::spawn_blocking(move || parts.read_slabs(after_index, max_bytes))
+            .await
+            .map_err(|error| StoreError::Raft {
+                what: error.to_string(),
+            })?
+    }
+}
+
+impl Parts {
+    pub(super) fn read_slabs(
+        &self,
+        after_index: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<IndexedSlabs>, StoreError> {
+        let applied = self
+            .machine
+            .read(|state| state.last_applied.map_or(0, |id| id.index));
+        let Some((first, _)) = self.wal.bounds() else {
+            return Ok(Vec::new());
+        };
+        let start = after_index.saturating_add(1).max(first);
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        for index in start..=applied {
+            let Some(entry) = self.wal.read(index, Part::Whole)? else {
+                break;
+            };
+            bytes += entry.payload.len();
+            let slabs = if entry.kind == Kind::Normal {
+                let batch = Batch::from_bytes(entry.payload);
+                self.machine
+                    .read(|state| read::visible(&batch, |slab| state.cut(index, slab)))
+                    .map_err(|error| StoreError::Raft {
+                        what: error.to_string(),
+                    })?
+            } else {
+                Vec::new()
+            };
+            let last = index == applied || bytes >= max_bytes;
+            if last || !slabs.is_empty() {
+                out.push(IndexedSlabs { index, slabs });
+            }
+            if last {
+                break;
+            }
+        }
+        Ok(out)
+    }
+}
