@@ -30,6 +30,7 @@ pub(crate) enum Cause {
     RingFull,
     SpillFailed,
     Closed,
+    Fenced,
 }
 
 impl Cause {
@@ -43,6 +44,7 @@ impl Cause {
             Self::RingFull => 4,
             Self::SpillFailed => 5,
             Self::Closed => 6,
+            Self::Fenced => 15,
             Self::Value(refusal) => match refusal.error {
                 DecodeError::Forbidden {
                     kind: Type::Object, ..
@@ -91,6 +93,9 @@ impl fmt::Display for Cause {
                  directory, or see why the watchdog does not keep up",
             ),
             Self::Closed => f.write_str("the session is closed; record before the engine quits"),
+            Self::Fenced => f.write_str(
+                "the watchdog has given this process up and started another in its place; this one quits",
+            ),
         }
     }
 }
@@ -206,5 +211,6 @@ fn push(session: &Session, stream: &str, variant: &[u8]) -> Result<u64, Cause> {
             RefusedCause::Full => Cause::RingFull,
             RefusedCause::SpillFailed => Cause::SpillFailed,
             RefusedCause::Closed => Cause::Closed,
+            RefusedCause::Fenced => Cause::Fenced,
         })
 }

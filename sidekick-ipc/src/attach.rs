@@ -165,6 +165,8 @@ pub struct Attachment {
     /// A commit word that made no sense and has not changed since.
     broken_tail: Option<u64>,
     spill_deleted_below: u32,
+    /// [`layout::P_SPILL_SEQ`] before the last look at the spill files.
+    spill_seq_seen: u64,
     downlink: Downlink,
     sleeper: Arc<Sleeper>,
 }
@@ -244,6 +246,7 @@ impl Attachment {
             lost: 0,
             quarantined: false,
             broken_tail: None,
+            spill_seq_seen: 0,
             downlink: Downlink::new(downlink, seed),
             sleeper: Arc::default(),
         })
@@ -384,10 +387,21 @@ impl Attachment {
         sleeper.poked.swap(false, SeqCst);
     }
 
-    /// Whether the ring holds something that was not drained.
+    /// Whether ring or spill hold something that was not drained. The engine wakes only for what is new, so what it
+    /// told before the sleep must be seen here.
     fn has_more(&self) -> bool {
         let tail = self.mapping.load(layout::P_TAIL, Acquire);
-        tail != self.consumer.position() && self.broken_tail != Some(tail)
+        let in_ring = tail != self.consumer.position() && self.broken_tail != Some(tail);
+        // Another value, not a larger one: whatever a hostile engine stores there once, it keeps nobody awake.
+        in_ring || self.mapping.load(layout::P_SPILL_SEQ, Acquire) != self.spill_seq_seen
+    }
+
+    /// What to add to a frame's monotonic nanoseconds for nanoseconds since the Unix epoch: as the engine saw the two
+    /// clocks within about the last second, so a set clock shows in the records that follow it.
+    pub fn realtime_offset_ns(&self) -> i64 {
+        self.mapping
+            .load(layout::P_REALTIME_OFFSET_NS, Relaxed)
+            .cast_signed()
     }
 
     /// A handle that wakes the thread in [`Attachment::wait`].

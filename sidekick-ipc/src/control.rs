@@ -27,6 +27,8 @@ pub struct Control {
     pub watchdog_alive_age: Duration,
     /// The watchdog's pid; 0 before it has attached.
     pub watchdog_pid: u32,
+    /// Launch number of the engine that is active; 0 before the watchdog has told.
+    pub active_launch: u32,
     /// Bytes committed and not yet uploaded.
     pub backlog: u64,
     /// The watchdog is short of disk.
@@ -50,6 +52,7 @@ pub(crate) fn read<R: Region>(region: &R, now_ns: u64) -> Control {
             _ => Duration::from_nanos(now_ns.saturating_sub(beat_ns)),
         },
         watchdog_pid: word(layout::C_WATCHDOG_PID) as u32,
+        active_launch: word(layout::C_ACTIVE_LAUNCH) as u32,
         backlog: word(layout::C_BACKLOG),
         disk_low: word(layout::C_DISK_LOW) == 1,
         config_generation: word(layout::C_CONFIG_GENERATION),
@@ -91,6 +94,11 @@ impl Controls {
     pub fn set_generation(&self, generation: u64) {
         self.set(layout::C_WATCHDOG_PID, std::process::id().into());
         self.set(layout::C_GENERATION, generation);
+    }
+
+    /// Tells which launch is the active one. An engine of an older launch takes no more records and quits.
+    pub fn set_active_launch(&self, launch: u32) {
+        self.set(layout::C_ACTIVE_LAUNCH, launch.into());
     }
 
     /// Tells how many bytes are committed and not uploaded.

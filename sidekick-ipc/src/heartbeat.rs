@@ -21,10 +21,13 @@ pub enum Phase {
     Loading = 1,
     /// Frames run.
     Running = 2,
-    /// The scene tree is paused.
+    /// Frames run, and a debugger is attached that may hold the game at a breakpoint: silence is no hang. A paused scene
+    /// tree (`get_tree().paused`) is not it: its frames go on.
     Paused = 3,
     /// The game is about to quit.
     Stopping = 4,
+    /// The engine's crash handler has begun. No frame will come; if the process does not end soon, it never will.
+    Crashed = 5,
 }
 
 impl Phase {
@@ -34,6 +37,7 @@ impl Phase {
             2 => Phase::Running,
             3 => Phase::Paused,
             4 => Phase::Stopping,
+            5 => Phase::Crashed,
             _ => Phase::Boot,
         }
     }
@@ -53,6 +57,12 @@ pub struct Heartbeat {
     pub ready: bool,
     /// Silence after the last frame that the game announced, at most [`STALL_MAX`]; zero if it announced none.
     pub allowed_silence: Duration,
+    /// Time between the last two frames, µs; 0 before the second.
+    pub last_tick_us: u32,
+    /// The game says that nobody would miss it (`set_idle`): a good moment for a restart.
+    pub idle: bool,
+    /// The game asks to be started anew when it is idle.
+    pub restart_wanted: bool,
     /// The exit code hint, once the game quits on purpose.
     pub clean_exit: Option<i32>,
     /// The session goes on in a file with the next rotation number; read the words there.
@@ -91,6 +101,9 @@ pub(crate) fn read<R: Region>(region: &R) -> Heartbeat {
         phase: Phase::from_word(word(layout::P_PHASE)),
         ready: word(layout::P_READY) == 1,
         allowed_silence: Duration::from_nanos(silence_ns).min(STALL_MAX),
+        last_tick_us: u32::try_from(word(layout::P_TICK_US)).unwrap_or(u32::MAX),
+        idle: word(layout::P_IDLE) == 1,
+        restart_wanted: word(layout::P_RESTART_WANTED) == 1,
         clean_exit: (state == layout::STATE_CLEAN).then(|| word(layout::P_EXIT_CODE) as i32),
         rotated: state == layout::STATE_ROTATED,
         refused_count: word(layout::P_REFUSED_COUNT),

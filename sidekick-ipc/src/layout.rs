@@ -60,6 +60,14 @@ pub const P_PHASE: usize = P + 272;
 pub const P_STALL_UNTIL_NS: usize = P + 280;
 /// 1 after `set_ready`.
 pub const P_READY: usize = P + 288;
+/// Microseconds between the last two frames of the main loop.
+pub const P_TICK_US: usize = P + 296;
+/// 1 while the game says that nobody would miss it.
+pub const P_IDLE: usize = P + 304;
+/// 1 after the game asked to be started anew when it is idle.
+pub const P_RESTART_WANTED: usize = P + 312;
+/// What to add to the engine's monotonic clock for nanoseconds since the Unix epoch, as of the last second or so.
+pub const P_REALTIME_OFFSET_NS: usize = P + 320;
 /// 32-bit futex word: the watchdog's drain thread sleeps on it.
 pub const P_WAKE: usize = P + 384;
 /// 0 running, 1 ended cleanly, 2 goes on in the next rotation.
@@ -72,6 +80,8 @@ pub const P_GENERATION_SEEN: usize = P + 528;
 pub const P_SPACE_WAITING: usize = P + 640;
 /// One more than the number of the newest spill file; stored before its first frame.
 pub const P_SPILL_END: usize = P + 768;
+/// Number of the last frame in a spill file; stored after it.
+pub const P_SPILL_SEQ: usize = P + 776;
 /// Room of a crash handler's last words (512 bytes), not in use yet.
 pub const P_LAST_WORDS: usize = P + 1024;
 
@@ -108,6 +118,8 @@ pub const C_CONFIG_GENERATION: usize = C + 296;
 pub const C_WATCHDOG_PID: usize = C + 384;
 /// Watchdog's monotonic clock at its last beat, ns.
 pub const C_WATCHDOG_BEAT_NS: usize = C + 392;
+/// Launch number of the engine that is active; 0 = not told. An engine of an older launch records no more and quits.
+pub const C_ACTIVE_LAUNCH: usize = C + 400;
 /// 32-bit futex word: engine threads wait on it for space.
 pub const C_SPACE: usize = C + 512;
 

@@ -18,6 +18,7 @@
 //! - [`session`]: the engine's side; [`spill`]: its overflow
 //! - [`attach`]: the watchdog's side
 //! - [`heartbeat`], [`control`], [`message`]: the words and messages beside the records
+//! - [`errors`]: the last script errors, in a file of their own
 //! - [`value`]: Godot's values in their binary encoding
 //! - [`sys`], [`wake`]: what the system does for us
 //!
@@ -37,6 +38,7 @@
 
 pub mod attach;
 pub mod control;
+pub mod errors;
 pub mod frame;
 pub mod header;
 pub mod heartbeat;

@@ -11,6 +11,8 @@ use crate::sys;
 
 /// [`DownlinkMessage::kind`] of a sentence (UTF-8) that the game's developer should see in the engine's own output.
 pub const NOTICE: u32 = 1;
+/// [`DownlinkMessage::kind`] of a warning that the engine uses much memory; the body is its bytes as a little-endian u64.
+pub const MEMORY_HIGH: u32 = 2;
 
 /// Largest body of a downlink message in bytes.
 pub const MESSAGE_BODY_BYTES_MAX: usize = crate::frame::RECORD_BYTES_MAX - HEAD_BYTES;
@@ -32,6 +34,12 @@ impl DownlinkMessage {
         out.extend_from_slice(&self.kind.to_le_bytes());
         out.extend_from_slice(&self.request.to_le_bytes());
         out.extend_from_slice(&self.body);
+    }
+
+    /// The bytes that a [`MEMORY_HIGH`] message tells of; `None` for other messages and damaged ones.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        let body = self.body.first_chunk::<8>()?;
+        (self.kind == MEMORY_HIGH).then(|| u64::from_le_bytes(*body))
     }
 
     pub(crate) fn parse(payload: &[u8]) -> Result<DownlinkMessage, FrameError> {
@@ -99,6 +107,18 @@ impl Downlink {
             sys::monotonic_ns(),
         );
         producer.publish(&frame).map_err(|_| SendError::Full)
+    }
+
+    /// Tells the game that its process uses `bytes` of memory, more than it should ([`MEMORY_HIGH`]).
+    ///
+    /// # Errors
+    /// [`SendError::Full`]: nothing was sent.
+    pub fn memory_high(&self, bytes: u64) -> Result<(), SendError> {
+        self.send(&DownlinkMessage {
+            kind: MEMORY_HIGH,
+            request: 0,
+            body: bytes.to_le_bytes().to_vec(),
+        })
     }
 
     /// Sends a sentence for the game's developer ([`NOTICE`]), cut at the largest body.

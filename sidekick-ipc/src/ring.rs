@@ -11,6 +11,7 @@
 //! | reader, before its batch is committed | nothing happened | its successor reads it again |
 //! | reader, between commit and `head` | the engine sees less room | its successor stores `head` again |
 
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
@@ -414,4 +415,34 @@ pub fn kick<R: Region>(region: &R, words: SleepWords) -> bool {
     }
     region.bump_and_wake(words.wake);
     true
+}
+
+/// Wakes the sleeper once for what came since the last time, so that a game that records nothing wakes nobody.
+///
+/// One thread calls [`Notifier::tell`]; any may publish meanwhile.
+#[derive(Debug, Default)]
+pub struct Notifier {
+    told: AtomicU64,
+}
+
+impl Notifier {
+    /// Wakes the sleeper if `published`, a count that only grows, is another than at the last call. Returns whether it
+    /// looked for a sleeper.
+    #[inline]
+    pub fn tell<R: Region>(
+        &self,
+        region: &R,
+        words: SleepWords,
+        published: impl FnOnce() -> u64,
+    ) -> bool {
+        // The count is read before the kick: what comes after this load is told by the next call. Read after the
+        // kick, what came in between would count as told, to a sleeper that had lain down before it.
+        let now = published();
+        if now == self.told.load(Relaxed) {
+            return false;
+        }
+        self.told.store(now, Relaxed);
+        kick(region, words);
+        true
+    }
 }

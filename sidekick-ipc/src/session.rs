@@ -6,8 +6,8 @@
 use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::heartbeat::{Phase, STALL_MAX};
 use crate::layout::{self, RingLayout};
 use crate::message::DownlinkMessage;
 use crate::region::{Mapping, Region};
-use crate::ring::{Consumer, DRAIN_SLEEP, Producer, SPACE_SLEEP, kick, sleep};
+use crate::ring::{Consumer, DRAIN_SLEEP, Notifier, Producer, SPACE_SLEEP, kick, sleep};
 use crate::spill::{SpillError, SpillWriter};
 use crate::sys::{self, Dir};
 
@@ -30,6 +30,10 @@ mod file;
 
 use file::{Current, Place};
 
+/// How often the offset between the two clocks is looked at.
+const REALTIME_EVERY_NS: u64 = 1_000_000_000;
+/// A smaller change of it is the clock being slewed, or the time between two readings: not worth times that jump.
+const REALTIME_STEP_NS: u64 = 1_000_000;
 /// After a file for the next rotation could not be made, the next try waits so long.
 const ROTATE_RETRY_NS: u64 = 1_000_000_000;
 
@@ -79,8 +83,8 @@ pub struct SessionError {
     pub source: io::Error,
 }
 
-/// Why a record was not taken. It has no sequence number, and is counted; all but the first and the last two kinds are
-/// also told by a gap frame.
+/// Why a record was not taken. It has no sequence number, and is counted; [`RefusedCause::Full`] and
+/// [`RefusedCause::SpillFailed`] are also told by a gap frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedCause {
     /// Larger than a frame can hold.
@@ -103,13 +107,17 @@ pub enum RefusedCause {
     /// The session has ended.
     #[error("the session has ended")]
     Closed,
+    /// Another engine has taken this one's place.
+    #[error("a newer launch of this server is active; this process is to quit")]
+    Fenced,
 }
 
 struct State {
     producer: Producer<Arc<Mapping>>,
     last_seq: u64,
     spill: SpillWriter,
-    gap: Gap,
+    /// What no gap frame has told of yet, by cause: [`gap_cause::FULL`], [`gap_cause::SPILL_FAILED`].
+    gaps: [Gap; 2],
     refused: Gap,
     /// Tail at the last kick that a filling ring asked for.
     kicked_at: u64,
@@ -133,6 +141,10 @@ pub struct Session {
     gap_pending: AtomicU64,
     frames: AtomicU64,
     block_left_ns: AtomicU64,
+    notifier: Notifier,
+    crashed: AtomicBool,
+    last_frame_ns: AtomicU64,
+    realtime_due_ns: AtomicU64,
 }
 
 impl std::fmt::Debug for Session {
@@ -187,7 +199,7 @@ impl Session {
             producer: Producer::attach(Arc::clone(&current.mapping), uplink),
             last_seq: 0,
             spill,
-            gap: Gap::default(),
+            gaps: Default::default(),
             refused: Gap::default(),
             kicked_at: 0,
             rotate_after_ns: 0,
@@ -208,6 +220,10 @@ impl Session {
             refused: AtomicU64::new(0),
             gap_pending: AtomicU64::new(0),
             frames: AtomicU64::new(0),
+            notifier: Notifier::default(),
+            crashed: AtomicBool::new(false),
+            last_frame_ns: AtomicU64::new(0),
+            realtime_due_ns: AtomicU64::new(0),
         })
     }
 
@@ -264,14 +280,12 @@ impl Session {
             self.refused.fetch_add(1, Relaxed);
             return Err(RefusedCause::Closed);
         }
-        let gap_bytes = if state.gap.count == 0 {
-            0
-        } else {
-            frame_bytes(Gap::BYTES)
-        };
+        if self.is_fenced_in(state.producer.region()) {
+            self.refused.fetch_add(1, Relaxed);
+            return Err(RefusedCause::Fenced);
+        }
         let result = self
-            .make_room(state, frame.len().saturating_add(gap_bytes), true)
-            .and_then(|()| self.flush_gap(state, now_ns))
+            .make_room(state, frame.len(), true)
             .and_then(|()| self.put(state, FrameKind::Record, frame, payload_bytes, now_ns));
         match result {
             Ok(seq) => {
@@ -338,7 +352,11 @@ impl Session {
             .map_err(|error| match error {
                 SpillError::Full { .. } => RefusedCause::Full,
                 SpillError::Io { .. } => RefusedCause::SpillFailed,
-            })
+            })?;
+        // SYNC: pairs with the Acquire load in `Attachment::has_more`. The commit is the file's; this word is how a
+        // drain thread that is about to sleep sees it, for the ring's tail does not move.
+        region.store(layout::P_SPILL_SEQ, seq, Release);
+        Ok(())
     }
 
     #[cold]
@@ -368,35 +386,49 @@ impl Session {
 
     fn refuse(&self, state: &mut State, cause: RefusedCause, payload_bytes: usize, now_ns: u64) {
         self.refused.fetch_add(1, Relaxed);
-        for gap in [&mut state.gap, &mut state.refused] {
+        let [full, spill_failed] = &mut state.gaps;
+        let (gap, cause) = match cause {
+            RefusedCause::SpillFailed => (spill_failed, gap_cause::SPILL_FAILED),
+            _ => (full, gap_cause::FULL),
+        };
+        for gap in [gap, &mut state.refused] {
             if gap.count == 0 {
                 gap.first_monotonic_ns = now_ns;
             }
             gap.count = gap.count.saturating_add(1);
             gap.bytes = gap.bytes.saturating_add(payload_bytes as u64);
             gap.last_monotonic_ns = now_ns;
-            gap.cause = match cause {
-                RefusedCause::SpillFailed => gap_cause::SPILL_FAILED,
-                _ => gap_cause::FULL,
-            };
+            gap.cause = cause;
         }
-        self.gap_pending.store(state.gap.count, Relaxed);
-        store_refused(state.producer.region(), &state.refused, state.gap.count);
+        self.store_refused(state);
     }
 
-    /// Tells of refused records, if there are some, before the next one is taken.
-    fn flush_gap(&self, state: &mut State, now_ns: u64) -> Result<(), RefusedCause> {
-        if state.gap.count == 0 {
-            return Ok(());
+    /// Tells of the refused records, if there are some: one frame for each cause. Called once per frame of the game, or
+    /// a ring that has room for small records and none for large ones would fill with gap frames.
+    fn flush_gaps(&self, state: &mut State, now_ns: u64) -> Result<(), RefusedCause> {
+        for index in 0..state.gaps.len() {
+            let Some(gap) = state.gaps.get(index).filter(|gap| gap.count > 0) else {
+                continue;
+            };
+            let mut frame = vec![0; FRAME_HEADER_BYTES];
+            gap.encode(&mut frame);
+            frame.resize(frame_bytes(Gap::BYTES), 0);
+            self.put(state, FrameKind::Gap, &mut frame, Gap::BYTES, now_ns)?;
+            if let Some(gap) = state.gaps.get_mut(index) {
+                *gap = Gap::default();
+            }
+            self.store_refused(state);
         }
-        let mut frame = vec![0; FRAME_HEADER_BYTES];
-        state.gap.encode(&mut frame);
-        frame.resize(frame_bytes(Gap::BYTES), 0);
-        self.put(state, FrameKind::Gap, &mut frame, Gap::BYTES, now_ns)?;
-        state.gap = Gap::default();
-        self.gap_pending.store(0, Relaxed);
-        store_refused(state.producer.region(), &state.refused, 0);
         Ok(())
+    }
+
+    fn store_refused(&self, state: &State) {
+        let pending = state
+            .gaps
+            .iter()
+            .fold(0u64, |sum, gap| sum.saturating_add(gap.count));
+        self.gap_pending.store(pending, Relaxed);
+        store_refused(state.producer.region(), &state.refused, pending);
     }
 
     /// Wakes the watchdog when a quarter of the ring is in use, and again with every sixteenth more.
@@ -409,38 +441,124 @@ impl Session {
         }
     }
 
-    /// To be called once per frame of the main loop: heartbeat, gap frames, rotation if asked for, waking the watchdog.
+    /// To be called once per frame of the main loop: heartbeat, gap frames, rotation if asked for, waking the watchdog
+    /// if something was recorded since the frame before.
     pub fn on_frame(&self, phase: Phase) {
         let now_ns = sys::monotonic_ns();
-        self.block_left_ns
-            .store(as_ns(self.options.block_max), Relaxed);
-        let mut current = self.current();
+        if self.options.when_full == WhenFull::Block {
+            self.block_left_ns
+                .store(as_ns(self.options.block_max), Relaxed);
+        }
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         let wanted = current.mapping.load(layout::C_ROTATE_TO, Relaxed);
         if self.gap_pending.load(Relaxed) > 0 || wanted > u64::from(current.rotation) {
-            let mut state = lock(&self.state);
-            if !state.closed {
-                if wanted > u64::from(current.rotation) && now_ns >= state.rotate_after_ns {
-                    match self.rotate(&mut state, &current) {
-                        Ok(next) => current = next,
-                        Err(_) => state.rotate_after_ns = now_ns.saturating_add(ROTATE_RETRY_NS),
-                    }
-                }
-                // Space has returned when the largest record would fit; else the next frame looks again.
-                let enough = FRAME_BYTES_MAX.saturating_add(frame_bytes(Gap::BYTES));
-                if self.make_room(&mut state, enough, false).is_ok() {
-                    let _ = self.flush_gap(&mut state, now_ns);
+            let old = Arc::clone(&current);
+            drop(current);
+            let current = self.on_rare_frame(old, wanted, now_ns);
+            self.beat(&current, phase, now_ns);
+        } else {
+            self.beat(&current, phase, now_ns);
+        }
+    }
+
+    #[cold]
+    fn on_rare_frame(&self, mut current: Arc<Current>, wanted: u64, now_ns: u64) -> Arc<Current> {
+        let mut state = lock(&self.state);
+        if !state.closed {
+            if wanted > u64::from(current.rotation) && now_ns >= state.rotate_after_ns {
+                match self.rotate(&mut state, &current) {
+                    Ok(next) => current = next,
+                    Err(_) => state.rotate_after_ns = now_ns.saturating_add(ROTATE_RETRY_NS),
                 }
             }
+            // Space has returned when the largest record would fit; else the next frame looks again.
+            let gap_bytes = frame_bytes(Gap::BYTES).saturating_mul(state.gaps.len());
+            let enough = FRAME_BYTES_MAX.saturating_add(gap_bytes);
+            if self.make_room(&mut state, enough, false).is_ok() {
+                let _ = self.flush_gaps(&mut state, now_ns);
+            }
         }
+        current
+    }
+
+    fn beat(&self, current: &Current, phase: Phase, now_ns: u64) {
         let region = &current.mapping;
+        let before_ns = self.last_frame_ns.load(Relaxed);
+        self.last_frame_ns.store(now_ns, Relaxed);
+        if before_ns != 0 {
+            let tick_us = now_ns.saturating_sub(before_ns) / 1_000;
+            region.store(layout::P_TICK_US, tick_us, Relaxed);
+        }
+        if now_ns >= self.realtime_due_ns.load(Relaxed) {
+            self.refresh_realtime(region, now_ns);
+        }
+        let phase = if self.crashed.load(Relaxed) {
+            Phase::Crashed
+        } else {
+            phase
+        };
         region.store(layout::P_FRAME_NS, now_ns, Relaxed);
         region.store(layout::P_PHASE, phase as u64, Relaxed);
-        let frames = self.frames.fetch_add(1, Relaxed).wrapping_add(1);
+        // Only this thread counts.
+        let frames = self.frames.load(Relaxed).wrapping_add(1);
+        self.frames.store(frames, Relaxed);
         // SYNC: last, so that who sees the count change finds the clock and the phase of that frame or a later one.
         region.store(layout::P_FRAMES, frames, Release);
         let generation = region.load(layout::C_GENERATION, Relaxed);
         region.store(layout::P_GENERATION_SEEN, generation, Relaxed);
-        kick(region, DRAIN_SLEEP);
+        self.notifier
+            .tell(region, DRAIN_SLEEP, || self.last_seq.load(Acquire));
+    }
+
+    /// Somebody may have set the wall clock: records made from now on should say so.
+    #[cold]
+    fn refresh_realtime(&self, region: &Mapping, now_ns: u64) {
+        self.realtime_due_ns
+            .store(now_ns.saturating_add(REALTIME_EVERY_NS), Relaxed);
+        let offset_ns = sys::realtime_ns().wrapping_sub(sys::monotonic_ns());
+        let before_ns = region.load(layout::P_REALTIME_OFFSET_NS, Relaxed);
+        let change_ns = (offset_ns.wrapping_sub(before_ns) as i64).unsigned_abs();
+        if change_ns >= REALTIME_STEP_NS {
+            region.store(layout::P_REALTIME_OFFSET_NS, offset_ns, Relaxed);
+        }
+    }
+
+    /// Whether a newer launch is the active one: this process has been given up, takes no records and is to quit.
+    pub fn is_fenced(&self) -> bool {
+        self.is_fenced_in(&self.current().mapping)
+    }
+
+    #[inline]
+    fn is_fenced_in(&self, region: &Mapping) -> bool {
+        region.load(layout::C_ACTIVE_LAUNCH, Relaxed) > u64::from(self.options.launch)
+    }
+
+    /// The engine's crash handler has begun. May be called in a signal handler: takes no lock that it would have to wait
+    /// for, and allocates nothing.
+    pub fn mark_crashed(&self) {
+        self.crashed.store(true, Relaxed);
+        if let Ok(current) = self.current.try_read() {
+            let phase = Phase::Crashed as u64;
+            current.mapping.store(layout::P_PHASE, phase, Relaxed);
+        }
+    }
+
+    /// Says whether the game could be restarted now without anybody missing it.
+    pub fn set_idle(&self, idle: bool) {
+        let state = lock(&self.state);
+        state
+            .producer
+            .region()
+            .store(layout::P_IDLE, idle.into(), Relaxed);
+    }
+
+    /// Asks to be started anew as soon as the game is idle, or takes that back.
+    pub fn set_restart_wanted(&self, wanted: bool) {
+        let state = lock(&self.state);
+        state
+            .producer
+            .region()
+            .store(layout::P_RESTART_WANTED, wanted.into(), Relaxed);
     }
 
     fn rotate(&self, state: &mut State, old: &Arc<Current>) -> Result<Arc<Current>, SessionError> {
@@ -462,6 +580,10 @@ impl Session {
                 layout::P_PHASE,
                 layout::P_STALL_UNTIL_NS,
                 layout::P_READY,
+                layout::P_TICK_US,
+                layout::P_IDLE,
+                layout::P_RESTART_WANTED,
+                layout::P_REALTIME_OFFSET_NS,
                 layout::P_REFUSED_COUNT,
                 layout::P_REFUSED_BYTES,
                 layout::P_REFUSED_TOLD,
@@ -548,7 +670,7 @@ impl Session {
     /// Says that the process ends on purpose. Records are still taken until it does.
     pub fn set_clean_exit(&self, exit_code_hint: i32) {
         let mut state = lock(&self.state);
-        let _ = self.flush_gap(&mut state, sys::monotonic_ns());
+        let _ = self.flush_gaps(&mut state, sys::monotonic_ns());
         let region = state.producer.region();
         region.store(
             layout::P_EXIT_CODE,
@@ -563,7 +685,7 @@ impl Session {
     /// Takes no more records; each further one is refused with [`RefusedCause::Closed`].
     pub fn close(&self) {
         let mut state = lock(&self.state);
-        let _ = self.flush_gap(&mut state, sys::monotonic_ns());
+        let _ = self.flush_gaps(&mut state, sys::monotonic_ns());
         state.closed = true;
         kick(state.producer.region(), DRAIN_SLEEP);
     }

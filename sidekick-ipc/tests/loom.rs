@@ -19,7 +19,7 @@ use sidekick_ipc::FrameKind;
 use sidekick_ipc::frame::{FRAME_HEADER_BYTES, seal};
 use sidekick_ipc::layout::RingLayout;
 use sidekick_ipc::region::Region;
-use sidekick_ipc::ring::{Consumer, Producer, SleepWords, kick, sleep};
+use sidekick_ipc::ring::{Consumer, Notifier, Producer, SleepWords, kick, sleep};
 
 const TAIL: usize = 0;
 const HEAD: usize = 8;
@@ -61,6 +61,8 @@ enum Variant {
     NoRecheck,
     ReleasesFirst,
     CommitsFirst,
+    /// The frame hook looks how far the ring is only after it has woken.
+    CountsAfterTheKick,
 }
 
 /// One thread's view of the shared words, weakened where a variant says.
@@ -170,6 +172,58 @@ fn run(variant: Variant, records: u64) {
     writer.join().unwrap();
 }
 
+/// One thread records, the frame hook of another wakes for what is new: a frame amid the record, and one after it.
+fn run_frames(variant: Variant) {
+    let shared = Arc::new(Shared {
+        words: (0..WORDS).map(|_| AtomicU64::new(0)).collect(),
+        futexes: (0..DATA / 8).map(|_| AtomicU32::new(0)).collect(),
+        bucket: Mutex::new(()),
+        woken: Condvar::new(),
+    });
+    let view = || View {
+        shared: Arc::clone(&shared),
+        variant,
+        fences: true,
+    };
+    let (recorder_view, frame_view, reader_view) = (view(), view(), view());
+    let last_seq = Arc::new(AtomicU64::new(0));
+    let engine = thread::spawn(move || {
+        let recorded = Arc::clone(&last_seq);
+        let recorder = thread::spawn(move || {
+            let mut producer = Producer::attach(&recorder_view, LAYOUT);
+            let mut frame = [0; FRAME_HEADER_BYTES];
+            seal(&mut frame, SEED, FrameKind::Record as u16, 0, 1, 1);
+            producer.publish(&frame).expect("an empty ring");
+            recorded.store(1, Ordering::Release);
+        });
+        let notifier = Notifier::default();
+        let mut told = 0;
+        let mut frame = || {
+            let published = || last_seq.load(Ordering::Acquire);
+            if variant != Variant::CountsAfterTheKick {
+                notifier.tell(&&frame_view, DRAIN, published);
+            } else if published() != told || told == 0 {
+                kick(&&frame_view, DRAIN);
+                told = published();
+            }
+        };
+        frame();
+        recorder.join().unwrap();
+        frame();
+    });
+    let mut consumer = Consumer::new(&reader_view, LAYOUT, SEED, 0, FrameKind::is_uplink);
+    while consumer
+        .peek()
+        .expect("a header that makes sense")
+        .is_none()
+    {
+        sleep(&&reader_view, DRAIN, Duration::MAX, || {
+            reader_view.load(TAIL, Ordering::Acquire) != 0
+        });
+    }
+    engine.join().unwrap();
+}
+
 fn check(variant: Variant, records: u64, preemptions: usize) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -179,7 +233,10 @@ fn check(variant: Variant, records: u64, preemptions: usize) {
     let counted = std::sync::Arc::clone(&runs);
     builder.check(move || {
         counted.fetch_add(1, Relaxed);
-        run(variant, records);
+        match records {
+            0 => run_frames(variant),
+            _ => run(variant, records),
+        }
     });
     println!(
         "{variant:?}, {records} records: {} interleavings",
@@ -195,6 +252,11 @@ fn commit_and_wake_hold_in_every_interleaving() {
 #[test]
 fn reuse_and_waiting_for_space_hold_in_every_interleaving() {
     check(Variant::Good, 3, 3);
+}
+
+#[test]
+fn a_frame_hook_that_wakes_only_for_what_is_new_holds_in_every_interleaving() {
+    check(Variant::Good, 0, 4);
 }
 
 /// Runs the model in a child, for loom may abort where it finds something, and expects it to find `what`.
@@ -271,4 +333,10 @@ fn a_release_before_the_copy_is_found() {
         Variant::ReleasesFirst,
         3,
     );
+}
+
+#[test]
+fn a_count_that_is_taken_after_the_kick_is_found() {
+    let test = "a_count_that_is_taken_after_the_kick_is_found";
+    must_fail(test, LOST_WAKE, Variant::CountsAfterTheKick, 0);
 }

@@ -566,7 +566,7 @@ fn levels_go_both_ways() {
 #[test]
 fn a_wait_ends_by_frame_by_waker_and_by_what_is_there() {
     let dir = tempfile::tempdir().unwrap();
-    let session = Session::create(options(dir.path(), WhenFull::Refuse)).unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Spill)).unwrap();
     let mut attachment = attach(dir.path());
     let long = Duration::from_secs(60);
     let started = Instant::now();
@@ -584,10 +584,160 @@ fn a_wait_ends_by_frame_by_waker_and_by_what_is_there() {
     commit_all(&mut attachment);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| attachment.wait(long));
-        eventually("the end of the wait", || {
-            session.on_frame(Phase::Running);
-            waiting.is_finished()
-        });
+        session.record("test", &[]).unwrap();
+        session.on_frame(Phase::Running);
+        eventually("the end of the wait", || waiting.is_finished());
     });
+    commit_all(&mut attachment);
+    // The ring is full, for nothing is released: the record goes to the spill, and the ring's tail stands still.
+    while spill_files(dir.path()) == 0 {
+        session.record("test", &big_body(0, 1000)).unwrap();
+    }
+    drain_all(&mut attachment);
+    session.record("test", &big_body(0, 1000)).unwrap();
+    attachment.wait(long);
+    assert_eq!(drain_all(&mut attachment).0.len(), 1);
     assert!(started.elapsed() < Duration::from_secs(30));
+}
+
+/// A watchdog seems to sleep for ever (its flag is set): frames wake it when something was recorded, and only then.
+#[test]
+fn a_game_that_records_nothing_wakes_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Spill)).unwrap();
+    let path = scan(dir.path()).unwrap().remove(0).path;
+    scribble(&path, layout::C_WAITING as u64, &[1]);
+    let wakes = || {
+        let bytes = std::fs::read(&path).unwrap();
+        u32::from_le_bytes(bytes[layout::P_WAKE..][..4].try_into().unwrap())
+    };
+    let frames = |count| (0..count).for_each(|_| session.on_frame(Phase::Running));
+    frames(100);
+    assert_eq!(wakes(), 0);
+    for round in 1..5 {
+        session.record("test", &[]).unwrap();
+        session.record("test", &[]).unwrap();
+        frames(100);
+        assert_eq!(wakes(), round);
+    }
+    // What goes to the spill counts too: first until there is one, then one more.
+    while spill_files(dir.path()) == 0 {
+        session.record("test", &big_body(0, 1000)).unwrap();
+    }
+    frames(1);
+    let before = wakes();
+    session.record("test", &big_body(0, 1000)).unwrap();
+    frames(100);
+    assert_eq!(wakes(), before + 1);
+}
+
+/// Room for small records and none for large ones: each large one is refused, and one frame of the game tells of all.
+#[test]
+fn refused_records_between_taken_ones_make_one_gap_a_frame() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Refuse)).unwrap();
+    let mut attachment = attach(dir.path());
+    while session.record("test", &big_body(0, 60_000)).is_ok() {}
+    for _ in 0..20 {
+        session.record("test", &[1]).unwrap();
+        session.record("test", &big_body(0, 60_000)).unwrap_err();
+    }
+    let taken = commit_all(&mut attachment).len() as u64;
+    assert_eq!(taken, session.last_seq());
+    session.on_frame(Phase::Running);
+    session.on_frame(Phase::Running);
+    let all = commit_all(&mut attachment);
+    let [Item::Gap(seq, gap)] = &all[..] else {
+        panic!("{all:?}")
+    };
+    assert_eq!((*seq, gap.count, session.refused()), (taken + 1, 21, 21));
+    let heartbeat = attachment.heartbeat();
+    assert_eq!((heartbeat.refused_count, heartbeat.refused_told), (21, 21));
+}
+
+/// The watchdog tells that a newer launch is active: this engine takes nothing more, and counts what it refuses.
+#[test]
+fn an_engine_that_was_given_up_records_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path(), WhenFull::Spill);
+    options.launch = 5;
+    let session = Session::create(options).unwrap();
+    let attachment = attach(dir.path());
+    for launch in [0, 4, 5] {
+        attachment.controls().set_active_launch(launch);
+        assert!(!session.is_fenced());
+        session.record("test", &[]).unwrap();
+    }
+    attachment.controls().set_active_launch(6);
+    assert!(session.is_fenced());
+    assert_eq!(session.control().active_launch, 6);
+    assert_eq!(session.record("test", &[]), Err(RefusedCause::Fenced));
+    assert_eq!((session.last_seq(), session.refused()), (3, 1));
+}
+
+/// What the game says about itself, and that it crashes, reach the watchdog; a frame that still comes changes nothing.
+#[test]
+fn idle_restart_and_crash_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Refuse)).unwrap();
+    let attachment = attach(dir.path());
+    session.on_frame(Phase::Running);
+    assert_eq!(attachment.heartbeat().last_tick_us, 0);
+    session.set_idle(true);
+    session.set_restart_wanted(true);
+    session.on_frame(Phase::Running);
+    let heartbeat = attachment.heartbeat();
+    assert!(heartbeat.idle && heartbeat.restart_wanted);
+    session.set_idle(false);
+    session.set_restart_wanted(false);
+    attachment.controls().set_rotate_to(1);
+    session.on_frame(Phase::Running);
+    let attachment = Attachment::open(&scan(dir.path()).unwrap()[1]).unwrap();
+    let heartbeat = attachment.heartbeat();
+    assert!(!heartbeat.idle && !heartbeat.restart_wanted);
+    session.mark_crashed();
+    assert_eq!(attachment.heartbeat().phase, Phase::Crashed);
+    session.on_frame(Phase::Running);
+    assert_eq!(attachment.heartbeat().phase, Phase::Crashed);
+}
+
+/// A message of much memory comes out with its number; a damaged one says nothing.
+#[test]
+fn memory_high_reaches_the_game() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Refuse)).unwrap();
+    let attachment = attach(dir.path());
+    attachment.downlink().memory_high(1 << 33).unwrap();
+    let got = session.poll_downlink(&mut Vec::new()).unwrap();
+    assert_eq!(got.memory_bytes(), Some(1 << 33));
+    let short = DownlinkMessage {
+        kind: message::MEMORY_HIGH,
+        request: 0,
+        body: vec![1, 2],
+    };
+    assert_eq!(short.memory_bytes(), None);
+}
+
+/// Somebody set the wall clock while the engine ran: the offset follows within a second, and small steps are left alone.
+#[test]
+fn the_wall_clocks_offset_is_kept_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Refuse)).unwrap();
+    let attachment = attach(dir.path());
+    let at_start = attachment.info().realtime_offset_ns();
+    assert_eq!(attachment.realtime_offset_ns(), at_start);
+    session.on_frame(Phase::Running);
+    assert_eq!(attachment.realtime_offset_ns(), at_start);
+    // The engine's memory of the offset is the word itself: another one there is as if the clock had been set.
+    let path = &attachment.name().path;
+    let earlier = at_start - 3_600_000_000_000;
+    scribble(
+        path,
+        layout::P_REALTIME_OFFSET_NS as u64,
+        &earlier.to_le_bytes(),
+    );
+    eventually("the new offset", || {
+        session.on_frame(Phase::Running);
+        (attachment.realtime_offset_ns() - at_start).abs() < 1_000_000_000
+    });
 }

@@ -54,6 +54,14 @@ pub struct Heartbeat {
     pub paused: bool,
     /// The silence that the game announced, counted from its last frame; zero if none.
     pub allowed_silence: Duration,
+    /// Time between the last two frames, µs; 0 before the second.
+    pub last_tick_us: u32,
+    /// The game says that nobody would miss it (`Sidekick.set_idle`).
+    pub idle: bool,
+    /// The game asks to be started anew once it is idle (`Sidekick.restart_when_idle`).
+    pub restart_wanted: bool,
+    /// The engine's crash handler has begun (NOTIFICATION_CRASH).
+    pub crashed: bool,
     /// The exit code with which the engine said goodbye, if it did.
     pub clean_exit: Option<i32>,
 }

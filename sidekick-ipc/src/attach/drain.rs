@@ -98,6 +98,8 @@ impl Attachment {
     /// itself is as it was.
     pub fn drain(&mut self, out: &mut Vec<u8>, max_bytes: usize) -> Result<Drained, DrainError> {
         let (start, first_seq) = (out.len(), self.next_seq);
+        // SYNC: before the look at the files, so that what is spilled after that look is seen by `has_more`.
+        self.spill_seq_seen = self.mapping.load(layout::P_SPILL_SEQ, Acquire);
         let lost_before = self.lost;
         let (before, mut damage) = (self.checkpoint(), Damage::default());
         let mut more = true;

@@ -1,6 +1,7 @@
 //! The session's file: made under a name that nobody looks at, and complete when it gets its own.
 
 use std::fs::File;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
@@ -92,6 +93,8 @@ impl Place<'_> {
             library_version: self.options.library_version.clone(),
         };
         mapping.copy_in(layout::H, &header::encode(&info));
+        let offset_ns = info.realtime_offset_ns().cast_unsigned();
+        mapping.store(layout::P_REALTIME_OFFSET_NS, offset_ns, Relaxed);
         fill(&mapping);
         mapping
             .protect(Side::Engine)

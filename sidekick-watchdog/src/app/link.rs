@@ -26,6 +26,10 @@ impl EngineLink for RingLink {
             ready: beat.ready,
             paused: beat.phase == Phase::Paused,
             allowed_silence: beat.allowed_silence,
+            last_tick_us: beat.last_tick_us,
+            idle: beat.idle,
+            restart_wanted: beat.restart_wanted,
+            crashed: beat.phase == Phase::Crashed,
             clean_exit: beat.clean_exit,
         }
     }

@@ -345,7 +345,7 @@ impl Drain {
                 source: self.config.source.clone(),
                 epoch: self.attachment.info().epoch,
                 incarnation: self.attachment.info().launch,
-                realtime_offset_ns: self.attachment.info().realtime_offset_ns(),
+                realtime_offset_ns: self.attachment.realtime_offset_ns(),
                 first_seq: drained.first_seq,
                 count: drained.count,
                 checkpoint: RingCheckpoint {
