@@ -96,9 +96,20 @@ impl AttachError {
     pub fn version_mismatch(&self) -> Option<(u16, u16)> {
         match self {
             AttachError::Header {
-                source: HeaderError::Version { found, ours },
+                source: HeaderError::Version { found, ours, .. },
                 ..
             } => Some((*found, *ours)),
+            _ => None,
+        }
+    }
+
+    /// The version of the game's library when it speaks another protocol, if it can be made out.
+    pub fn library_version(&self) -> Option<&str> {
+        match self {
+            AttachError::Header {
+                source: HeaderError::Version { library, .. },
+                ..
+            } => library.as_deref(),
             _ => None,
         }
     }

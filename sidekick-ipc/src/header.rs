@@ -69,6 +69,8 @@ pub enum HeaderError {
         found: u16,
         /// Version of this build.
         ours: u16,
+        /// The library's own version, if it lies where this build would have put it. For words only.
+        library: Option<String>,
     },
     /// Damaged.
     #[error(
@@ -204,6 +206,7 @@ pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<SessionInfo, HeaderError> {
         return Err(HeaderError::Version {
             found,
             ours: PROTOCOL_VERSION,
+            library: library_of_another(bytes),
         });
     }
     let (body, crc) = bytes.split_last_chunk::<4>().ok_or(HeaderError::Magic)?;
@@ -271,6 +274,22 @@ pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<SessionInfo, HeaderError> {
     })
 }
 
+/// Where the length of the library's version lies: the same since the first version, and nobody but a sentence for
+/// people relies on it.
+const LIBRARY_VERSION_AT: usize = 16 + 40 + 8 + 16 + 24 + 16 + 16 + 16;
+
+/// The library's version in a header of another protocol version, if what lies there looks like one.
+fn library_of_another(bytes: &[u8; HEADER_BYTES]) -> Option<String> {
+    let length = usize::from(*bytes.get(LIBRARY_VERSION_AT)?);
+    let after = bytes.get(LIBRARY_VERSION_AT..)?.get(1..)?;
+    let text = after.get(..length.min(LIBRARY_VERSION_BYTES))?;
+    let is_version = text.first().is_some_and(u8::is_ascii_digit)
+        && text
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-+".contains(byte));
+    is_version.then(|| String::from_utf8_lossy(text).into_owned())
+}
+
 // Magic, version, mark; shape; size; epoch; six u32; first_seq, start; boot; bases; version; crc.
 const _: () =
     assert!(16 + 40 + 8 + 16 + 24 + 16 + 16 + 16 + 1 + LIBRARY_VERSION_BYTES + 4 <= HEADER_BYTES);
@@ -328,8 +347,15 @@ mod tests {
             decode(&other),
             Err(HeaderError::Version {
                 found: 9,
-                ours: PROTOCOL_VERSION
+                ours: PROTOCOL_VERSION,
+                library: Some("0.1.0".to_owned()),
             })
         );
+        other[LIBRARY_VERSION_AT + 1] = b'\n';
+        let nothing_to_quote = matches!(
+            decode(&other),
+            Err(HeaderError::Version { library: None, .. })
+        );
+        assert!(nothing_to_quote);
     }
 }

@@ -11,6 +11,7 @@ mod board;
 mod committer;
 mod error;
 mod finish;
+mod last_words;
 mod link;
 mod outbox;
 mod parts;
@@ -33,8 +34,8 @@ pub use self::error::AppError;
 use self::outbox::StoreOutbox;
 use self::tell::tell;
 use crate::api::{Api, Status};
-use crate::config::Config;
-use crate::event::EngineEvent;
+use crate::config::{Config, HeartbeatPolicy};
+use crate::event::{DeathCause, EngineEvent};
 use crate::intake::{Intake, IntakeConfig, IntakeEvent};
 use crate::logging::LogGuard;
 use crate::metrics::Metrics;
@@ -243,6 +244,7 @@ async fn serve_with(
         uploads,
         signals,
         engine_grace: config.shutdown.engine_grace,
+        heartbeat_required: config.health.heartbeat == HeartbeatPolicy::Required,
         left: None,
         log,
         refused: BTreeSet::new(),
@@ -296,6 +298,8 @@ enum Outcome {
     EngineDone,
     /// The engine died too often.
     GaveUp { deaths: u32 },
+    /// No engine of this configuration can be watched.
+    Unfit(AppError),
     /// The store died; the engine runs on, for the next watchdog to adopt.
     StoreDied(StoreError),
     /// The supervisor's thread is gone.
@@ -312,6 +316,7 @@ struct App<'a> {
     uploads: watch::Receiver<upload::UploadStatus>,
     signals: ShutdownSignals,
     engine_grace: Duration,
+    heartbeat_required: bool,
     /// Why records were left in a ring, if any were.
     left: Option<String>,
     log: &'a LogGuard,
@@ -373,12 +378,30 @@ impl App<'_> {
                 }
                 None
             }
-            EngineEvent::Died { .. } => {
+            EngineEvent::Died {
+                incarnation,
+                cause,
+                log,
+                ..
+            } => {
+                if let (DeathCause::ExitedEarly { .. }, Some(log)) = (cause, log) {
+                    last_words::quote(*incarnation, log.clone());
+                }
                 if let Some(intake) = &self.intake {
                     intake.rescan();
                 }
                 None
             }
+            EngineEvent::Unfit {
+                unfit,
+                log,
+                left_running,
+                ..
+            } => Some(Outcome::Unfit(AppError::unfit(
+                unfit.clone(),
+                log.clone(),
+                *left_running,
+            ))),
             EngineEvent::GaveUp { deaths } => Some(Outcome::GaveUp { deaths: *deaths }),
             EngineEvent::Stopped => Some(Outcome::EngineDone),
             _ => None,
@@ -394,6 +417,14 @@ impl App<'_> {
             }
             IntakeEvent::Refused { launch, error } => {
                 self.refused.insert(launch);
+                if let Some(versions) = link::versions(&error) {
+                    self.remote.send(Command::Foreign { launch, versions });
+                    if self.heartbeat_required {
+                        // The supervisor tells what becomes of it.
+                        warn!(launch, %error, "a ring cannot be used");
+                        return;
+                    }
+                }
                 error!(
                     launch,
                     %error,

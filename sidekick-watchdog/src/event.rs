@@ -20,6 +20,25 @@ pub enum DeathCause {
         /// The exit code.
         exit_code: i32,
     },
+    /// It ended by itself before it opened the ring that it has to have: the game never ran.
+    ExitedEarly {
+        /// The exit code.
+        exit_code: i32,
+    },
+    /// It opened no ring within the startup time and we ended it.
+    NoRing {
+        /// How long it had been running.
+        after: Duration,
+    },
+    /// Its library speaks another version of the protocol and we ended it.
+    Foreign(Versions),
+    /// It said goodbye, but its process did not come to its end and we killed it.
+    StuckInExit {
+        /// The exit code that it had announced.
+        exit_code: i32,
+        /// How long it had been silent; `None` = beyond the grace that it was given.
+        silent: Option<Duration>,
+    },
     /// A signal killed it.
     Signaled {
         /// The signal's number.
@@ -44,6 +63,10 @@ impl DeathCause {
         match self {
             Self::Clean { .. } => "clean",
             Self::Exited { .. } => "exited",
+            Self::ExitedEarly { .. } => "exited_early",
+            Self::NoRing { .. } => "no_ring",
+            Self::Foreign(_) => "foreign",
+            Self::StuckInExit { .. } => "stuck_in_exit",
             Self::Signaled { .. } => "signaled",
             Self::Hung { .. } => "hung",
             Self::StopTimeout => "stop_timeout",
@@ -59,6 +82,22 @@ impl fmt::Display for DeathCause {
             Self::Clean { exit_code: 0 } => write!(f, "quit"),
             Self::Clean { exit_code } => write!(f, "quit with exit code {exit_code}"),
             Self::Exited { exit_code } => write!(f, "exit code {exit_code}"),
+            Self::ExitedEarly { exit_code } => {
+                write!(f, "exit code {exit_code} before the game ran")
+            }
+            Self::NoRing { after } => write!(
+                f,
+                "ended: the Sidekick extension did not show itself within {:.1} s",
+                after.as_secs_f64()
+            ),
+            Self::Foreign(versions) => write!(f, "ended: {versions}"),
+            Self::StuckInExit { exit_code, silent } => {
+                write!(f, "quit with exit code {exit_code}, but hung in its exit")?;
+                if let Some(silent) = silent {
+                    write!(f, " for {:.1} s", silent.as_secs_f64())?;
+                }
+                write!(f, "; killed")
+            }
             Self::Signaled {
                 signal,
                 core_dumped,
@@ -111,6 +150,58 @@ pub fn signal_name(signal: i32) -> Option<&'static str> {
     Some(words[at..].trim_end_matches(')'))
 }
 
+/// The two sides of a ring, where they do not fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Versions {
+    /// The protocol that the game's library speaks.
+    pub library_protocol: u16,
+    /// The protocol that this watchdog speaks.
+    pub watchdog_protocol: u16,
+    /// The library's own version, where it can be made out.
+    pub library: Option<String>,
+}
+
+impl Versions {
+    /// Which side is the older one, and what to do about it.
+    pub fn remedy(&self) -> &'static str {
+        if self.library_protocol < self.watchdog_protocol {
+            "update the addon in the game (addons/sidekick) to the watchdog's version"
+        } else {
+            "update the watchdog to the version of the game's addon (addons/sidekick)"
+        }
+    }
+}
+
+/// "the game's library (0.3.0) speaks protocol 4, this watchdog (0.2.0) speaks 3".
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the game's library ")?;
+        if let Some(library) = &self.library {
+            write!(f, "({library}) ")?;
+        }
+        write!(
+            f,
+            "speaks protocol {}, this watchdog ({}) speaks {}",
+            self.library_protocol,
+            env!("CARGO_PKG_VERSION"),
+            self.watchdog_protocol
+        )
+    }
+}
+
+/// Why no engine of a configuration can be watched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Unfit {
+    /// It opens no ring: the extension is not loaded.
+    NoExtension {
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// Library and watchdog speak different versions of the protocol.
+    Version(Versions),
+}
+
 /// One thing that happened, for log, status and `/api/v1/events`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
@@ -160,6 +251,8 @@ pub enum EngineEvent {
         pid: u32,
         /// Why, as far as is known.
         cause: DeathCause,
+        /// Where its output went, if anywhere.
+        log: Option<PathBuf>,
         /// From its start, where that is known.
         uptime: Option<Duration>,
         /// The last frame that its heartbeat told.
@@ -182,6 +275,17 @@ pub enum EngineEvent {
         incarnation: u32,
         /// How long it has been running.
         after: Duration,
+    },
+    /// The first engine shows that none of this configuration can be watched; the watchdog ends.
+    Unfit {
+        /// Its incarnation number.
+        incarnation: u32,
+        /// Why.
+        unfit: Unfit,
+        /// Where its output went, if anywhere.
+        log: Option<PathBuf>,
+        /// It was adopted and runs on.
+        left_running: bool,
     },
     /// An engine process could not be made; it counts as a death.
     StartFailed {

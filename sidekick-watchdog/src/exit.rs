@@ -27,6 +27,10 @@ pub enum ExitCode {
     Listen = 9,
     /// No running watchdog answered (`status` and the like).
     NotRunning = 10,
+    /// The engine runs without the Sidekick extension, and `[health] heartbeat` is `"required"`.
+    NoExtension = 11,
+    /// The game's library and this watchdog speak different versions of the protocol.
+    VersionMismatch = 12,
 }
 
 impl ExitCode {
@@ -43,6 +47,8 @@ impl ExitCode {
         Self::RuntimeDir,
         Self::Listen,
         Self::NotRunning,
+        Self::NoExtension,
+        Self::VersionMismatch,
     ];
 
     /// What it means, for the help text.
@@ -59,6 +65,10 @@ impl ExitCode {
             Self::RuntimeDir => "the runtime directory cannot be made or is not ours alone",
             Self::Listen => "the API's address cannot be listened on",
             Self::NotRunning => "no running watchdog answered",
+            Self::NoExtension => "the engine runs without the Sidekick extension",
+            Self::VersionMismatch => {
+                "the game's library and the watchdog are of different versions"
+            }
         }
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! It knows neither rings nor store: the application hands in an [`EngineLink`] once it has attached a ring.
 
+mod death;
 mod late;
 pub mod launch;
 pub mod machine;
@@ -32,7 +33,7 @@ use self::runtime::{Parts, Runtime, Settings};
 use self::spawn::{EngineCommand, LaunchError};
 use self::tail::LogLine;
 use crate::crash::OnReport;
-use crate::event::EngineEvent;
+use crate::event::{EngineEvent, Versions};
 use crate::exit::ExitCode;
 use crate::platform::{Waker, become_subreaper};
 
@@ -110,6 +111,13 @@ pub enum Command {
         launch: u32,
         /// How to read and steer it.
         link: Arc<dyn EngineLink>,
+    },
+    /// The ring of this launch is of another version of the protocol.
+    Foreign {
+        /// The launch number in the ring's name.
+        launch: u32,
+        /// What the two sides are.
+        versions: Versions,
     },
     /// Start an engine if none runs; earlier deaths are forgotten.
     Start,
@@ -279,6 +287,7 @@ pub fn spawn(
         logs_kept: config.logs_kept,
         lines_kept: config.log_lines_kept,
     };
+    let launch_last = config.launch_last;
     let was_used = |launch| locks.path(launch).exists();
     let (output, past) = Output::start(
         &output_config,
@@ -306,7 +315,8 @@ pub fn spawn(
         events,
         last_launch: past.last,
         launches_over: over,
-        is_relaunch: past.last > 0 && !past.clean,
+        // What only the runtime directory knows of is another data directory's past (this one was wiped).
+        is_relaunch: (past.is_ours || launch_last > 0) && !past.clean,
     });
     runtime.begin(survivor)?;
     let thread = std::thread::Builder::new()

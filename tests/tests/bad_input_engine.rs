@@ -1,10 +1,11 @@
 //! Bad input that needs the real engine: a project without the extension.
 
+use std::path::Path;
 use std::time::Duration;
 
 use sidekick_tests::godot::Godot;
 use sidekick_tests::project::Project;
-use sidekick_tests::watchdog::Setup;
+use sidekick_tests::watchdog::{LogLine, Setup};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -38,4 +39,57 @@ fn a_game_without_the_extension_is_told_of(godot: &Godot) {
     );
 }
 
-sidekick_tests::godot_claims!(a_game_without_the_extension_is_told_of);
+/// The same where a heartbeat is required, which is the default: one sentence, one exit code, nothing left running.
+fn a_game_without_the_extension_ends_the_watchdog(godot: &Godot) {
+    let project = Project::without_extension("extends Node\n");
+    let mut setup = Setup::new();
+    setup.set_config("[health]\nstartup_timeout = \"3s\"\nhang_timeout = \"2s\"\n");
+    setup.set_engine(project.command_line(godot, &[]));
+    let finished = setup.start().wait(PATIENCE);
+    let log = finished.lines.join("\n");
+    assert_eq!(finished.status.code(), Some(11), "{log}");
+    let errors = finished.lines.iter().filter_map(LogLine::parse);
+    let errors: Vec<LogLine> = errors.filter(|line| line.level == "ERROR").collect();
+    assert_eq!(errors.len(), 1, "{log}");
+    let sentence = errors[0].text("error").unwrap_or_default();
+    for part in ["without the Sidekick extension", "extension_list.cfg"] {
+        assert!(sentence.contains(part), "{sentence}");
+    }
+    assert!(
+        setup.descendants(None).is_empty(),
+        "something was left running"
+    );
+}
+
+/// A project's folder that is none: Godot ends at once, and what it said about that is in the log.
+fn a_project_that_is_none_is_quoted(godot: &Godot) {
+    let project = Project::new("extends Node\n");
+    let mut command = project.command_line(godot, &[]);
+    for word in &mut command {
+        if Path::new(word) == project.path() {
+            *word = project.path().join("nowhere").into_os_string();
+        }
+    }
+    let mut setup = Setup::new();
+    setup.set_engine(command);
+    let mut watchdog = setup.start();
+    let cause = watchdog.wait_for_log("the first end", PATIENCE, |line| {
+        (line.message == "engine died").then(|| line.text("cause").unwrap_or_default().to_owned())
+    });
+    assert!(cause.ends_with("before the game ran"), "{cause}");
+    let output = watchdog.wait_for_log("its last words", PATIENCE, |line| {
+        line.message
+            .contains("ended before the game ran")
+            .then(|| line.text("output").unwrap_or_default().to_owned())
+    });
+    println!("{output}");
+    assert!(output.contains("nowhere"), "{output}");
+    let finished = watchdog.stop(PATIENCE);
+    assert_eq!(finished.status.code(), Some(0));
+}
+
+sidekick_tests::godot_claims!(
+    a_game_without_the_extension_is_told_of,
+    a_game_without_the_extension_ends_the_watchdog,
+    a_project_that_is_none_is_quoted
+);

@@ -168,7 +168,7 @@ impl Board {
             }
             EngineEvent::GaveUp { .. } => engine.state = EngineState::GaveUp,
             EngineEvent::Stopped => engine.state = EngineState::Stopped,
-            EngineEvent::Unconnected { .. } => {}
+            EngineEvent::Unconnected { .. } | EngineEvent::Unfit { .. } => {}
         }
     }
 

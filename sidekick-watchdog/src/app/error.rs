@@ -1,8 +1,10 @@
 //! Why the watchdog ended other than asked, and its exit code for it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::api::ApiError;
+use crate::event::{Unfit, Versions};
 use crate::exit::ExitCode;
 use crate::platform::data_dir::DataDirError;
 use crate::platform::runtime_dir::RuntimeDirError;
@@ -58,6 +60,31 @@ pub enum AppError {
         /// How often.
         deaths: u32,
     },
+    /// The first engine opened no ring.
+    #[error(
+        "the engine ran for {:.1} s without the Sidekick extension and was ended{}; see that addons/sidekick is in the \
+         project, is listed in .godot/extension_list.cfg, and has its library for this platform, or set [health] \
+         heartbeat = \"optional\" for a program that does without",
+        after.as_secs_f64(), at_log(log.as_ref())
+    )]
+    NoExtension {
+        /// How long it ran.
+        after: Duration,
+        /// Where its output is.
+        log: Option<PathBuf>,
+    },
+    /// The first engine's library is of another version.
+    #[error(
+        "{versions}; {}{}",
+        versions.remedy(),
+        if *left_running { "; the game was running already and runs on, unwatched" } else { "" }
+    )]
+    VersionMismatch {
+        /// Which.
+        versions: Versions,
+        /// Whether the engine was left running.
+        left_running: bool,
+    },
     /// The system refused a thread or the like.
     #[error("{doing}: {error}")]
     System {
@@ -68,7 +95,24 @@ pub enum AppError {
     },
 }
 
+fn at_log(log: Option<&PathBuf>) -> String {
+    log.map_or_else(String::new, |log| {
+        format!(" (its output is in {})", log.display())
+    })
+}
+
 impl AppError {
+    /// The end of a watchdog whose first engine cannot be watched.
+    pub(super) fn unfit(unfit: Unfit, log: Option<PathBuf>, left_running: bool) -> Self {
+        match unfit {
+            Unfit::NoExtension { after } => Self::NoExtension { after, log },
+            Unfit::Version(versions) => Self::VersionMismatch {
+                versions,
+                left_running,
+            },
+        }
+    }
+
     /// What the process tells its caller.
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -82,6 +126,8 @@ impl AppError {
             Self::Api(_) => ExitCode::Listen,
             Self::Left { .. } => ExitCode::StoreUnusable,
             Self::GaveUp { .. } => ExitCode::GaveUp,
+            Self::NoExtension { .. } => ExitCode::NoExtension,
+            Self::VersionMismatch { .. } => ExitCode::VersionMismatch,
             Self::System { .. } => ExitCode::Internal,
         }
     }

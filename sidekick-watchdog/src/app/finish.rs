@@ -23,7 +23,10 @@ impl App<'_> {
     ) -> Result<(), AppError> {
         let store_died = matches!(outcome, Outcome::StoreDied(_));
         let command = match outcome {
-            Outcome::StoreDied(_) => Command::Detach,
+            Outcome::StoreDied(_)
+            | Outcome::Unfit(AppError::VersionMismatch {
+                left_running: true, ..
+            }) => Command::Detach,
             _ => Command::Shutdown {
                 grace: self.engine_grace,
             },
@@ -49,6 +52,7 @@ impl App<'_> {
                 None => Ok(()),
             },
             Outcome::GaveUp { deaths } => Err(AppError::GaveUp { deaths }),
+            Outcome::Unfit(error) => Err(error),
             Outcome::StoreDied(error) => Err(error.into()),
             Outcome::SupervisorGone => Err(AppError::System {
                 doing: "the supervisor ended by itself",

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sidekick_ipc::attach::Attachment;
+use sidekick_ipc::attach::{AttachError, Attachment};
 use sidekick_ipc::{Controls, HeartbeatReader, Phase};
 use uuid::Uuid;
 
+use crate::event::Versions;
 use crate::supervisor::{EngineLink, Heartbeat, LinkFinder};
 
 /// The words of one ring.
@@ -104,5 +105,15 @@ pub(super) fn finder(runtime_dir: PathBuf) -> LinkFinder {
             controls: attachment.controls(),
         };
         Some(Arc::new(link) as Arc<dyn EngineLink>)
+    })
+}
+
+/// The two sides of a ring that is of another protocol version than ours.
+pub(super) fn versions(error: &AttachError) -> Option<Versions> {
+    let (library_protocol, watchdog_protocol) = error.version_mismatch()?;
+    Some(Versions {
+        library_protocol,
+        watchdog_protocol,
+        library: error.library_version().map(str::to_owned),
     })
 }

@@ -37,6 +37,7 @@ pub(super) fn tell(event: &EngineEvent) {
             cause: cause @ DeathCause::Clean { .. },
             uptime,
             frame,
+            ..
         } => {
             let uptime_s = uptime.map(|uptime| ms(uptime) / 1000.0);
             info!(incarnation, pid, %cause, uptime_s, frame, "engine quit");
@@ -47,6 +48,7 @@ pub(super) fn tell(event: &EngineEvent) {
             cause,
             uptime,
             frame,
+            ..
         } => {
             let uptime_s = uptime.map(|uptime| ms(uptime) / 1000.0);
             warn!(incarnation, pid, %cause, uptime_s, frame, "engine died");
@@ -69,6 +71,8 @@ pub(super) fn tell(event: &EngineEvent) {
              .godot/extension_list.cfg, and is its library there for this platform? For a program that does without, set \
              [health] heartbeat = \"optional\""
         ),
+        // What the watchdog ends with says it.
+        EngineEvent::Unfit { .. } => {}
         EngineEvent::StartFailed { incarnation, error } => {
             error!(incarnation, %error, "engine not started");
         }

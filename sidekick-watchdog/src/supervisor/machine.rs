@@ -105,6 +105,8 @@ pub struct Beat {
     pub allowed_silence: Duration,
     /// The engine stands in a debugger, or told that it is paused: silence is no hang.
     pub paused: bool,
+    /// It said goodbye: it is on its way out, and no frame will follow.
+    pub goodbye: bool,
 }
 
 /// What happened.
@@ -123,6 +125,8 @@ pub enum Event {
     SpawnFailed,
     /// The engine opened its ring.
     Connected,
+    /// The engine opened a ring of another protocol version.
+    Foreign,
     /// The heartbeat was read. Send one before each [`Event::Tick`] while connected.
     Beat(Beat),
     /// The engine's death is proven. `success`: it ended by itself, cleanly, with a code that counts as success.
@@ -160,6 +164,8 @@ pub enum Action {
     Backtrace,
     /// Kill the engine and everything in its process group.
     KillGroup,
+    /// End the supervisor and leave the engine running.
+    Leave,
     /// Tell it to log, status and API.
     Tell(Told),
 }
@@ -172,6 +178,8 @@ pub enum Told {
         /// How long the engine has been running.
         after: Duration,
     },
+    /// The engine cannot be watched and the first one to show it: this configuration cannot work. The watchdog ends.
+    Unfit(Unfit),
     /// The engine is silent beyond the limit and will be killed.
     Hung {
         /// How long it has been silent.
@@ -196,6 +204,20 @@ pub enum Told {
     },
     /// No engine runs and none will be started.
     Stopped,
+}
+
+/// Why no engine of this configuration can be watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// The first engine opened no ring in time.
+    NoRing {
+        /// How long it has been running.
+        after: Duration,
+    },
+    /// The first engine speaks another version of the protocol; it was ended.
+    Foreign,
+    /// So does the one that was adopted; it is left running.
+    ForeignAdopted,
 }
 
 /// Where things stand, for status.
@@ -231,6 +253,18 @@ pub enum EndedBy {
     },
     /// It did not quit within its grace.
     StopTimeout,
+    /// It opened no ring in time.
+    NoRing {
+        /// How long it had been running.
+        after: Duration,
+    },
+    /// Its ring is of another protocol version.
+    Foreign,
+    /// It said goodbye and did not come to its end.
+    StuckInExit {
+        /// How long it had been silent.
+        silent: Duration,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,7 +306,11 @@ pub struct Machine {
     state: State,
     started_at: Duration,
     connected: bool,
+    /// An engine of this machine's life has opened a ring: the configuration can work.
+    ever_connected: bool,
+    adopted: bool,
     told_unconnected: bool,
+    goodbye: bool,
     frames: u64,
     beat_read_at: Duration,
     moved_at: Duration,
@@ -293,7 +331,10 @@ impl Machine {
             state: State::Idle,
             started_at: Duration::ZERO,
             connected: false,
+            ever_connected: false,
+            adopted: false,
             told_unconnected: false,
+            goodbye: false,
             frames: 0,
             beat_read_at: Duration::ZERO,
             moved_at: Duration::ZERO,
@@ -348,7 +389,10 @@ impl Machine {
         let mut out = Vec::new();
         match event {
             Event::Start => self.on_start(&mut out),
-            Event::Adopted { since } => self.begin_life(since.min(now), now),
+            Event::Adopted { since } => {
+                self.begin_life(since.min(now), now);
+                self.adopted = true;
+            }
             Event::Spawned => self.on_spawned(now, &mut out),
             Event::SpawnFailed => {
                 if let State::Spawning {
@@ -363,8 +407,10 @@ impl Machine {
             }
             Event::Connected => {
                 self.connected = true;
+                self.ever_connected = true;
                 self.beat_read_at = now;
             }
+            Event::Foreign => self.on_foreign(now, &mut out),
             Event::Beat(beat) => self.on_beat(beat, now),
             Event::Died { success } => self.on_died(success, now, &mut out),
             Event::Stop { grace } => self.on_end_asked(Then::Stop, grace, now, &mut out),
@@ -401,7 +447,9 @@ impl Machine {
         self.state = State::Starting;
         self.started_at = since;
         self.connected = false;
+        self.adopted = false;
         self.told_unconnected = false;
+        self.goodbye = false;
         self.frames = 0;
         self.beat_read_at = now;
         self.moved_at = now;
@@ -412,6 +460,7 @@ impl Machine {
 
     fn on_beat(&mut self, beat: Beat, now: Duration) {
         self.allowed_silence = beat.allowed_silence;
+        self.goodbye = beat.goodbye;
         let moved = beat.frames != self.frames;
         if moved {
             // The counter moved since the last reading, so the true time lies between that and now.
@@ -434,9 +483,13 @@ impl Machine {
         }
         match self.state {
             State::Starting => {
+                let after = now.saturating_sub(self.started_at);
+                if self.policy.heartbeat_required && !self.connected {
+                    self.on_no_ring(after, now, out);
+                    return;
+                }
                 if !self.connected && !self.told_unconnected {
                     self.told_unconnected = true;
-                    let after = now.saturating_sub(self.started_at);
                     out.push(Action::Tell(Told::Unconnected { after }));
                 }
                 if self.policy.heartbeat_required {
@@ -475,7 +528,67 @@ impl Machine {
         }
     }
 
+    /// No ring within the startup time, and one is required. If none was ever seen, the next engine will not open one
+    /// either, and to say so once is better than to kill one every minute for ever.
+    fn on_no_ring(&mut self, after: Duration, now: Duration, out: &mut Vec<Action>) {
+        let ended_by = EndedBy::NoRing { after };
+        if self.ever_connected || self.adopted {
+            out.push(Action::Tell(Told::Unconnected { after }));
+            self.fail_start(ended_by, now, out);
+        } else {
+            out.push(Action::Tell(Told::Unfit(Unfit::NoRing { after })));
+            self.end_for_good(ended_by, now, out);
+        }
+    }
+
+    fn on_foreign(&mut self, now: Duration, out: &mut Vec<Action>) {
+        // Where no heartbeat is required the engine runs on without us; that its ring is refused is told all the same.
+        if self.state != State::Starting || self.connected || !self.policy.heartbeat_required {
+            return;
+        }
+        if self.adopted {
+            // The watchdog was updated under a running game: that is no reason to end the match.
+            out.push(Action::Tell(Told::Unfit(Unfit::ForeignAdopted)));
+            out.push(Action::Leave);
+        } else if self.ever_connected {
+            self.fail_start(EndedBy::Foreign, now, out);
+        } else {
+            out.push(Action::Tell(Told::Unfit(Unfit::Foreign)));
+            self.end_for_good(EndedBy::Foreign, now, out);
+        }
+    }
+
+    /// Ends an engine that does not come to life; its death counts as a failure.
+    fn fail_start(&mut self, ended_by: EndedBy, now: Duration, out: &mut Vec<Action>) {
+        let grace = self.policy.hang_grace;
+        self.ended_by = Some(ended_by);
+        out.push(Action::AskQuit { grace });
+        self.state = State::Hung {
+            kill_at: now.saturating_add(grace),
+        };
+    }
+
+    fn end_for_good(&mut self, ended_by: EndedBy, now: Duration, out: &mut Vec<Action>) {
+        let grace = self.policy.hang_grace;
+        self.ended_by = Some(ended_by);
+        out.push(Action::AskQuit { grace });
+        self.state = State::Stopping {
+            then: Then::Stop,
+            kill_at: now.saturating_add(grace),
+            killed: false,
+        };
+    }
+
     fn hang(&mut self, silent: Duration, now: Duration, out: &mut Vec<Action>) {
+        if self.goodbye {
+            // All it had to do is done, so there is nothing to find out and nothing to save.
+            self.ended_by = Some(EndedBy::StuckInExit { silent });
+            out.push(Action::KillGroup);
+            self.state = State::Hung {
+                kill_at: now.saturating_add(KILL_AGAIN_AFTER),
+            };
+            return;
+        }
         self.ended_by = Some(EndedBy::Hang { silent });
         out.push(Action::Tell(Told::Hung { silent }));
         out.push(Action::Backtrace);

@@ -65,6 +65,8 @@ pub struct Past {
     pub last: u32,
     /// Whether that engine's end was asked for, or clean.
     pub clean: bool,
+    /// Whether this data directory itself tells of an engine that ran.
+    pub is_ours: bool,
 }
 
 impl Numbers {
@@ -102,7 +104,12 @@ impl Numbers {
                 last -= 1;
             }
         }
-        let past = Past { last, clean };
+        let is_ours = reserved.unwrap_or(0).max(logged).min(last) > 0;
+        let past = Past {
+            last,
+            clean,
+            is_ours,
+        };
         let numbers = Self {
             file,
             logs,
@@ -486,7 +493,8 @@ mod tests {
             past,
             Past {
                 last: 0,
-                clean: false
+                clean: false,
+                is_ours: false
             }
         );
         for wanted in 1..=3 {
@@ -500,7 +508,8 @@ mod tests {
             past,
             Past {
                 last: 3,
-                clean: true
+                clean: true,
+                is_ours: true
             }
         );
         fs::write(dir.path().join("launch"), "garbage").expect("written");
@@ -508,6 +517,16 @@ mod tests {
         assert_eq!(past.last, 3);
         assert_eq!(numbers.prepare(0).expect("prepared").launch, 4);
         assert_eq!(open(dir.path(), 9).1.last, 9);
+    }
+
+    #[test]
+    fn what_only_the_runtime_directory_knows_is_not_this_data_directorys_past() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let (mut numbers, past) = open(dir.path(), 9);
+        assert_eq!((past.last, past.is_ours), (9, false));
+        let prepared = numbers.prepare(0).expect("prepared");
+        fs::write(&prepared.path, "output").expect("written");
+        assert!(open(dir.path(), 9).1.is_ours);
     }
 
     #[test]

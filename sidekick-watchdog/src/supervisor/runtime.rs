@@ -12,13 +12,14 @@ use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::death::Death;
 use super::late::LateExits;
 use super::launch::{LaunchLocks, Survivor};
-use super::machine::{Action, Beat, EndedBy, Event, Machine, Phase, Told};
+use super::machine::{self, Action, Beat, Event, Machine, Phase, Told};
 use super::output::Output;
 use super::spawn::{self, EngineCommand, LaunchError};
-use super::{Command, Ended, EngineLink, Heartbeat, LinkFinder};
-use crate::event::{DeathCause, EngineEvent};
+use super::{Command, Ended, EngineLink, LinkFinder};
+use crate::event::{DeathCause, EngineEvent, Unfit, Versions};
 use crate::platform::{
     Exit, Process, ProcessState, Waitable, Waker, kill_strays, monotonic_now, wait,
 };
@@ -50,16 +51,6 @@ pub(super) struct Settings {
     pub subreaper: bool,
 }
 
-/// All that is known of a death but how the process ended.
-#[derive(Debug)]
-struct Death {
-    launch: u32,
-    pid: u32,
-    ended_by: Option<EndedBy>,
-    uptime: Duration,
-    heartbeat: Option<Heartbeat>,
-}
-
 /// The engine that lives.
 #[derive(Debug)]
 struct Engine {
@@ -67,6 +58,9 @@ struct Engine {
     process: Process,
     started_at: Duration,
     link: Option<Arc<dyn EngineLink>>,
+    /// Its ring is of another protocol version.
+    foreign: Option<Versions>,
+    log: Option<PathBuf>,
     ready_told: bool,
     ready_poll: Duration,
     ready_poll_at: Duration,
@@ -160,9 +154,10 @@ impl Runtime {
             incarnation: launch,
             pid: survivor.process.pid(),
         });
-        self.output.started(launch, survivor.log, true);
+        self.output.started(launch, survivor.log.clone(), true);
         let since = now.saturating_sub(survivor.process.age());
-        self.engine = Some(Engine::new(launch, survivor.process, since, now));
+        let engine = Engine::new(launch, survivor.process, survivor.log, since, now);
+        self.engine = Some(engine);
         self.last_launch = self.last_launch.max(launch);
         self.feed(Event::Adopted { since });
     }
@@ -249,6 +244,13 @@ impl Runtime {
         }
         match command {
             Command::Connected { launch, link } => self.on_connected(launch, link),
+            Command::Foreign { launch, versions } => {
+                let engine = self.engine.as_mut();
+                if let Some(engine) = engine.filter(|engine| engine.launch == launch) {
+                    engine.foreign = Some(versions);
+                    self.feed(Event::Foreign);
+                }
+            }
             Command::Start => self.feed(Event::Start),
             Command::Stop { grace } => self.feed(Event::Stop { grace }),
             Command::Restart { grace } => self.feed(Event::Restart { grace }),
@@ -321,6 +323,7 @@ impl Runtime {
             stamp: Duration::from_nanos(heartbeat.monotonic_ns),
             allowed_silence: heartbeat.allowed_silence,
             paused: heartbeat.paused || engine.process.state() == ProcessState::Traced,
+            goodbye: heartbeat.clean_exit.is_some(),
         };
         let mut became_ready = None;
         if !engine.ready_told {
@@ -361,6 +364,9 @@ impl Runtime {
             ended_by: self.machine.ended_by(),
             uptime: now.saturating_sub(engine.started_at),
             heartbeat,
+            is_ring_missing: link.is_none() && self.settings.heartbeat_required,
+            foreign: engine.foreign,
+            log: engine.log,
         };
         let success = self.is_success(&death.cause(exit), link.is_some());
         self.died_at = Some(now);
@@ -386,6 +392,7 @@ impl Runtime {
             incarnation: death.launch,
             pid: death.pid,
             cause: death.cause(exit),
+            log: death.log.clone(),
             uptime: Some(death.uptime),
             frame: death.heartbeat.map(|heartbeat| heartbeat.frames),
         });
@@ -402,7 +409,9 @@ impl Runtime {
     fn is_success(&self, cause: &DeathCause, has_ring: bool) -> bool {
         let codes = &self.settings.success_exit_codes;
         match cause {
-            DeathCause::Clean { exit_code } => codes.contains(exit_code),
+            DeathCause::Clean { exit_code } | DeathCause::StuckInExit { exit_code, .. } => {
+                codes.contains(exit_code)
+            }
             DeathCause::Exited { exit_code } => {
                 !self.settings.heartbeat_required && !has_ring && codes.contains(exit_code)
             }
@@ -444,6 +453,7 @@ impl Runtime {
                         engine.process.kill_group();
                     }
                 }
+                Action::Leave => self.detached = true,
                 Action::Tell(told) => self.tell(told),
             }
         }
@@ -498,7 +508,7 @@ impl Runtime {
         let pid = process.pid();
         let handed_over = lock.hand_over(&process);
         self.ever_started = true;
-        self.engine = Some(Engine::new(launch, process, now, now));
+        self.engine = Some(Engine::new(launch, process, log.clone(), now, now));
         let gap = self.died_at.take().map(|died| now.saturating_sub(died));
         self.emit(EngineEvent::Started {
             incarnation: launch,
@@ -563,7 +573,25 @@ impl Runtime {
             .engine
             .as_ref()
             .map_or(self.last_launch, |engine| engine.launch);
-        self.emit(match told {
+        let event = match told {
+            Told::Unfit(unfit) => {
+                // The application is about to end us; until it does, nothing is started any more.
+                self.leaving = true;
+                let engine = self.engine.as_ref();
+                let versions = engine.and_then(|engine| engine.foreign.clone());
+                let left_running = unfit == machine::Unfit::ForeignAdopted;
+                EngineEvent::Unfit {
+                    incarnation,
+                    unfit: match unfit {
+                        machine::Unfit::NoRing { after } => Unfit::NoExtension { after },
+                        machine::Unfit::Foreign | machine::Unfit::ForeignAdopted => {
+                            Unfit::Version(versions.unwrap_or_default())
+                        }
+                    },
+                    log: engine.and_then(|engine| engine.log.clone()),
+                    left_running,
+                }
+            }
             Told::Unconnected { after } => EngineEvent::Unconnected { incarnation, after },
             Told::Hung { silent } => EngineEvent::Hung {
                 incarnation,
@@ -573,7 +601,8 @@ impl Runtime {
             Told::CrashLoop { deaths, every } => EngineEvent::CrashLoop { deaths, every },
             Told::GaveUp { deaths } => EngineEvent::GaveUp { deaths },
             Told::Stopped => EngineEvent::Stopped,
-        });
+        };
+        self.emit(event);
     }
 
     /// Never blocks: what the receiver does not take is kept, up to a bound.
@@ -605,13 +634,6 @@ impl Runtime {
     }
 }
 
-impl Death {
-    fn cause(&self, exit: Exit) -> DeathCause {
-        let clean_exit = self.heartbeat.and_then(|heartbeat| heartbeat.clean_exit);
-        death_cause(self.ended_by, exit, clean_exit)
-    }
-}
-
 /// Waits until the system tells how somebody else's dead child ended: only where the exit code alone decides whether
 /// another engine is started.
 fn wait_for_exit(process: &Process) -> Exit {
@@ -626,39 +648,23 @@ fn wait_for_exit(process: &Process) -> Exit {
 }
 
 impl Engine {
-    fn new(launch: u32, process: Process, started_at: Duration, now: Duration) -> Self {
+    fn new(
+        launch: u32,
+        process: Process,
+        log: Option<PathBuf>,
+        started_at: Duration,
+        now: Duration,
+    ) -> Self {
         Self {
             launch,
             process,
             started_at,
             link: None,
+            foreign: None,
+            log,
             ready_told: false,
             ready_poll: READY_POLL_FIRST,
             ready_poll_at: now,
         }
-    }
-}
-
-/// What ended the engine, from our own deeds, the system's word and the engine's own.
-fn death_cause(ended_by: Option<EndedBy>, exit: Exit, clean_exit: Option<i32>) -> DeathCause {
-    match (ended_by, exit, clean_exit) {
-        (Some(EndedBy::Hang { silent }), ..) => DeathCause::Hung { silent },
-        // It said goodbye, so it came to its end by itself, if just beyond the grace.
-        (_, Exit::Code(exit_code), Some(_)) => DeathCause::Clean { exit_code },
-        (Some(EndedBy::StopTimeout), ..) => DeathCause::StopTimeout,
-        (None, Exit::Unknown, Some(exit_code)) => DeathCause::Clean { exit_code },
-        (None, Exit::Code(exit_code), None) => DeathCause::Exited { exit_code },
-        (
-            None,
-            Exit::Signal {
-                signal,
-                core_dumped,
-            },
-            _,
-        ) => DeathCause::Signaled {
-            signal,
-            core_dumped,
-        },
-        (None, Exit::Unknown, None) => DeathCause::Unknown,
     }
 }

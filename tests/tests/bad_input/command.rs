@@ -38,8 +38,12 @@ pub(super) fn trials() -> Vec<Trial> {
             a_program_without_the_extension_is_told_of_once,
         ),
         trial(
-            "a_program_without_the_extension_is_relaunched_where_a_heartbeat_is_required",
-            a_program_without_the_extension_is_relaunched_where_a_heartbeat_is_required,
+            "a_program_without_the_extension_ends_the_watchdog_where_a_heartbeat_is_required",
+            a_program_without_the_extension_ends_the_watchdog_where_a_heartbeat_is_required,
+        ),
+        trial(
+            "a_program_that_ends_before_the_game_ran_is_quoted",
+            a_program_that_ends_before_the_game_ran_is_quoted,
         ),
     ]
 }
@@ -146,19 +150,39 @@ fn a_program_without_the_extension_is_told_of_once() {
     stop_cleanly(&setup, watchdog);
 }
 
-fn a_program_without_the_extension_is_relaunched_where_a_heartbeat_is_required() {
+fn a_program_without_the_extension_ends_the_watchdog_where_a_heartbeat_is_required() {
     let mut setup = Setup::new();
-    setup.set_config(
-        "[health]\nheartbeat = \"required\"\nstartup_timeout = \"1s\"\nhang_timeout = \"500ms\"\n\
-         [restart]\nbackoff_first = \"50ms\"\nbackoff_max = \"100ms\"\n",
-    );
+    setup.set_config("[health]\nstartup_timeout = \"1s\"\nhang_timeout = \"500ms\"\n");
     setup.set_engine(["sleep", "600"]);
+    let sentence = assert_refuses(&setup, 11);
+    assert_says(
+        &sentence,
+        &[
+            "without the Sidekick extension",
+            "addons/sidekick",
+            ".godot/extension_list.cfg",
+            "heartbeat = \"optional\"",
+            "0000000001.log",
+        ],
+    );
+}
+
+fn a_program_that_ends_before_the_game_ran_is_quoted() {
+    let mut setup = Setup::new();
+    setup.set_config("[restart]\nbackoff_first = \"50ms\"\nbackoff_max = \"100ms\"\n");
+    setup.set_engine(["sh", "-c", "echo no such project >&2"]);
     let mut watchdog = setup.start();
-    wait_for_the_warning(&mut watchdog);
-    let cause = watchdog.wait_for_log("the end of the engine", PATIENCE, |line| {
+    let cause = watchdog.wait_for_log("the first end", PATIENCE, |line| {
         (line.message == "engine died").then(|| line.text("cause").unwrap_or_default().to_owned())
     });
-    assert!(cause.starts_with("hung for"), "{cause}");
+    assert_eq!(cause, "exit code 0 before the game ran");
+    let output = watchdog.wait_for_log("its last words", PATIENCE, |line| {
+        line.message
+            .contains("ended before the game ran")
+            .then(|| line.text("output").unwrap_or_default().to_owned())
+    });
+    assert_eq!(output, "no such project");
+    // What it had to say may be mended by the next update, so it is tried again.
     watchdog.wait_for_log("the second engine", PATIENCE, |line| {
         (line.message == "engine started" && line.number("incarnation") == Some(2)).then_some(())
     });

@@ -14,8 +14,8 @@ use sidekick_tests::watchdog::{Setup, Watchdog};
 use uuid::Uuid;
 
 use super::{
-    PATIENCE, assert_all_arrived, assert_says, played, playing, stop_cleanly, the_engine, trial,
-    wait_for_committed,
+    PATIENCE, assert_all_arrived, assert_refuses, assert_says, played, playing, stop_cleanly,
+    the_engine, trial, wait_for_committed,
 };
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -23,6 +23,14 @@ pub(super) fn trials() -> Vec<Trial> {
         trial(
             "a_library_of_another_version_is_told_with_both_versions",
             a_library_of_another_version_is_told_with_both_versions,
+        ),
+        trial(
+            "a_library_of_another_version_ends_the_watchdog_where_a_heartbeat_is_required",
+            a_library_of_another_version_ends_the_watchdog_where_a_heartbeat_is_required,
+        ),
+        trial(
+            "a_running_game_of_another_version_outlives_the_watchdogs_update",
+            a_running_game_of_another_version_outlives_the_watchdogs_update,
         ),
         trial(
             "files_that_are_no_rings_are_told_and_left_alone",
@@ -109,6 +117,44 @@ fn a_library_of_another_version_is_told_with_both_versions() {
     wait_for_committed(&watchdog, last);
     stop_cleanly(&setup, watchdog);
     assert_all_arrived(&setup, &setup.uploaded_files());
+}
+
+fn a_library_of_another_version_ends_the_watchdog_where_a_heartbeat_is_required() {
+    for (theirs, update) in [
+        (PROTOCOL_VERSION + 8, "update the watchdog"),
+        (0, "update the addon in the game"),
+    ] {
+        let mut setup = playing();
+        setup.set_variable(PROTOCOL_VARIABLE, theirs.to_string());
+        let sentence = assert_refuses(&setup, 12);
+        assert_says(
+            &sentence,
+            &[
+                &format!("({}) speaks protocol {theirs}", env!("CARGO_PKG_VERSION")),
+                &format!("speaks {PROTOCOL_VERSION}"),
+                update,
+            ],
+        );
+    }
+}
+
+/// A game whose ring the new watchdog cannot read was fine until the update: its match goes on.
+fn a_running_game_of_another_version_outlives_the_watchdogs_update() {
+    let mut setup = playing();
+    setup.set_variable(PROTOCOL_VARIABLE, (PROTOCOL_VERSION + 8).to_string());
+    setup.set_config("[health]\nheartbeat = \"optional\"\n");
+    let mut watchdog = setup.start();
+    wait_for_refusal(&mut watchdog, setup.runtime_dir());
+    let pid = the_engine(&setup, &watchdog);
+    watchdog.kill();
+
+    setup.set_config("");
+    let finished = setup.start().wait(PATIENCE);
+    let log = finished.lines.join("\n");
+    assert_eq!(finished.status.code(), Some(12), "{log}");
+    assert!(log.contains("runs on, unwatched"), "{log}");
+    assert_eq!(setup.descendants(None), [pid], "{log}");
+    setup.signal(pid, Signal::KILL);
 }
 
 fn private(path: &Path) -> File {

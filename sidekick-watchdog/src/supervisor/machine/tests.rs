@@ -25,6 +25,7 @@ struct World {
     backtraces: u32,
     asked: Vec<Duration>,
     next_spawn_fails: bool,
+    left: bool,
 }
 
 impl World {
@@ -39,6 +40,7 @@ impl World {
             backtraces: 0,
             asked: Vec::new(),
             next_spawn_fails: false,
+            left: false,
         }
     }
 
@@ -66,6 +68,7 @@ impl World {
                 Action::AskQuit { grace } => self.asked.push(grace),
                 Action::Backtrace => self.backtraces += 1,
                 Action::KillGroup => self.kills += 1,
+                Action::Leave => self.left = true,
                 Action::Tell(told) => self.told.push(told),
             }
         }
@@ -137,7 +140,9 @@ fn a_crash_loop_tries_once_a_minute_for_ever_and_a_stable_life_closes_it() {
     };
     assert_eq!(loops(&world.told), 1);
     world.let_it_come();
-    world.pass(SECOND * 60);
+    world.feed(Event::Connected);
+    world.now += SECOND * 60;
+    world.beat(1);
     let died = world.now;
     world.die(false);
     assert_eq!((world.engines, world.now), (1, died), "at once again");
@@ -189,7 +194,9 @@ fn it_gives_up_only_when_told_to() {
         ..quiet()
     });
     world.die(false);
-    world.pass(SECOND * 61);
+    world.feed(Event::Connected);
+    world.now += SECOND * 61;
+    world.beat(1);
     for _ in 0..2 {
         if world.engines == 0 {
             world.let_it_come();
@@ -354,7 +361,7 @@ fn an_announced_stall_and_a_debugger_are_no_hang() {
         frames: 1,
         stamp: world.now,
         allowed_silence: SECOND * 300,
-        paused: false,
+        ..Beat::default()
     };
     world.feed(Event::Beat(beat));
     world.pass(SECOND * 299);
@@ -384,20 +391,108 @@ fn who_was_stopped_together_with_the_engine_forgives_it_once() {
 }
 
 #[test]
-fn an_engine_without_a_heartbeat_is_ended_only_if_one_is_required() {
-    for (heartbeat_required, wanted) in [(true, Phase::Hung), (false, Phase::Starting)] {
-        let mut world = World::started(Policy {
-            heartbeat_required,
-            ..quiet()
-        });
-        world.let_it_come();
-        assert_eq!(world.machine.phase(), wanted);
-        let after = SECOND * 60;
-        assert_eq!(world.told[0], Told::Unconnected { after });
-        if !heartbeat_required {
-            assert_eq!(world.machine.deadline(), None);
+fn a_first_engine_without_a_ring_ends_the_watchdog_only_where_one_is_required() {
+    let after = SECOND * 60;
+    let mut world = World::started(quiet());
+    world.let_it_come();
+    assert_eq!(world.told, [Told::Unfit(Unfit::NoRing { after })]);
+    assert_eq!(world.machine.phase(), Phase::Stopping);
+    assert_eq!(world.machine.ended_by(), Some(EndedBy::NoRing { after }));
+    assert_eq!(
+        (world.asked.len(), world.kills, world.backtraces),
+        (1, 0, 0)
+    );
+    world.let_it_come();
+    assert_eq!(world.kills, 1);
+    world.die(false);
+    assert_eq!((world.engines, world.machine.phase()), (0, Phase::Stopped));
+
+    let mut world = World::started(Policy {
+        heartbeat_required: false,
+        ..quiet()
+    });
+    world.let_it_come();
+    assert_eq!(world.machine.phase(), Phase::Starting);
+    assert_eq!(world.told, [Told::Unconnected { after }]);
+    assert_eq!(world.machine.deadline(), None);
+}
+
+/// A game update broke what worked: the next update may mend it, so it is tried on, and told every time.
+#[test]
+fn a_later_engine_without_a_ring_is_a_start_that_failed() {
+    let mut world = World::started(quiet());
+    world.feed(Event::Connected);
+    world.beat(1);
+    world.die(false);
+    for times in 1..20 {
+        if times % 2 == 0 {
+            world.feed(Event::Foreign);
+            assert_eq!(world.machine.ended_by(), Some(EndedBy::Foreign));
+        } else {
+            world.let_it_come();
+            let ended_by = world.machine.ended_by();
+            assert!(matches!(ended_by, Some(EndedBy::NoRing { .. })));
         }
+        assert_eq!(world.asked.len(), times);
+        world.die(false);
+        if world.engines == 0 {
+            world.let_it_come();
+        }
+        assert_eq!(world.engines, 1);
     }
+    let is_unconnected = |told: &&Told| matches!(told, Told::Unconnected { .. });
+    assert_eq!(world.told.iter().filter(is_unconnected).count(), 10);
+    assert!(!world.told.iter().any(|told| matches!(told, Told::Unfit(_))));
+    assert_eq!(world.machine.phase(), Phase::Starting);
+}
+
+#[test]
+fn a_ring_of_another_version_ends_the_watchdog_but_not_an_engine_that_ran_before_it() {
+    let mut world = World::started(quiet());
+    world.feed(Event::Foreign);
+    assert_eq!(world.told, [Told::Unfit(Unfit::Foreign)]);
+    assert_eq!((world.asked.len(), world.left), (1, false));
+    assert_eq!(world.machine.phase(), Phase::Stopping);
+
+    let mut world = World::new(quiet());
+    world.engines = 1;
+    world.feed(Event::Adopted { since: SECOND });
+    world.feed(Event::Foreign);
+    assert_eq!(world.told, [Told::Unfit(Unfit::ForeignAdopted)]);
+    assert_eq!((world.asked.len(), world.kills, world.left), (0, 0, true));
+
+    let mut world = World::started(Policy {
+        heartbeat_required: false,
+        ..quiet()
+    });
+    world.feed(Event::Foreign);
+    assert_eq!(
+        (world.machine.phase(), world.told.len()),
+        (Phase::Starting, 0)
+    );
+}
+
+#[test]
+fn who_said_goodbye_and_does_not_end_is_killed_and_not_called_hung() {
+    let mut world = World::started(quiet());
+    world.feed(Event::Connected);
+    world.beat(1);
+    world.now += SECOND * 5;
+    world.feed(Event::Beat(Beat {
+        frames: 1,
+        goodbye: true,
+        ..Beat::default()
+    }));
+    world.feed(Event::Tick);
+    let silent = SECOND * 5;
+    assert_eq!(
+        world.machine.ended_by(),
+        Some(EndedBy::StuckInExit { silent })
+    );
+    assert_eq!((world.backtraces, world.kills), (0, 1));
+    assert!(world.told.is_empty());
+    world.die(true);
+    assert_eq!(world.machine.phase(), Phase::Stopped);
 }
 
 #[test]
@@ -455,6 +550,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Command(Event::Start)),
         1 => Just(Step::Command(Event::Kill)),
         1 => Just(Step::Command(Event::Connected)),
+        1 => Just(Step::Command(Event::Foreign)),
         3 => (0_u64..5, any::<u64>(), any::<bool>()).prop_map(|(f, s, p)| Step::Beat(f, s, p)),
     ]
 }
@@ -510,6 +606,7 @@ proptest! {
                     stamp: Duration::from_nanos(stamp),
                     allowed_silence: Duration::ZERO,
                     paused,
+                    goodbye: false,
                 })),
             }
             let phase = world.machine.phase();
@@ -554,7 +651,8 @@ proptest! {
                 "{:?} {:?}", phase, next
             );
             if phase == Phase::Stopped && last_asked_to_run {
-                prop_assert!(restart != RestartPolicy::Always);
+                let unfit = world.told.iter().any(|told| matches!(told, Told::Unfit(_)));
+                prop_assert!(restart != RestartPolicy::Always || unfit);
             }
         }
     }

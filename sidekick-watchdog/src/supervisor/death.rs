@@ -1,0 +1,151 @@
+//! What is known of an engine's end, and what that makes its cause.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Heartbeat;
+use super::machine::EndedBy;
+use crate::event::{DeathCause, Versions};
+use crate::platform::Exit;
+
+/// All that is known of a death but how the process ended.
+#[derive(Debug)]
+pub(super) struct Death {
+    pub launch: u32,
+    pub pid: u32,
+    /// Our own deed, if it was ours.
+    pub ended_by: Option<EndedBy>,
+    pub uptime: Duration,
+    /// The last that its ring told, if it had one.
+    pub heartbeat: Option<Heartbeat>,
+    /// It never opened the ring that it has to have.
+    pub is_ring_missing: bool,
+    /// Its ring is of another protocol version.
+    pub foreign: Option<Versions>,
+    pub log: Option<PathBuf>,
+}
+
+impl Death {
+    /// The cause, by our own deeds, the system's word and the engine's own.
+    pub(super) fn cause(&self, exit: Exit) -> DeathCause {
+        let goodbye = self.heartbeat.and_then(|heartbeat| heartbeat.clean_exit);
+        match (self.ended_by, exit, goodbye) {
+            (Some(EndedBy::NoRing { after }), ..) => DeathCause::NoRing { after },
+            (Some(EndedBy::Foreign), ..) => {
+                DeathCause::Foreign(self.foreign.clone().unwrap_or_default())
+            }
+            (Some(EndedBy::StuckInExit { silent }), _, goodbye) => DeathCause::StuckInExit {
+                exit_code: goodbye.unwrap_or(0),
+                silent: Some(silent),
+            },
+            (Some(EndedBy::Hang { silent }), ..) => DeathCause::Hung { silent },
+            // It said goodbye, so it came to its end by itself, if just beyond the grace.
+            (_, Exit::Code(exit_code), Some(_)) => DeathCause::Clean { exit_code },
+            (Some(EndedBy::StopTimeout), _, Some(exit_code)) => DeathCause::StuckInExit {
+                exit_code,
+                silent: None,
+            },
+            (Some(EndedBy::StopTimeout), ..) => DeathCause::StopTimeout,
+            (None, Exit::Unknown, Some(exit_code)) => DeathCause::Clean { exit_code },
+            (None, Exit::Code(exit_code), None) if self.is_ring_missing => {
+                DeathCause::ExitedEarly { exit_code }
+            }
+            (None, Exit::Code(exit_code), None) => DeathCause::Exited { exit_code },
+            (
+                None,
+                Exit::Signal {
+                    signal,
+                    core_dumped,
+                },
+                _,
+            ) => DeathCause::Signaled {
+                signal,
+                core_dumped,
+            },
+            (None, Exit::Unknown, None) => DeathCause::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_is_the_best_word_of_all_who_tell() {
+        let killed = Exit::Signal {
+            signal: 9,
+            core_dumped: false,
+        };
+        let silent = Duration::from_secs(5);
+        let stuck = DeathCause::StuckInExit {
+            exit_code: 3,
+            silent: None,
+        };
+        for (ended_by, exit, goodbye, ring, cause) in [
+            (
+                None,
+                Exit::Code(3),
+                Some(3),
+                true,
+                DeathCause::Clean { exit_code: 3 },
+            ),
+            (
+                None,
+                Exit::Code(3),
+                None,
+                true,
+                DeathCause::Exited { exit_code: 3 },
+            ),
+            (
+                None,
+                Exit::Code(0),
+                None,
+                false,
+                DeathCause::ExitedEarly { exit_code: 0 },
+            ),
+            (
+                None,
+                Exit::Unknown,
+                Some(3),
+                true,
+                DeathCause::Clean { exit_code: 3 },
+            ),
+            (None, Exit::Unknown, None, true, DeathCause::Unknown),
+            (
+                Some(EndedBy::Hang { silent }),
+                killed,
+                None,
+                true,
+                DeathCause::Hung { silent },
+            ),
+            (
+                Some(EndedBy::StopTimeout),
+                killed,
+                None,
+                true,
+                DeathCause::StopTimeout,
+            ),
+            (Some(EndedBy::StopTimeout), killed, Some(3), true, stuck),
+        ] {
+            let death = Death {
+                launch: 1,
+                pid: 1,
+                ended_by,
+                uptime: silent,
+                heartbeat: ring.then(|| Heartbeat {
+                    clean_exit: goodbye,
+                    ..Heartbeat::default()
+                }),
+                is_ring_missing: !ring,
+                foreign: None,
+                log: None,
+            };
+            assert_eq!(
+                death.cause(exit),
+                cause,
+                "{ended_by:?} {exit:?} {goodbye:?}"
+            );
+        }
+    }
+}
