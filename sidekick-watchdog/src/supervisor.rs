@@ -2,13 +2,14 @@
 //!
 //! - [`machine`]: every decision, as a pure function.
 //! - `runtime`: carries them out; one thread, asleep until something happens.
-//! - [`launch`]: launch locks, adoption.
+//! - [`launch`]: launch locks, adoption; [`fence`]: stale engines are ended.
 //! - [`spawn`](mod@spawn): the engine's command line and environment.
 //! - [`output`], [`tail`]: the engine's output and launch numbers; a thread of its own, since disks can stand still.
 //!
 //! It knows neither rings nor store: the application hands in an [`EngineLink`] once it has attached a ring.
 
 mod death;
+pub mod fence;
 mod late;
 pub mod launch;
 pub mod machine;
@@ -26,7 +27,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
 
-use self::launch::{AdoptError, LaunchLocks, Survey, Survivor};
+use self::launch::{AdoptError, LaunchLocks, RunningFile, Survey, Survivor};
 use self::machine::{Machine, Policy};
 use self::output::{EngineLog, Output, OutputConfig, OutputError};
 use self::runtime::{Parts, Runtime, Settings};
@@ -270,7 +271,9 @@ pub fn spawn(
         become_subreaper()?;
     }
     let locks = LaunchLocks::new(&config.engine.runtime_dir);
-    let Survey { mut running, over } = locks.survey()?;
+    let mut survey = locks.survey()?;
+    RunningFile::new(&config.data_dir).complete(&mut survey, &locks);
+    let Survey { mut running, over } = survey;
     let survivor = running.pop();
     end_surplus(running);
 

@@ -8,6 +8,8 @@
 //! (Inheriting costs nothing. A tiny launcher program that locks, writes its own pid and then becomes the engine
 //! would close that window too, for one more exec of 1 to 2 ms on each relaunch.)
 
+mod running;
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
@@ -18,6 +20,8 @@ use crate::platform::{
     Process, boot_id, create_private_dir, create_private_file, is_lock_free, lock_holders, read_at,
     try_lock, write_all_at,
 };
+
+pub use self::running::{Running, RunningFile};
 
 /// How long a held lock is looked into before we say that its holder cannot be seen.
 const IDENTIFY_MAX: Duration = Duration::from_secs(5);

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::launch::{Running, RunningFile};
 use super::tail::{LastLines, LogLine, Tail};
 use crate::crash::{DeathFacts, OnReport};
 use crate::platform::{
@@ -178,6 +179,8 @@ enum Work {
         path: Option<PathBuf>,
         adopted: bool,
     },
+    /// An engine runs: which process it is.
+    Runs(Running),
     /// No engine runs and the last one's end was asked for, or clean.
     EndedCleanly {
         launch: u32,
@@ -257,6 +260,7 @@ impl Output {
         let worker = Worker {
             shared: Arc::clone(&shared),
             numbers,
+            running: RunningFile::new(config.data_dir),
             ready,
             logs_kept: config.logs_kept,
             tail: None,
@@ -308,6 +312,11 @@ impl Output {
         });
     }
 
+    /// Tells which process the engine is, for the record in the data directory.
+    pub fn runs(&self, running: Running) {
+        self.push(Work::Runs(running));
+    }
+
     /// Tells that the last engine's end was asked for, or clean, and none follows.
     pub fn ended_cleanly(&self, launch: u32) {
         self.push(Work::EndedCleanly { launch });
@@ -348,6 +357,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 struct Worker {
     shared: Arc<Shared>,
     numbers: Numbers,
+    running: RunningFile,
     ready: SyncSender<Result<Prepared, OutputError>>,
     logs_kept: usize,
     tail: Option<Tail>,
@@ -378,6 +388,11 @@ impl Worker {
                     self.follow(launch, path, adopted);
                     self.numbers
                         .prune(self.logs_kept, &[launch, self.numbers.last]);
+                }
+                Some(Work::Runs(running)) => {
+                    if let Err(error) = self.running.write(&running) {
+                        tracing::warn!(%error, "which process the engine is was not noted in the data directory");
+                    }
                 }
                 Some(Work::EndedCleanly { launch }) => {
                     self.read_to_end();

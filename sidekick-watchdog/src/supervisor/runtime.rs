@@ -14,7 +14,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::death::Death;
 use super::late::LateExits;
-use super::launch::{LaunchLocks, Survivor};
+use super::launch::{LaunchLocks, Running, Survivor};
 use super::machine::{self, Action, Beat, Event, Machine, Phase, Told};
 use super::output::Output;
 use super::spawn::{self, EngineCommand, LaunchError};
@@ -154,6 +154,8 @@ impl Runtime {
             incarnation: launch,
             pid: survivor.process.pid(),
         });
+        self.output
+            .runs(running(launch, &survivor.process, survivor.log.as_ref()));
         self.output.started(launch, survivor.log.clone(), true);
         let since = now.saturating_sub(survivor.process.age());
         let engine = Engine::new(launch, survivor.process, survivor.log, since, now);
@@ -507,6 +509,7 @@ impl Runtime {
         let now = monotonic_now();
         let pid = process.pid();
         let handed_over = lock.hand_over(&process);
+        self.output.runs(running(launch, &process, log.as_ref()));
         self.ever_started = true;
         self.engine = Some(Engine::new(launch, process, log.clone(), now, now));
         let gap = self.died_at.take().map(|died| now.saturating_sub(died));
@@ -631,6 +634,15 @@ impl Runtime {
             tracing::warn!(dropped = self.events_dropped, "engine events were dropped");
             self.events_dropped = 0;
         }
+    }
+}
+
+fn running(launch: u32, process: &Process, log: Option<&PathBuf>) -> Running {
+    Running {
+        launch,
+        pid: process.pid(),
+        start_ticks: process.start_ticks(),
+        log: log.cloned(),
     }
 }
 

@@ -116,7 +116,49 @@ fn an_engine_that_lost_its_lock_is_found_by_its_record() {
     assert_eq!(locks.survey().expect("readable").over, [1]);
 }
 
-/// The broken variant of the three tests above: without its launch lock the engine is not seen and a second one starts.
+/// Somebody cleans up the runtime directory under a living engine, launch lock and all: the data directory knows it too.
+#[test]
+fn an_engine_whose_runtime_directory_vanished_is_adopted_and_no_second_one_started() {
+    let site = Site::new(SLEEPS);
+    let mut watched = Watched::start(site.config()).expect("started");
+    let (_, pid) = watched.started();
+    assert!(watched.handle.send(Command::Detach));
+    watched.handle.join();
+    fs::remove_dir_all(site.path().join("run")).expect("removed");
+    // The folder itself is made by who starts a watchdog.
+    let mut watched = Watched::start(site.config()).expect("started");
+    assert_eq!(
+        watched.event(),
+        EngineEvent::Adopted {
+            incarnation: 1,
+            pid
+        }
+    );
+    assert_eq!(site.engines(), [pid]);
+    // Its death is seen as any, and the numbers go on.
+    kill(pid);
+    let (incarnation, next) = watched.started();
+    assert_eq!(incarnation, 2);
+    eventually("one engine", || (site.engines() == [next]).then_some(()));
+    watched.shut_down(Duration::from_secs(5));
+}
+
+/// The runtime directory may also vanish under watchdog and engine both; the next engine starts all the same.
+#[test]
+fn a_runtime_directory_that_vanishes_under_the_watchdog_is_made_anew() {
+    let site = Site::new(SLEEPS);
+    let mut watched = Watched::start(site.config()).expect("started");
+    let (_, pid) = watched.started();
+    fs::remove_dir_all(site.path().join("run")).expect("removed");
+    kill(pid);
+    let (incarnation, next) = watched.started();
+    assert_eq!(incarnation, 2);
+    eventually("its lock", || site.launch_file(2).exists().then_some(()));
+    eventually("one engine", || (site.engines() == [next]).then_some(()));
+    watched.shut_down(Duration::from_secs(5));
+}
+
+/// The broken variant of the tests above: without its launch lock and its record the engine is not seen and a second one starts.
 /// Shows that the count of engines would catch it.
 #[test]
 fn without_the_launch_lock_there_would_be_two_engines() {
@@ -126,6 +168,7 @@ fn without_the_launch_lock_there_would_be_two_engines() {
     assert!(watched.handle.send(Command::Detach));
     watched.handle.join();
     fs::remove_file(site.launch_file(1)).expect("removed");
+    fs::remove_file(site.running_file()).expect("removed");
     let mut watched = Watched::start(site.config()).expect("started");
     watched.started();
     eventually("two engines", || (site.engines().len() == 2).then_some(()));
@@ -147,6 +190,7 @@ fn of_two_engines_the_newest_is_adopted_and_the_other_ended() {
         if launch == 1 {
             eventually("output", || (site.numbers("pids").len() == 1).then_some(()));
             fs::rename(site.launch_file(1), site.path().join("hidden")).expect("moved");
+            fs::remove_file(site.running_file()).expect("removed");
         }
     }
     fs::rename(site.path().join("hidden"), site.launch_file(1)).expect("moved");

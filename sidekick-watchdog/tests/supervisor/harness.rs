@@ -52,6 +52,11 @@ impl Site {
         self.path().join(format!("run/launch/{launch:010}"))
     }
 
+    /// The record of the engine's process in the data directory.
+    pub fn running_file(&self) -> PathBuf {
+        self.path().join("data/engine_process")
+    }
+
     /// Process ids of the engines of this folder that are alive, counted by looking at all processes.
     pub fn engines(&self) -> Vec<u32> {
         let marker = self.path().join("engine.sh");
