@@ -13,6 +13,7 @@ mod error;
 mod finish;
 mod last_words;
 mod link;
+mod names;
 mod outbox;
 mod parts;
 mod tell;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sidekick_ipc::SessionInfo;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
@@ -31,6 +33,7 @@ use tracing::{debug, error, info, warn};
 use self::board::Board;
 use self::committer::StoreCommitter;
 pub use self::error::AppError;
+use self::names::Names;
 use self::outbox::StoreOutbox;
 use self::tell::tell;
 use crate::api::{Api, Status};
@@ -39,10 +42,12 @@ use crate::event::{DeathCause, EngineEvent};
 use crate::intake::{Intake, IntakeConfig, IntakeEvent};
 use crate::logging::LogGuard;
 use crate::metrics::Metrics;
-use crate::platform::ShutdownSignals;
 use crate::platform::data_dir::DataDirLock;
 use crate::platform::runtime_dir::{self, RuntimeDirHints};
+use crate::platform::{ShutdownSignals, close_inherited_on_exec};
+use crate::respawn;
 use crate::store::{Store, StoreError};
+use crate::supervisor::fence::{self, StaleEngine};
 use crate::supervisor::{self, Command, Remote};
 use crate::upload::{self, Drive};
 
@@ -67,6 +72,11 @@ pub fn run(config: Config, log: &LogGuard) -> Result<(), AppError> {
     for reason in &runtime_dir.passed_over {
         info!(%reason, "a place for the rings was passed over");
     }
+    // What a careless parent left open must not reach the engine, whose launch lock may be among it.
+    close_inherited_on_exec();
+    if let Err(error) = respawn::record(&runtime_dir.path, lock.dir(), config.log.file.is_some()) {
+        warn!(%error, "a game whose watchdog dies cannot start it again: watchdog.json cannot be written");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_name("worker")
@@ -76,7 +86,12 @@ pub fn run(config: Config, log: &LogGuard) -> Result<(), AppError> {
             doing: "the async runtime cannot start",
             error,
         })?;
+    let rings = runtime_dir.path.clone();
     let ended = runtime.block_on(serve(config, lock.dir().to_owned(), runtime_dir.path, log));
+    if !matches!(ended, Err(AppError::Store(_) | AppError::System { .. })) {
+        // No engine runs that could miss us.
+        respawn::forget(&rings);
+    }
     // A sink that hangs in a system call must not hold the process up; what it did not confirm is sent again.
     runtime.shutdown_timeout(LAST_GRACE);
     ended
@@ -121,7 +136,11 @@ async fn serve_with(
         .map(|sink| (sink.name().to_owned(), sink.lanes()))
         .collect();
     store.set_sinks(lanes).await?;
-    end_vanished_sessions(&store, &config.name, runtime_dir).await?;
+    let names = Names::remember(data_dir, &config.name).map_err(|error| AppError::System {
+        doing: "the data directory's list of names cannot be kept",
+        error,
+    })?;
+    end_vanished_sessions(&store, &names, runtime_dir).await?;
 
     let metrics = Metrics::new();
     let api = Api::bind(&config.api).await?;
@@ -152,7 +171,7 @@ async fn serve_with(
         driven,
     );
     for (source, epoch, session) in store.open_sessions() {
-        if source == config.name {
+        if names.contains(&source) {
             engine.note(
                 store.stats().applied,
                 epoch,
@@ -188,7 +207,7 @@ async fn serve_with(
         Arc::new(StoreCommitter {
             store: Arc::clone(&store),
             runtime: tokio::runtime::Handle::current(),
-            source: config.name.clone(),
+            names,
         }),
         Arc::new(move |event| {
             // Intake's threads may wait for us: the main loop never waits for them while it takes events.
@@ -205,7 +224,9 @@ async fn serve_with(
         config,
         data_dir,
         runtime_dir,
-        store.last_launch(&config.name),
+        store
+            .last_launch(&config.name)
+            .max(link::last_launch(runtime_dir)),
     );
     let find_link = link::finder(runtime_dir.to_owned());
     let spawned = tokio::task::spawn_blocking(move || {
@@ -264,7 +285,7 @@ async fn serve_with(
 /// says so (CORRECTNESS rule 8).
 async fn end_vanished_sessions(
     store: &Store,
-    source: &str,
+    names: &Names,
     runtime_dir: &Path,
 ) -> Result<(), AppError> {
     // Not to see a ring proves nothing: a session that is ended here is never drained again.
@@ -273,7 +294,7 @@ async fn end_vanished_sessions(
         error,
     })?;
     for (owner, epoch, session) in store.open_sessions() {
-        if owner != source || files.iter().any(|file| file.epoch == epoch) {
+        if !names.contains(&owner) || files.iter().any(|file| file.epoch == epoch) {
             continue;
         }
         let committed = session.next_seq.saturating_sub(1);
@@ -284,7 +305,7 @@ async fn end_vanished_sessions(
             "the ring of this session is gone (a reboot?); what was recorded and not committed is lost"
         );
         store
-            .session_ended(source, epoch, "its ring vanished", true)
+            .session_ended(&owner, epoch, "its ring vanished", true)
             .await?;
     }
     Ok(())
@@ -431,6 +452,7 @@ impl App<'_> {
                     "a ring cannot be used; its records stay in it, the game runs on"
                 );
             }
+            IntakeEvent::Stale { info, path } => self.end_stale(&info, path),
             IntakeEvent::Left { launch, reason } => {
                 warn!(incarnation = launch, %reason, "the ring keeps what is not committed");
                 self.left = Some(reason);
@@ -446,5 +468,21 @@ impl App<'_> {
                 );
             }
         }
+    }
+
+    /// Ends an engine that lives beside the one that is the engine. Not on this thread: it looks through all processes.
+    fn end_stale(&self, info: &SessionInfo, ring: PathBuf) {
+        let stale = StaleEngine {
+            launch: info.launch,
+            ring,
+            pid: info.pid,
+            start_ticks: info.pid_start_time,
+        };
+        let engine = self.board.engine_pid();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = fence::end_stale(&stale, engine) {
+                error!(%error, launch = stale.launch, "a stale engine lives on; its records stay in its ring");
+            }
+        });
     }
 }

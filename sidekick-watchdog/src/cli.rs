@@ -17,6 +17,7 @@ mod client;
 mod config_print;
 mod doctor;
 mod init;
+mod respawn;
 mod run;
 mod status;
 mod version;
@@ -49,6 +50,9 @@ enum Command {
     /// Show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Start a dead watchdog again (for the extension)
+    #[command(hide = true)]
+    Respawn(respawn::RespawnArgs),
     /// Show the version
     Version,
 }
@@ -130,6 +134,7 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::Status(args) => status::run(args),
         Command::Config(ConfigCommand::Print(args)) => config_print::run(args),
+        Command::Respawn(args) => respawn::run(args),
         Command::Version => version::run(),
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! One thread finds ring files and starts one drain thread for each session (`drain`). Intake knows rings and
 //! slabs; what "committed" means is the [`Committer`]'s business. It never decides that an engine is dead: the ring
-//! file's lock, which the kernel releases with the engine, proves that.
+//! file's lock, which the kernel releases with the engine, proves that. Nor does it decide which engine is *the* engine:
+//! it is told ([`Intake::expect`]), and takes nothing from the ring of an older one that lives beside it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -37,6 +38,8 @@ const SCAN_AWAITED_LATE: Duration = Duration::from_millis(100);
 const SCAN_IDLE: Duration = Duration::from_secs(5);
 /// A ring file that is unfinished for so long will never be finished.
 const UNFINISHED_AGE: Duration = Duration::from_secs(60);
+/// A ring of a launch that we never heard of is told of after this long: until then we may hear of it.
+const UNHEARD_MAX: Duration = Duration::from_secs(10);
 /// After this long without the ring, looking every few milliseconds is a waste.
 const AWAITED_EAGERLY: Duration = Duration::from_secs(5);
 
@@ -52,8 +55,10 @@ pub struct SessionOpening {
 }
 
 /// Where a session stands in the committed state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionResume {
+    /// The watchdog's name under which the session was opened first; its records keep it.
+    pub source: String,
     /// The first sequence number that is not committed.
     pub next_seq: u64,
     /// Where the reader stood after the last committed frame.
@@ -153,6 +158,13 @@ pub enum IntakeEvent {
         /// Why.
         error: AttachError,
     },
+    /// An older engine lives beside the newer one. Its ring is left alone until it is dead: end it.
+    Stale {
+        /// What its ring's header says; another process's word.
+        info: SessionInfo,
+        /// The ring.
+        path: PathBuf,
+    },
     /// A drain ended before all was committed; the ring keeps the rest for the next start.
     Left {
         /// Number of the launch.
@@ -221,6 +233,8 @@ impl Intake {
                     committer,
                     on_event,
                     stop,
+                    active: Arc::new(AtomicU32::new(0)),
+                    unheard: BTreeMap::new(),
                     sessions: BTreeMap::new(),
                     refused: Vec::new(),
                     unopened: Vec::new(),
@@ -235,7 +249,8 @@ impl Intake {
         })
     }
 
-    /// An engine was started or adopted: look for its ring eagerly.
+    /// An engine was started or adopted, and is *the* engine from now on: look for its ring eagerly. Rings of older
+    /// launches are drained once their engines are dead. Before the first call nothing is drained.
     pub fn expect(&self, launch: u32) {
         self.send(Command::Expect(launch));
     }
@@ -266,6 +281,10 @@ struct Scanner {
     committer: Arc<dyn Committer>,
     on_event: Arc<dyn Fn(IntakeEvent) + Send + Sync>,
     stop: Arc<AtomicBool>,
+    /// The launch that is the engine; 0 = not told yet.
+    active: Arc<AtomicU32>,
+    /// Rings of launches beyond the active one: since when, and whether it was told.
+    unheard: BTreeMap<PathBuf, (Instant, bool)>,
     sessions: BTreeMap<u32, drain::Session>,
     /// Files that are refused for good.
     refused: Vec<PathBuf>,
@@ -294,7 +313,11 @@ impl Scanner {
                 None => SCAN_IDLE,
             };
             match inbox.recv_timeout(pause) {
-                Ok(Command::Expect(launch)) => awaited = Some((launch, Instant::now())),
+                Ok(Command::Expect(launch)) => {
+                    self.active.fetch_max(launch, Ordering::AcqRel);
+                    awaited = Some((launch, Instant::now()));
+                    self.sessions.values().for_each(drain::Session::wake);
+                }
                 Ok(Command::Rescan) => self.sessions.values().for_each(drain::Session::wake),
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => break,
@@ -333,6 +356,7 @@ impl Scanner {
         let is_there = |path: &PathBuf| files.iter().any(|file| file.path == *path);
         self.refused.retain(is_there);
         self.unopened.retain(is_there);
+        self.unheard.retain(|path, _| is_there(path));
         let is_shut_out = |file: &&RingFileName| shut_out.contains(&file.launch);
         self.refused.extend(
             files
@@ -348,12 +372,39 @@ impl Scanner {
                     && other.rotation < file.rotation
             });
             if first_of_launch
+                && self.is_heard_of(file)
                 && !self.sessions.contains_key(&file.launch)
                 && !self.refused.contains(&file.path)
             {
                 self.attach(file);
             }
         }
+    }
+
+    /// Whether a ring is of a launch that was the engine at some time. A later number would shut out every engine to
+    /// come, since the store takes no session below the highest launch that it knows.
+    fn is_heard_of(&mut self, file: &RingFileName) -> bool {
+        let active = self.active.load(Ordering::Acquire);
+        if active == 0 {
+            return false;
+        }
+        if file.launch <= active {
+            self.unheard.remove(&file.path);
+            return true;
+        }
+        let (since, told) = self
+            .unheard
+            .entry(file.path.clone())
+            .or_insert_with(|| (Instant::now(), false));
+        if since.elapsed() > UNHEARD_MAX && !std::mem::replace(told, true) {
+            warn!(
+                path = %file.path.display(),
+                launch = file.launch,
+                engine = active,
+                "a ring of a launch that was never made is left alone; end its engine and move it away"
+            );
+        }
+        false
     }
 
     /// Removes what engines left that were killed while they made their ring: each is as large as a ring.
@@ -376,7 +427,10 @@ impl Scanner {
                     &self.config,
                     Arc::clone(&self.committer),
                     Arc::clone(&self.on_event),
-                    Arc::clone(&self.stop),
+                    drain::Flags {
+                        stop: Arc::clone(&self.stop),
+                        active: Arc::clone(&self.active),
+                    },
                     turn,
                 );
                 match session {

@@ -26,6 +26,7 @@ pub mod logging;
 pub mod metrics;
 pub mod platform;
 pub mod position;
+pub mod respawn;
 pub mod slab;
 pub mod store;
 pub mod supervisor;

@@ -18,15 +18,16 @@ pub mod runtime_dir;
 pub use linux::{
     clock::{boot_id, monotonic_now},
     files::{
-        create_private_dir, create_private_file, is_private_dir, is_readable_by_all,
-        open_private_append, path_from_bytes, read_at, set_private, sync_dir, write_all_at,
+        bytes_of, create_private_dir, create_private_file, is_private_dir, is_readable_by_all,
+        open_private_append, os_string_from_bytes, path_from_bytes, read_at, set_private, sync_dir,
+        write_all_at,
     },
     inotify::FileWatch,
     lock::{is_lock_free, lock_holders, try_lock},
     oom::{OomCounters, kernel_log_names},
     process::{
-        Exit, NO_EXECUTABLE_FORMAT, Process, ProcessState, Spawn, become_subreaper, kill_strays,
-        own_children, spawn, spawn_other,
+        Exit, NO_EXECUTABLE_FORMAT, Process, ProcessState, Spawn, become_subreaper,
+        close_inherited_on_exec, kill_strays, leave_session, own_children, spawn, spawn_other,
     },
     signals::ShutdownSignals,
     wake::{Ready, Waitable, Waker, wait},

@@ -370,3 +370,33 @@ pub fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
     };
     (asked.is_ok() && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
 }
+
+/// Marks every descriptor from `first` on to be closed in programs that this process starts.
+pub fn close_on_exec_from(first: u32) {
+    // SAFETY: close_range with this flag closes nothing here; it only sets a flag on descriptors.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if done == 0 {
+        return;
+    }
+    // Linux before 5.11 does not know the flag.
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok());
+        if let Some(number) = number.filter(|number| *number >= first.cast_signed()) {
+            // SAFETY: sets a flag, on a descriptor or (of one that is gone) on nothing.
+            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+}

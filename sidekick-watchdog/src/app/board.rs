@@ -70,6 +70,11 @@ impl Board {
         &self.status.runtime_dir
     }
 
+    /// The process that is the engine.
+    pub(super) fn engine_pid(&self) -> Option<u32> {
+        self.status.engine.pid
+    }
+
     /// Counts over all sessions, as of the last refresh.
     pub(super) fn totals(&self) -> &Totals {
         &self.status.totals

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
+use super::names::Names;
 use crate::intake::{
     CommitError, Committer, PendingAppend, SessionEnding, SessionOpening, SessionResume,
 };
@@ -14,27 +15,30 @@ use crate::store::{AppendError, AppendTicket, Refusal, Store, StoreError};
 pub(super) struct StoreCommitter {
     pub(super) store: Arc<Store>,
     pub(super) runtime: Handle,
-    pub(super) source: String,
+    pub(super) names: Names,
 }
 
 impl Committer for StoreCommitter {
     fn open(&self, opening: &SessionOpening) -> Result<SessionResume, CommitError> {
         let epoch = opening.epoch;
+        let source = self.names.owner(&self.store, epoch);
         let opened = self.runtime.block_on(self.store.session_opened(
-            &self.source,
+            source,
             epoch,
             opening.incarnation,
             opening.started_realtime_ns,
         ));
         match opened {
             Ok(opened) => Ok(SessionResume {
+                source: source.to_owned(),
                 next_seq: opened.next_seq,
                 checkpoint: opened.checkpoint.unwrap_or_default(),
                 ended: false,
             }),
             Err(StoreError::Refused(Refusal::SessionEnded)) => {
-                let session = self.store.session(&self.source, epoch);
+                let session = self.store.session(source, epoch);
                 Ok(SessionResume {
+                    source: source.to_owned(),
                     next_seq: session.as_ref().map_or(1, |session| session.next_seq),
                     checkpoint: session
                         .and_then(|session| session.checkpoint)
@@ -66,7 +70,7 @@ impl Committer for StoreCommitter {
             None => "died".to_owned(),
         };
         let ended = self.runtime.block_on(self.store.session_ended(
-            &self.source,
+            self.names.owner(&self.store, ending.epoch),
             ending.epoch,
             &cause,
             !ending.tail_known,

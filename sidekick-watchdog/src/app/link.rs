@@ -1,6 +1,6 @@
 //! Joins the supervisor to a session's ring words.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -92,6 +92,20 @@ impl EngineLink for SessionLink {
     fn ask_quit(&self, grace: Duration) {
         self.words().ask_quit(grace);
     }
+}
+
+/// Numbers beyond this are not believed of a ring: launch numbers go up by one, and may never run out.
+const LAUNCH_MAX: u32 = u32::MAX / 2;
+
+/// The highest launch whose ring lies in the runtime directory; 0 = none. The data directory may have been lost, and its
+/// count with it.
+pub(super) fn last_launch(runtime_dir: &Path) -> u32 {
+    let files = sidekick_ipc::scan(runtime_dir).unwrap_or_default();
+    let launches = files.iter().map(|file| file.launch);
+    launches
+        .filter(|launch| *launch <= LAUNCH_MAX)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Finds the ring of a launch in the runtime directory, for engines that end before intake has seen their ring.

@@ -18,16 +18,71 @@ async fn a_session_is_not_ended_because_its_ring_cannot_be_looked_for() {
         .unwrap();
     let epoch = Uuid::from_u128(7);
     store.session_opened("s", epoch, 1, 0).await.unwrap();
+    let names = Names::remember(&dir.path().join("data"), "s").unwrap();
     let unreadable = dir.path().join("file");
     std::fs::write(&unreadable, "").unwrap();
-    let ended = end_vanished_sessions(&store, "s", &unreadable).await;
+    let ended = end_vanished_sessions(&store, &names, &unreadable).await;
     assert!(matches!(ended, Err(AppError::System { .. })), "{ended:?}");
     assert_eq!(store.open_sessions().len(), 1);
 
     let empty = dir.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
-    end_vanished_sessions(&store, "s", &empty).await.unwrap();
+    end_vanished_sessions(&store, &names, &empty).await.unwrap();
     assert_eq!(store.open_sessions().len(), 0);
+    store.shutdown().await;
+}
+
+/// `name` was changed: what the old one left open goes on and ends under the old one, so that no record gets a second
+/// identity, and what other watchdogs of a group have open is not ours to end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_of_an_old_name_are_drained_and_ended_under_it() {
+    use crate::intake::{Committer, SessionEnding, SessionOpening};
+
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    let store = Store::open(StoreConfig::new(&data_dir)).await.unwrap();
+    let store = Arc::new(store);
+    let [gone, living, other] = [7, 8, 9].map(Uuid::from_u128);
+    store.session_opened("old", gone, 1, 0).await.unwrap();
+    store.session_opened("old", living, 2, 0).await.unwrap();
+    store.session_opened("other", other, 1, 0).await.unwrap();
+    Names::remember(&data_dir, "old").unwrap();
+    let names = Names::remember(&data_dir, "new").unwrap();
+    let committer = StoreCommitter {
+        store: Arc::clone(&store),
+        names: names.clone(),
+        runtime: tokio::runtime::Handle::current(),
+    };
+    let open = move |epoch| {
+        committer
+            .open(&SessionOpening {
+                epoch,
+                incarnation: 3,
+                started_realtime_ns: 0,
+            })
+            .map(|resume| {
+                let ending = SessionEnding {
+                    epoch,
+                    tail_known: true,
+                    clean_exit: None,
+                };
+                committer.end(&ending).unwrap();
+                resume.source
+            })
+    };
+    let fresh = Uuid::from_u128(10);
+    let opened =
+        tokio::task::spawn_blocking(move || [living, fresh].map(|epoch| open(epoch).unwrap()));
+    assert_eq!(opened.await.unwrap(), ["old", "new"]);
+    let empty = dir.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    end_vanished_sessions(&store, &names, &empty).await.unwrap();
+    let open: Vec<_> = store
+        .open_sessions()
+        .into_iter()
+        .map(|(source, epoch, _)| (source, epoch))
+        .collect();
+    assert_eq!(open, [("other".to_owned(), other)]);
     store.shutdown().await;
 }
 

@@ -2,7 +2,7 @@
 //! and nothing is left.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -27,6 +27,8 @@ const SILENT_MAX: Duration = Duration::from_millis(100);
 const IDLE_MAX: Duration = Duration::from_secs(1);
 /// Sleep after the store had no room.
 const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+/// Sleep between looks whether a stale engine is dead.
+const STALE_PAUSE: Duration = Duration::from_millis(20);
 /// Empty looks in a row after which a ring counts as idle.
 const IDLE_AFTER: u32 = 20;
 
@@ -75,6 +77,14 @@ impl Turn {
     }
 }
 
+/// What the intake thread tells all drain threads.
+pub(super) struct Flags {
+    /// The watchdog ends.
+    pub(super) stop: Arc<AtomicBool>,
+    /// The launch that is the engine.
+    pub(super) active: Arc<AtomicU32>,
+}
+
 /// A drain thread and the means to wake it.
 pub(super) struct Session {
     waker: Waker,
@@ -89,7 +99,7 @@ impl Session {
         config: &IntakeConfig,
         committer: Arc<dyn Committer>,
         on_event: Arc<dyn Fn(IntakeEvent) + Send + Sync>,
-        stop: Arc<AtomicBool>,
+        flags: Flags,
         turn: Turn,
     ) -> std::io::Result<Self> {
         let waker = attachment.waker();
@@ -103,9 +113,11 @@ impl Session {
             .spawn(move || {
                 let drain = Drain {
                     attachment,
+                    source: config.source.clone(),
                     config,
                     committer,
-                    stop,
+                    stop: flags.stop,
+                    active: flags.active,
                     progress: Arc::clone(&progress),
                     in_flight: VecDeque::with_capacity(IN_FLIGHT_MAX),
                     next_seq: 1,
@@ -182,8 +194,11 @@ struct InFlight {
 struct Drain {
     attachment: Attachment,
     config: IntakeConfig,
+    /// Whose records these are.
+    source: String,
     committer: Arc<dyn Committer>,
     stop: Arc<AtomicBool>,
+    active: Arc<AtomicU32>,
     progress: Arc<SessionProgress>,
     in_flight: VecDeque<InFlight>,
     /// Number of the next frame to take.
@@ -205,10 +220,24 @@ struct Drain {
 
 impl Drain {
     fn run(mut self, turn: Turn) -> Result<Outcome, CommitError> {
-        self.tell_attached();
-        turn.wait();
-        let resumed = self.resume();
-        drop(turn);
+        let resumed = if self.is_stale() {
+            turn.wait();
+            // In its turn all the same, or the newer session would shut this one out.
+            let opened = self.open();
+            drop(turn);
+            opened?;
+            if !self.outlive_stale() {
+                return Ok(Outcome::Stopped);
+            }
+            self.tell_attached();
+            self.resume()
+        } else {
+            self.tell_attached();
+            turn.wait();
+            let resumed = self.resume();
+            drop(turn);
+            resumed
+        };
         if resumed?.ended {
             return Ok(self.remove_files());
         }
@@ -218,6 +247,12 @@ impl Drain {
             if self.stop.load(Ordering::Acquire) && self.attachment.is_writer_alive() {
                 self.settle(0)?;
                 return Ok(Outcome::Stopped);
+            }
+            if self.is_stale() {
+                self.settle(0)?;
+                if !self.outlive_stale() {
+                    return Ok(Outcome::Stopped);
+                }
             }
             self.settle(IN_FLIGHT_MAX - 1)?;
             if self.take()? > 0 {
@@ -265,21 +300,49 @@ impl Drain {
         }
     }
 
-    /// Asks where the session stands in the committed state and puts the reader there.
-    fn resume(&mut self) -> Result<SessionResume, CommitError> {
-        self.in_flight.clear();
+    /// Whether a newer engine is the engine while this one lives.
+    fn is_stale(&self) -> bool {
+        self.attachment.info().launch < self.active.load(Ordering::Acquire)
+            && self.attachment.is_writer_alive()
+    }
+
+    /// Waits for the death of a stale engine, taking nothing from its ring meanwhile. False when the watchdog ends
+    /// first.
+    fn outlive_stale(&self) -> bool {
+        (self.on_event)(IntakeEvent::Stale {
+            info: self.attachment.info().clone(),
+            path: self.attachment.name().path.clone(),
+        });
+        while self.attachment.is_writer_alive() {
+            if self.stop.load(Ordering::Acquire) {
+                return false;
+            }
+            std::thread::park_timeout(STALE_PAUSE);
+        }
+        true
+    }
+
+    /// Opens the session and waits until that is committed.
+    fn open(&mut self) -> Result<SessionResume, CommitError> {
         let info = self.attachment.info();
         let opening = SessionOpening {
             epoch: info.epoch,
             incarnation: info.launch,
             started_realtime_ns: i64::try_from(info.realtime_base_ns).unwrap_or(i64::MAX),
         };
-        let resume = loop {
+        loop {
             match self.committer.open(&opening) {
                 Err(CommitError::Later { reason }) => self.put_off(reason)?,
-                opened => break opened?,
+                opened => return opened,
             }
-        };
+        }
+    }
+
+    /// Asks where the session stands in the committed state and puts the reader there.
+    fn resume(&mut self) -> Result<SessionResume, CommitError> {
+        self.in_flight.clear();
+        let resume = self.open()?;
+        self.source.clone_from(&resume.source);
         while self.attachment.info().rotation < resume.checkpoint.rotation
             && self.next_rotation() == Rotation::Next
         {}
@@ -342,7 +405,7 @@ impl Drain {
         let checkpoint = drained.checkpoint;
         let slab = Slab {
             head: SlabHead {
-                source: self.config.source.clone(),
+                source: self.source.clone(),
                 epoch: self.attachment.info().epoch,
                 incarnation: self.attachment.info().launch,
                 realtime_offset_ns: self.attachment.realtime_offset_ns(),

@@ -68,6 +68,7 @@ impl Committer for Memory {
             seen.opened.push(opening.incarnation);
             let checkpoint = seen.checkpoints.get(&opening.epoch);
             SessionResume {
+                source: "test".to_owned(),
                 next_seq: *seen.next_seq.entry(opening.epoch).or_insert(1),
                 checkpoint: checkpoint.copied().unwrap_or_default(),
                 ended: false,
@@ -132,7 +133,10 @@ fn start_with(
         source: "test".to_owned(),
         slab_bytes_max,
     };
-    Intake::spawn(config, memory.clone(), Arc::new(on_event)).unwrap()
+    let intake = Intake::spawn(config, memory.clone(), Arc::new(on_event)).unwrap();
+    let files = sidekick_ipc::scan(dir).unwrap();
+    intake.expect(files.last().map_or(1, |file| file.launch));
+    intake
 }
 
 fn directory() -> tempfile::TempDir {
@@ -293,5 +297,82 @@ fn sessions_are_opened_in_the_order_of_their_launches() {
     });
     assert!(memory.comes(PATIENCE, |seen| seen.ended.len() == 3));
     assert_eq!(memory.with(|seen| seen.opened.clone()), [1, 2, 3]);
+    intake.stop();
+}
+
+/// An older engine that lives beside the newer one: its session is opened in its turn, nothing is taken from its ring
+/// while it lives, and all that it recorded is taken once it is dead.
+#[test]
+fn a_stale_engines_ring_is_left_alone_until_it_is_dead() {
+    let dir = directory();
+    let old = session(dir.path(), 1);
+    let recorded = old.record("stream", b"x").unwrap();
+    let new = session(dir.path(), 2);
+    new.record("stream", b"x").unwrap();
+    let (old_epoch, new_epoch) = (old.epoch(), new.epoch());
+    let memory = Arc::new(Memory::default());
+    let (told, stale) = std::sync::mpsc::channel();
+    let told = Mutex::new(told);
+    let intake = start_with(dir.path(), &memory, 1 << 20, move |event| {
+        if let IntakeEvent::Stale { info, .. } = event {
+            told.lock().unwrap().send(info.launch).unwrap();
+        }
+    });
+    assert_eq!(stale.recv_timeout(PATIENCE), Ok(1));
+    assert!(memory.comes(PATIENCE, |seen| seen.next_seq.get(&new_epoch) == Some(&2)));
+    // It goes on as if nothing had happened.
+    old.record("stream", b"y").unwrap();
+    old.on_frame(Phase::Running);
+    assert!(!memory.comes(NEVER, |seen| seen.next_seq[&old_epoch] > 1));
+    assert_eq!(memory.with(|seen| seen.opened.clone()), [1, 2]);
+    drop(old);
+    assert!(memory.comes(PATIENCE, |seen| !seen.ended.is_empty()));
+    assert_eq!(memory.committed(old_epoch), recorded + 1);
+    assert!(memory.with(|seen| seen.ended[0].tail_known));
+    intake.stop();
+}
+
+/// The same for one that was drained already when the newer one came.
+#[test]
+fn an_engine_that_becomes_stale_is_drained_no_more() {
+    let dir = directory();
+    let old = session(dir.path(), 1);
+    old.record("stream", b"x").unwrap();
+    let epoch = old.epoch();
+    let memory = Arc::new(Memory::default());
+    let (told, stale) = std::sync::mpsc::channel();
+    let told = Mutex::new(told);
+    let intake = start_with(dir.path(), &memory, 1 << 20, move |event| {
+        if let IntakeEvent::Stale { info, .. } = event {
+            told.lock().unwrap().send(info.launch).unwrap();
+        }
+    });
+    assert!(memory.comes(PATIENCE, |seen| seen.next_seq.get(&epoch) == Some(&2)));
+    intake.expect(2);
+    assert_eq!(stale.recv_timeout(PATIENCE), Ok(1));
+    old.record("stream", b"y").unwrap();
+    old.on_frame(Phase::Running);
+    assert!(!memory.comes(NEVER, |seen| seen.next_seq[&epoch] > 2));
+    drop(old);
+    assert!(memory.comes(PATIENCE, |seen| !seen.ended.is_empty()));
+    assert_eq!(memory.committed(epoch), 2);
+    intake.stop();
+}
+
+/// A ring of a launch that never was must not shut out those to come.
+#[test]
+fn a_ring_of_a_launch_that_was_never_made_is_not_opened() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    engine.record("stream", b"x").unwrap();
+    let memory = Arc::new(Memory::default());
+    let intake = start(dir.path(), &memory, 1 << 20);
+    drop(session(dir.path(), 9));
+    intake.rescan();
+    drop(engine);
+    assert!(memory.comes(PATIENCE, |seen| !seen.ended.is_empty()));
+    assert_eq!(memory.with(|seen| seen.opened.clone()), [1]);
+    intake.expect(9);
+    assert!(memory.comes(PATIENCE, |seen| seen.ended.len() == 2));
     intake.stop();
 }

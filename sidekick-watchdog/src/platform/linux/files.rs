@@ -1,6 +1,6 @@
 //! Files and folders that belong to this user alone.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -106,6 +106,16 @@ pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize>
 /// What the system said.
 pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     file.write_all_at(bytes, offset)
+}
+
+/// The bytes of a text of the system, whatever their encoding.
+pub fn bytes_of(text: &OsStr) -> &[u8] {
+    text.as_bytes()
+}
+
+/// The text of the system that these bytes are.
+pub fn os_string_from_bytes(bytes: &[u8]) -> OsString {
+    OsStr::from_bytes(bytes).to_owned()
 }
 
 /// The path that these bytes name, whatever their encoding.

@@ -297,6 +297,17 @@ pub fn spawn_other(command: &mut Command) -> io::Result<Child> {
     command.spawn()
 }
 
+/// Leaves the session and process group that this process was started in, so that neither its terminal nor whoever
+/// kills the group reaches it and what it starts. One that leads its group stays; it has its own already.
+pub fn leave_session() {
+    let _ = rustix::process::setsid();
+}
+
+/// Keeps every descriptor that this process inherited, the standard ones excepted, from the programs it starts.
+pub fn close_inherited_on_exec() {
+    sidekick_ipc::sys::close_on_exec_from(3);
+}
+
 /// Makes orphaned descendants ours, so that what an engine leaves behind can be found and ended.
 ///
 /// # Errors
