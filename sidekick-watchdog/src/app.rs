@@ -227,6 +227,7 @@ async fn serve_with(
         store
             .last_launch(&config.name)
             .max(link::last_launch(runtime_dir)),
+        None,
     );
     let find_link = link::finder(runtime_dir.to_owned());
     let spawned = tokio::task::spawn_blocking(move || {
@@ -424,7 +425,8 @@ impl App<'_> {
                 *left_running,
             ))),
             EngineEvent::GaveUp { deaths } => Some(Outcome::GaveUp { deaths: *deaths }),
-            EngineEvent::Stopped => Some(Outcome::EngineDone),
+            // An operator's `stop` keeps the watchdog.
+            EngineEvent::Stopped { asked: false } => Some(Outcome::EngineDone),
             _ => None,
         }
     }

@@ -223,6 +223,8 @@ pub enum EngineEvent {
         incarnation: u32,
         /// Its process id.
         pid: u32,
+        /// How long it has been running.
+        uptime: Duration,
     },
     /// The engine opened its ring: the extension is loaded.
     Connected {
@@ -311,8 +313,18 @@ pub enum EngineEvent {
         /// Deaths within the window.
         deaths: u32,
     },
+    /// The engine was asked to quit; it is killed when it has not done so within the grace.
+    Stopping {
+        /// Its incarnation number.
+        incarnation: u32,
+        /// How long it has.
+        grace: Duration,
+    },
     /// No engine runs and none will be started.
-    Stopped,
+    Stopped {
+        /// Whether an operator or the watchdog's own end asked for it; else the engine ended and policy leaves it so.
+        asked: bool,
+    },
 }
 
 #[cfg(test)]

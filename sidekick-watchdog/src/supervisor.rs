@@ -101,6 +101,8 @@ pub struct SupervisorConfig {
     /// Find, end and reap what engines leave behind outside their process group. Only for a process that has no
     /// children but its engine: every other child of it counts as left behind.
     pub subreaper: bool,
+    /// Start no engine until told, and end one that runs with this grace: an operator's `stop` outlives a watchdog.
+    pub hold: Option<Duration>,
 }
 
 /// What to do; see [`Handle`].
@@ -302,6 +304,7 @@ pub fn spawn(
     let waker = Waker::new()?;
     let (commands, receiver) = sync_channel(COMMANDS_MAX);
     let heartbeat_required = config.policy.heartbeat_required;
+    let hold = config.hold;
     let mut runtime = Runtime::new(Parts {
         settings: Settings {
             command: config.engine,
@@ -321,7 +324,7 @@ pub fn spawn(
         // What only the runtime directory knows of is another data directory's past (this one was wiped).
         is_relaunch: (past.is_ours || launch_last > 0) && !past.clean,
     });
-    runtime.begin(survivor)?;
+    runtime.begin(survivor, hold)?;
     let thread = std::thread::Builder::new()
         .name("supervisor".to_owned())
         .spawn(move || runtime.run())?;

@@ -91,6 +91,8 @@ pub struct EngineStatus {
     pub pid: Option<u32>,
     /// Seconds since it was started, while it runs.
     pub uptime_s: Option<f64>,
+    /// Seconds that it has left to quit, once it was asked to.
+    pub grace_left_s: Option<f64>,
     /// The frame that its heartbeat told last.
     pub frame: Option<u64>,
     /// Whether its extension has connected.

@@ -37,6 +37,8 @@ pub(super) struct Board {
     engine_started: Option<Instant>,
     /// From a death that is not told yet to the start after it, in milliseconds.
     gap_ms: Option<f64>,
+    /// When an engine that was asked to quit is killed.
+    killed_at: Option<Instant>,
     current: Option<Current>,
     /// Numbers lost as holes in sessions that have ended.
     holes_ended: u64,
@@ -54,6 +56,7 @@ impl Board {
             started: Instant::now(),
             engine_started: None,
             gap_ms: None,
+            killed_at: None,
             current: None,
             holes_ended: 0,
             refused_ended: 0,
@@ -109,7 +112,12 @@ impl Board {
                 self.engine_started = Some(Instant::now());
                 self.metrics.started(*incarnation, *gap);
             }
-            EngineEvent::Adopted { incarnation, pid } => {
+            EngineEvent::Adopted {
+                incarnation,
+                pid,
+                uptime,
+            } => {
+                self.engine_started = Instant::now().checked_sub(*uptime);
                 engine.state = EngineState::Running;
                 engine.incarnation = *incarnation;
                 engine.pid = Some(*pid);
@@ -152,6 +160,7 @@ impl Board {
                 engine.connected = false;
                 engine.ready = false;
                 self.engine_started = None;
+                self.killed_at = None;
             }
             EngineEvent::Reported {
                 incarnation,
@@ -172,7 +181,11 @@ impl Board {
                 engine.state = EngineState::Backoff;
             }
             EngineEvent::GaveUp { .. } => engine.state = EngineState::GaveUp,
-            EngineEvent::Stopped => engine.state = EngineState::Stopped,
+            EngineEvent::Stopping { grace, .. } => {
+                engine.state = EngineState::Stopping;
+                self.killed_at = Some(Instant::now() + *grace);
+            }
+            EngineEvent::Stopped { .. } => engine.state = EngineState::Stopped,
             EngineEvent::Unconnected { .. } | EngineEvent::Unfit { .. } => {}
         }
     }
@@ -256,6 +269,9 @@ impl Board {
     fn refresh_engine(&mut self) {
         let engine = &mut self.status.engine;
         engine.uptime_s = self.engine_started.map(|at| at.elapsed().as_secs_f64());
+        engine.grace_left_s = self
+            .killed_at
+            .map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64());
         let (mut holes, mut refused) = (self.holes_ended, self.refused_ended);
         if let Some(current) = &self.current {
             current.link.controls.beat();

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::AppError;
 use crate::config::Config;
@@ -97,6 +98,7 @@ pub(super) fn supervisor(
     data_dir: &Path,
     runtime_dir: &Path,
     launch_last: u32,
+    hold: Option<Duration>,
 ) -> SupervisorConfig {
     let defaults = Policy::default();
     SupervisorConfig {
@@ -136,6 +138,7 @@ pub(super) fn supervisor(
         logs_kept: LOGS_KEPT,
         launch_last,
         subreaper: true,
+        hold,
     }
 }
 

@@ -18,8 +18,13 @@ pub(super) fn tell(event: &EngineEvent) {
             let gap_ms = gap.map(ms);
             info!(incarnation, pid, gap_ms, log = %log.display(), "engine started");
         }
-        EngineEvent::Adopted { incarnation, pid } => {
-            info!(incarnation, pid, "running engine adopted");
+        EngineEvent::Adopted {
+            incarnation,
+            pid,
+            uptime,
+        } => {
+            let uptime_s = ms(*uptime) / 1000.0;
+            info!(incarnation, pid, uptime_s, "running engine adopted");
         }
         EngineEvent::Connected { incarnation } => info!(incarnation, "engine connected"),
         EngineEvent::Ready { incarnation, after } => {
@@ -84,7 +89,14 @@ pub(super) fn tell(event: &EngineEvent) {
             );
         }
         EngineEvent::GaveUp { deaths } => error!(deaths, "the engine died too often"),
-        EngineEvent::Stopped => info!("no engine runs"),
+        EngineEvent::Stopping { incarnation, grace } => {
+            info!(
+                incarnation,
+                grace_s = grace.as_secs_f64(),
+                "engine asked to quit"
+            );
+        }
+        EngineEvent::Stopped { .. } => info!("no engine runs"),
     }
 }
 

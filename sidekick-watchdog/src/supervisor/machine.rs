@@ -203,7 +203,10 @@ pub enum Told {
         deaths: u32,
     },
     /// No engine runs and none will be started.
-    Stopped,
+    Stopped {
+        /// Whether an operator or the watchdog's own end asked for it; else the engine ended and policy leaves it so.
+        asked: bool,
+    },
 }
 
 /// Why no engine of this configuration can be watched.
@@ -399,7 +402,7 @@ impl Machine {
                     pending: Some((Then::Stop, _)),
                 } = self.state
                 {
-                    self.stop(&mut out);
+                    self.stop(true, &mut out);
                 } else {
                     self.started_at = now;
                     self.on_unasked_death(false, now, &mut out);
@@ -635,7 +638,7 @@ impl Machine {
                 }
             }
             State::Spawning { pending } => *pending = Some((wanted, grace)),
-            State::Idle | State::Waiting { .. } if wanted == Then::Stop => self.stop(out),
+            State::Idle | State::Waiting { .. } if wanted == Then::Stop => self.stop(true, out),
             State::Stopped | State::GaveUp if wanted == Then::Stop => {}
             State::Idle | State::Waiting { .. } | State::Stopped | State::GaveUp => {
                 self.on_start(out);
@@ -654,7 +657,7 @@ impl Machine {
                 };
             }
             State::Spawning { pending } => *pending = Some((Then::Stop, Duration::ZERO)),
-            State::Idle | State::Waiting { .. } => self.stop(out),
+            State::Idle | State::Waiting { .. } => self.stop(true, out),
             State::Stopped | State::GaveUp => {}
         }
     }
@@ -663,7 +666,7 @@ impl Machine {
         match self.state {
             State::Stopping {
                 then: Then::Stop, ..
-            } => self.stop(out),
+            } => self.stop(true, out),
             // A restart that was asked for is no failure.
             State::Stopping {
                 then: Then::Restart,
@@ -691,7 +694,7 @@ impl Machine {
             RestartPolicy::Never => false,
         };
         if !wanted {
-            self.stop(out);
+            self.stop(false, out);
             return;
         }
         let stable_after = self.policy.stable_after.max(STABLE_AFTER_MIN);
@@ -760,9 +763,9 @@ impl Machine {
         out.push(Action::Spawn);
     }
 
-    fn stop(&mut self, out: &mut Vec<Action>) {
+    fn stop(&mut self, asked: bool, out: &mut Vec<Action>) {
         self.state = State::Stopped;
-        out.push(Action::Tell(Told::Stopped));
+        out.push(Action::Tell(Told::Stopped { asked }));
     }
 
     fn forget_failures(&mut self) {

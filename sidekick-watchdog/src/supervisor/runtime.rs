@@ -136,12 +136,21 @@ impl Runtime {
         }
     }
 
-    /// Takes over the engine that runs, or starts the first one.
-    pub(super) fn begin(&mut self, survivor: Option<Survivor>) -> Result<(), LaunchError> {
+    /// Takes over the engine that runs, or starts the first one; with `hold` starts none and ends the one that runs.
+    pub(super) fn begin(
+        &mut self,
+        survivor: Option<Survivor>,
+        hold: Option<Duration>,
+    ) -> Result<(), LaunchError> {
         if let Some(survivor) = survivor {
             self.adopt(survivor);
-        } else {
+        } else if hold.is_none() {
             self.feed(Event::Start);
+        }
+        if let Some(grace) = hold {
+            // A later `start` that fails is told, and no reason to end the watchdog.
+            self.ever_started = true;
+            self.feed(Event::Stop { grace });
         }
         self.first_error.take().map_or(Ok(()), Err)
     }
@@ -150,14 +159,16 @@ impl Runtime {
         let now = monotonic_now();
         let launch = survivor.launch;
         self.ever_started = true;
+        let uptime = survivor.process.age();
         self.emit(EngineEvent::Adopted {
             incarnation: launch,
             pid: survivor.process.pid(),
+            uptime,
         });
         self.output
             .runs(running(launch, &survivor.process, survivor.log.as_ref()));
         self.output.started(launch, survivor.log.clone(), true);
-        let since = now.saturating_sub(survivor.process.age());
+        let since = now.saturating_sub(uptime);
         let engine = Engine::new(launch, survivor.process, survivor.log, since, now);
         self.engine = Some(engine);
         self.last_launch = self.last_launch.max(launch);
@@ -462,12 +473,14 @@ impl Runtime {
     }
 
     /// Asks through the ring if there is one; else by SIGTERM, which Godot without the extension dies of at once.
-    fn ask_quit(&self, grace: Duration) {
+    fn ask_quit(&mut self, grace: Duration) {
         if let Some(engine) = &self.engine {
             match &engine.link {
                 Some(link) => link.ask_quit(grace),
                 None => engine.process.terminate(),
             }
+            let incarnation = engine.launch;
+            self.emit(EngineEvent::Stopping { incarnation, grace });
         }
     }
 
@@ -603,7 +616,7 @@ impl Runtime {
             Told::Backoff { delay } => EngineEvent::Backoff { delay },
             Told::CrashLoop { deaths, every } => EngineEvent::CrashLoop { deaths, every },
             Told::GaveUp { deaths } => EngineEvent::GaveUp { deaths },
-            Told::Stopped => EngineEvent::Stopped,
+            Told::Stopped { asked } => EngineEvent::Stopped { asked },
         };
         self.emit(event);
     }

@@ -50,13 +50,7 @@ fn a_killed_watchdogs_engine_is_adopted() {
     first.kill();
 
     let mut watched = Watched::start(site.config()).expect("started");
-    assert_eq!(
-        watched.event(),
-        EngineEvent::Adopted {
-            incarnation: 1,
-            pid
-        }
-    );
+    assert_eq!(watched.adopted(), (1, pid));
     assert_eq!(site.engines(), [pid]);
     kill(pid);
     let (incarnation, next) = watched.started();
@@ -80,14 +74,7 @@ fn an_engine_without_a_recorded_pid_is_found_by_its_lock() {
     ] {
         fs::write(site.launch_file(1), record).expect("written");
         let mut watched = Watched::start(site.config()).expect("started");
-        assert_eq!(
-            watched.event(),
-            EngineEvent::Adopted {
-                incarnation: 1,
-                pid
-            },
-            "{record:?}"
-        );
+        assert_eq!(watched.adopted(), (1, pid), "{record:?}");
         assert!(watched.handle.send(Command::Detach));
         watched.handle.join();
     }
@@ -127,13 +114,7 @@ fn an_engine_whose_runtime_directory_vanished_is_adopted_and_no_second_one_start
     fs::remove_dir_all(site.path().join("run")).expect("removed");
     // The folder itself is made by who starts a watchdog.
     let mut watched = Watched::start(site.config()).expect("started");
-    assert_eq!(
-        watched.event(),
-        EngineEvent::Adopted {
-            incarnation: 1,
-            pid
-        }
-    );
+    assert_eq!(watched.adopted(), (1, pid));
     assert_eq!(site.engines(), [pid]);
     // Its death is seen as any, and the numbers go on.
     kill(pid);
@@ -197,7 +178,7 @@ fn of_two_engines_the_newest_is_adopted_and_the_other_ended() {
     eventually("two engines", || (site.engines().len() == 2).then_some(()));
     let mut watched = Watched::start(site.config()).expect("started");
     let (incarnation, pid) = pids[1];
-    assert_eq!(watched.event(), EngineEvent::Adopted { incarnation, pid });
+    assert_eq!(watched.adopted(), (incarnation, pid));
     assert_eq!(site.engines(), [pid]);
     watched.shut_down(Duration::from_secs(5));
 }
@@ -298,13 +279,7 @@ fn how_an_adopted_engine_ended_is_told() {
         let mut config = site.config();
         config.policy.heartbeat_required = true;
         let mut watched = Watched::start(config).expect("started");
-        assert_eq!(
-            watched.event(),
-            EngineEvent::Adopted {
-                incarnation: 1,
-                pid
-            }
-        );
+        assert_eq!(watched.adopted(), (1, pid));
         signal(pid, sent);
         let mut next = None;
         let told = watched.until(|event| match event {

@@ -180,6 +180,7 @@ pub fn config(dir: &Path) -> SupervisorConfig {
         logs_kept: 4,
         launch_last: 0,
         subreaper: false,
+        hold: None,
     }
 }
 
@@ -226,6 +227,17 @@ impl Watched {
             passed.push(event);
         }
         panic!("not among {passed:?}");
+    }
+
+    /// The next event, which must be an adoption: incarnation and pid.
+    #[track_caller]
+    pub fn adopted(&mut self) -> (u32, u32) {
+        match self.event() {
+            EngineEvent::Adopted {
+                incarnation, pid, ..
+            } => (incarnation, pid),
+            event => panic!("an adoption, not {event:?}"),
+        }
     }
 
     /// Waits for a start and returns incarnation and pid.

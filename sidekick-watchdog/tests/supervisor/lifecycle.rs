@@ -53,7 +53,7 @@ fn the_restart_policy_looks_at_how_the_engine_ended() {
         _ => None,
     });
     assert_eq!(cause, DeathCause::Exited { exit_code: 0 });
-    assert_eq!(watched.event(), EngineEvent::Stopped);
+    assert_eq!(watched.event(), EngineEvent::Stopped { asked: false });
     assert!(watched.handle.send(Command::Start));
     assert_eq!(watched.started().0, 2);
     watched.shut_down(Duration::from_secs(5));
@@ -69,7 +69,7 @@ fn the_restart_policy_looks_at_how_the_engine_ended() {
     let mut config = site.config();
     config.policy.restart = RestartPolicy::Never;
     let mut watched = Watched::start(config).expect("started");
-    watched.until(|event| (*event == EngineEvent::Stopped).then_some(()));
+    watched.until(|event| matches!(event, EngineEvent::Stopped { asked: false }).then_some(()));
     watched.shut_down(Duration::from_secs(5));
 }
 
@@ -95,7 +95,7 @@ fn an_exit_code_of_zero_without_a_goodbye_is_no_clean_end() {
             assert_eq!(cause, DeathCause::Clean { exit_code: 0 });
         }
     }
-    assert_eq!(watched.event(), EngineEvent::Stopped);
+    assert_eq!(watched.event(), EngineEvent::Stopped { asked: false });
     watched.shut_down(Duration::from_secs(5));
 }
 
@@ -120,8 +120,32 @@ fn an_engine_that_does_not_quit_is_killed_after_its_grace_with_its_children() {
     assert!(asked_at.elapsed() >= grace);
     assert!(asked_at.elapsed() < grace + Duration::from_secs(2));
     eventually("the child's end", || (!is_alive(child)).then_some(()));
-    assert_eq!(watched.event(), EngineEvent::Stopped);
+    assert_eq!(watched.event(), EngineEvent::Stopped { asked: true });
     assert_eq!(watched.shut_down(Duration::ZERO), Ended::Stopped);
+}
+
+/// An operator's stop that outlived the watchdog: nothing is started, what runs is ended, and `Start` starts.
+#[test]
+fn a_held_supervisor_starts_nothing_until_told_and_ends_what_runs() {
+    let site = Site::new("trap 'exit 0' TERM; while :; do sleep 0.01; done");
+    let hold = Some(Duration::from_secs(5));
+    let mut config = site.config();
+    config.hold = hold;
+    let mut watched = Watched::start(config).expect("started");
+    assert_eq!(watched.event(), EngineEvent::Stopped { asked: true });
+    assert!(site.engines().is_empty());
+    assert!(watched.handle.send(Command::Start));
+    let (incarnation, pid) = watched.started();
+    assert!(watched.handle.send(Command::Detach));
+    watched.handle.join();
+
+    let mut config = site.config();
+    config.hold = hold;
+    let mut watched = Watched::start(config).expect("started");
+    assert_eq!(watched.adopted(), (incarnation, pid));
+    watched.until(|event| matches!(event, EngineEvent::Stopped { asked: true }).then_some(()));
+    assert!(!is_alive(pid));
+    watched.shut_down(Duration::from_secs(5));
 }
 
 /// A child in the engine's process group does not outlive it, however the engine died.
@@ -326,7 +350,7 @@ fn the_engine_gets_its_own_environment_only() {
     let mut config = site.config();
     config.engine.env = vec![("GAME_MODE".to_owned(), "arena".to_owned())];
     let mut watched = Watched::start(config).expect("started");
-    watched.until(|event| (*event == EngineEvent::Stopped).then_some(()));
+    watched.until(|event| matches!(event, EngineEvent::Stopped { asked: false }).then_some(()));
     let seen = fs::read_to_string(site.path().join("seen")).expect("written");
     for wanted in [
         "GAME_MODE=arena",

@@ -181,7 +181,10 @@ fn whether_an_end_leads_to_a_start_is_the_policys() {
         let mut world = World::started(Policy { restart, ..quiet() });
         world.die(success);
         assert_eq!(world.engines, wanted, "{restart:?} {success}");
-        let stopped = world.told.contains(&Told::Stopped);
+        let stopped = world
+            .told
+            .iter()
+            .any(|told| matches!(told, Told::Stopped { .. }));
         assert_eq!(stopped, wanted == 0);
     }
 }
@@ -282,7 +285,7 @@ fn a_stop_ends_the_waiting() {
     assert_eq!(world.machine.phase(), Phase::Backoff);
     world.feed(Event::Stop { grace: SECOND });
     assert_eq!(world.machine.phase(), Phase::Stopped);
-    assert_eq!(world.told.last(), Some(&Told::Stopped));
+    assert_eq!(world.told.last(), Some(&Told::Stopped { asked: true }));
 }
 
 #[test]
