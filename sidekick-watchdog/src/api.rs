@@ -1,9 +1,12 @@
 //! Answers operators over HTTP; the only part that names axum.
 //!
 //! `GET /healthz` (the process serves) · `GET /readyz` (the engine serves) · `GET /metrics` ·
-//! `GET /api/v1/status`. Read only in this version.
+//! `GET /api/v1/status` · `POST /api/v1/engine/{restart,start,stop,drain}`.
 //!
-//! Loopback by default. Requests whose `Host` is not ours are refused, so that a web page that rebinds its name to
+//! Over TCP and over the control socket (`control.sock` in the runtime directory, for this user alone); the same
+//! handlers answer both. The socket needs no token: who reaches it is this user. Over TCP no order is taken without one.
+//!
+//! TCP is loopback by default. Requests whose `Host` is not ours are refused, so that a web page that rebinds its name to
 //! 127.0.0.1 reads nothing. Where a token is configured everything but the two probes wants it; a listener beyond
 //! loopback always has one ([`crate::config`] refuses it otherwise).
 
@@ -14,6 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::serve::Listener;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -22,12 +27,20 @@ use crate::config::{ApiConfig, secret};
 use crate::metrics::Metrics;
 use crate::platform;
 
+use control::Control;
+
 mod connection;
+mod control;
+pub mod operator;
+mod orders;
 mod routes;
 pub mod status;
 #[cfg(test)]
 mod tests;
 
+pub use control::CONTROL_SOCKET;
+pub use operator::Operator;
+pub use orders::{GRACE_MAX, parse_grace};
 pub use status::{
     DEATHS_KEPT, Death, EngineState, EngineStatus, SessionStatus, SinkStatus, Status, StoreStatus,
     Totals, UploadStatus,
@@ -65,6 +78,14 @@ pub enum ApiError {
         /// The system's words for the last try.
         why: io::Error,
     },
+    /// The control socket cannot be made.
+    #[error("the control socket cannot be made in {dir:?}: {}", control_words(why))]
+    Control {
+        /// The runtime directory.
+        dir: PathBuf,
+        /// The system's words.
+        why: io::Error,
+    },
     /// The token's file was readable when checked and is not now.
     #[error("[api] token_file {0}")]
     Token(String),
@@ -78,10 +99,23 @@ pub enum ApiError {
     },
 }
 
+/// What a refused control socket means, and what to do.
+fn control_words(why: &io::Error) -> String {
+    match why.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another watchdog answers there; two data directories must not share one \
+                                     runtime directory: change runtime_dir"
+                .to_owned()
+        }
+        _ => format!("{why}; {}", platform::remedy(why)),
+    }
+}
+
 /// The API with its port, before it answers.
 #[derive(Debug)]
 pub struct Api {
     listener: TcpListener,
+    control: Option<Control>,
     address: SocketAddr,
     token: Option<String>,
 }
@@ -126,6 +160,7 @@ impl Api {
         info!(%address, "API listens");
         Ok(Self {
             listener,
+            control: None,
             address,
             token,
         })
@@ -134,6 +169,19 @@ impl Api {
     /// The address in use.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Makes the control socket in the runtime directory (mode 0600), in the place of a dead watchdog's.
+    ///
+    /// # Errors
+    /// [`ApiError::Control`], also when somebody answers there already.
+    pub fn open_control(&mut self, runtime_dir: &Path) -> Result<(), ApiError> {
+        let control = Control::bind(runtime_dir).map_err(|why| ApiError::Control {
+            dir: runtime_dir.to_owned(),
+            why,
+        })?;
+        self.control = Some(control);
+        Ok(())
     }
 
     /// Writes the address into the runtime directory (mode 0600, atomically), where `status` finds it.
@@ -160,35 +208,74 @@ impl Api {
         write().map_err(|why| ApiError::Record { path, why })
     }
 
-    /// Answers until `shutdown` completes, then gives open requests a second.
+    /// Answers until `shutdown` completes, then gives open requests a second. Without an operator no order is taken.
     ///
     /// # Errors
-    /// What the listener reports; single connections' errors end only themselves.
+    /// What a listener reports; single connections' errors end only themselves.
     pub async fn serve(
         self,
         status: watch::Receiver<Status>,
         metrics: Metrics,
+        operator: Option<Arc<dyn Operator>>,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
+        let app = routes::App {
+            status,
+            metrics,
+            operator,
+        };
         let guard = routes::Guard {
             // Beyond loopback the token guards, and a server has more names than we can know.
             hosts: self.address.ip().is_loopback().then(|| self.address.ip()),
+            orders: match self.token.is_some() {
+                true => routes::Orders::Taken,
+                false => routes::Orders::WantToken,
+            },
             token: self.token,
         };
-        let router = routes::router(status, metrics, Arc::new(guard));
-        let listener = connection::BoundedListener::new(self.listener);
-        let (ended, mut seen) = watch::channel(false);
-        let serve = axum::serve(listener, router).with_graceful_shutdown(async move {
+        let (ending, ended) = watch::channel(false);
+        let over_tcp = serve_on(
+            connection::BoundedListener::new(self.listener),
+            routes::router(app.clone(), Arc::new(guard)),
+            ended.clone(),
+        );
+        let over_socket = async {
+            match self.control {
+                Some(control) => {
+                    let router = routes::router(app, Arc::new(routes::Guard::default()));
+                    serve_on(control, router, ended.clone()).await
+                }
+                None => Ok(()),
+            }
+        };
+        let told = async {
             shutdown.await;
-            let _ = ended.send(true);
-        });
-        tokio::select! {
-            result = serve => result,
-            // A connection that neither asks nor goes must not hold the watchdog up.
-            () = async {
-                let _ = seen.wait_for(|ended| *ended).await;
-                tokio::time::sleep(SHUTDOWN_GRACE).await;
-            } => Ok(()),
-        }
+            ending.send_replace(true);
+        };
+        let (tcp, socket, ()) = tokio::join!(over_tcp, over_socket, told);
+        tcp.and(socket)
+    }
+}
+
+/// Serves one listener until `ended`, and at most a second longer.
+async fn serve_on<L: Listener>(
+    listener: L,
+    router: Router,
+    ended: watch::Receiver<bool>,
+) -> io::Result<()>
+where
+    L::Addr: std::fmt::Debug,
+{
+    let (mut stop, mut seen) = (ended.clone(), ended);
+    let serve = axum::serve(listener, router).with_graceful_shutdown(async move {
+        let _ = stop.wait_for(|ended| *ended).await;
+    });
+    tokio::select! {
+        result = serve => result,
+        // A connection that neither asks nor goes must not hold the watchdog up.
+        () = async {
+            let _ = seen.wait_for(|ended| *ended).await;
+            tokio::time::sleep(SHUTDOWN_GRACE).await;
+        } => Ok(()),
     }
 }

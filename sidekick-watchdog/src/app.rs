@@ -14,6 +14,7 @@ mod finish;
 mod last_words;
 mod link;
 mod names;
+mod operator;
 mod outbox;
 mod parts;
 mod tell;
@@ -34,6 +35,7 @@ use self::board::Board;
 use self::committer::StoreCommitter;
 pub use self::error::AppError;
 use self::names::Names;
+use self::operator::{AppOperator, StopNote};
 use self::outbox::StoreOutbox;
 use self::tell::tell;
 use crate::api::{Api, Status};
@@ -143,8 +145,11 @@ async fn serve_with(
     end_vanished_sessions(&store, &names, runtime_dir).await?;
 
     let metrics = Metrics::new();
-    let api = Api::bind(&config.api).await?;
+    let mut api = Api::bind(&config.api).await?;
+    api.open_control(runtime_dir)?;
     api.record_address(runtime_dir)?;
+    let operator = Arc::new(AppOperator::new(runtime_dir, &config.shutdown));
+    let stop_note = StopNote::new(runtime_dir);
     let board = Board::new(
         Status {
             name: config.name.clone(),
@@ -156,6 +161,7 @@ async fn serve_with(
             api: api.address().to_string(),
             engine: crate::api::EngineStatus {
                 ready_required: config.health.ready_required,
+                heartbeat_required: config.health.heartbeat == HeartbeatPolicy::Required,
                 ..Default::default()
             },
             ..Status::default()
@@ -188,9 +194,14 @@ async fn serve_with(
         });
     }
     let mut api_drive = drive.subscribe();
-    let serve = api.serve(board.subscribe(), metrics, async move {
-        let _ = api_drive.wait_for(|drive| *drive == Drive::Stop).await;
-    });
+    let serve = api.serve(
+        board.subscribe(),
+        metrics,
+        Some(operator.clone()),
+        async move {
+            let _ = api_drive.wait_for(|drive| *drive == Drive::Stop).await;
+        },
+    );
     tasks.spawn(async move {
         if let Err(error) = serve.await {
             error!(%error, "the API ended");
@@ -227,7 +238,7 @@ async fn serve_with(
         store
             .last_launch(&config.name)
             .max(link::last_launch(runtime_dir)),
-        None,
+        stop_note.is_set().then_some(config.shutdown.engine_grace),
     );
     let find_link = link::finder(runtime_dir.to_owned());
     let spawned = tokio::task::spawn_blocking(move || {
@@ -256,9 +267,11 @@ async fn serve_with(
             return Err(error.into());
         }
     };
+    operator.serve(supervisor.remote());
     let mut app = App {
         store,
         board,
+        stop_note,
         remote: supervisor.remote(),
         intake: Some(intake),
         engine_events,
@@ -331,6 +344,7 @@ enum Outcome {
 struct App<'a> {
     store: Arc<Store>,
     board: Board,
+    stop_note: StopNote,
     remote: Remote,
     intake: Option<Intake>,
     engine_events: mpsc::Receiver<EngineEvent>,

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::api::operator::Verb;
 use crate::config::{self, Config, ConfigErrors, Flags};
 use crate::exit::ExitCode;
 
@@ -17,6 +18,7 @@ mod client;
 mod config_print;
 mod doctor;
 mod init;
+mod order;
 mod respawn;
 mod run;
 mod status;
@@ -47,6 +49,28 @@ enum Command {
     Doctor(ConfigArgs),
     /// Ask the running watchdog how engine, records and uploads are doing
     Status(status::StatusArgs),
+    /// End the engine and start it again
+    #[command(
+        after_help = "Example: sidekick-watchdog restart --data-dir /var/lib/lobby-1 --grace 30s"
+    )]
+    Restart(order::EndArgs),
+    /// Start the engine after a stop
+    #[command(after_help = "Example: sidekick-watchdog start --data-dir /var/lib/lobby-1")]
+    Start(order::OrderArgs),
+    /// End the engine; the watchdog goes on and starts none until `start` or `restart`
+    #[command(
+        after_help = "The stop holds when the watchdog dies and is started again. It ends with `start` or `restart`, when the watchdog\n\
+                      itself is asked to end and run again, and with a reboot.\n\n\
+                      Example: sidekick-watchdog stop --data-dir /var/lib/lobby-1"
+    )]
+    Stop(order::EndArgs),
+    /// As stop, with time for the game to come to an end ([shutdown] drain_grace)
+    #[command(
+        after_help = "The game gets the signal quit_requested(grace_seconds): it may finish its match and call quit().\n\
+                      Without a listener it quits at once. /readyz says no from the first moment on.\n\n\
+                      Example: sidekick-watchdog drain --data-dir /var/lib/lobby-1 --grace 20m"
+    )]
+    Drain(order::EndArgs),
     /// Show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -133,6 +157,10 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Init(args) => init::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Status(args) => status::run(args),
+        Command::Restart(args) => order::end(Verb::Restart, args),
+        Command::Start(args) => order::start(args),
+        Command::Stop(args) => order::end(Verb::Stop, args),
+        Command::Drain(args) => order::end(Verb::Drain, args),
         Command::Config(ConfigCommand::Print(args)) => config_print::run(args),
         Command::Respawn(args) => respawn::run(args),
         Command::Version => version::run(),
@@ -223,7 +251,8 @@ mod tests {
     fn the_long_help_names_every_command_and_every_exit_code() {
         let help = command().render_long_help().to_string();
         for name in [
-            "run", "check", "init", "doctor", "status", "config", "version",
+            "run", "check", "init", "doctor", "status", "restart", "start", "stop", "drain",
+            "config", "version",
         ] {
             assert!(
                 help.lines().any(|line| line.trim_start().starts_with(name)),

@@ -31,6 +31,8 @@ pub enum ExitCode {
     NoExtension = 11,
     /// The game's library and this watchdog speak different versions of the protocol.
     VersionMismatch = 12,
+    /// The order was taken, but the engine did not come up.
+    NotDone = 13,
 }
 
 impl ExitCode {
@@ -49,6 +51,7 @@ impl ExitCode {
         Self::NotRunning,
         Self::NoExtension,
         Self::VersionMismatch,
+        Self::NotDone,
     ];
 
     /// What it means, for the help text.
@@ -69,6 +72,7 @@ impl ExitCode {
             Self::VersionMismatch => {
                 "the game's library and the watchdog are of different versions"
             }
+            Self::NotDone => "the order was taken, but the engine did not come up",
         }
     }
 }

@@ -7,6 +7,7 @@
 //! - [`spawn`]: starts a program that inherits a launch lock.
 //! - [`Waker`], [`wait`]: sleeping until one of a few things happens.
 //! - [`ShutdownSignals`]: SIGTERM and its kin as a future.
+//! - [`ControlListener`], [`connect_control`]: how commands reach a running watchdog.
 //! - [`data_dir`], [`runtime_dir`]: the folders that belong to one watchdog alone.
 
 pub mod data_dir;
@@ -17,6 +18,7 @@ pub mod runtime_dir;
 #[cfg(target_os = "linux")]
 pub use linux::{
     clock::{boot_id, monotonic_now},
+    control_socket::{ControlListener, ControlStream, connect_control},
     files::{
         bytes_of, create_private_dir, create_private_file, is_private_dir, is_readable_by_all,
         open_private_append, os_string_from_bytes, path_from_bytes, read_at, set_private, sync_dir,

@@ -2,8 +2,12 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use sidekick_watchdog::api::{Api, EngineState, Status};
+use sidekick_watchdog::api::operator::{Order, OrderError, Verb};
+use sidekick_watchdog::api::{Api, Death, EngineState, Operator, Status};
 use sidekick_watchdog::config::ApiConfig;
 use sidekick_watchdog::exit::ExitCode;
 use sidekick_watchdog::metrics::Metrics;
@@ -200,21 +204,19 @@ fn status_without_a_watchdog_says_so() {
 
 /// A live API in this process, found by the binary through the data directory, as an operator would.
 #[tokio::test(flavor = "multi_thread")]
-async fn status_asks_the_watchdog_of_its_own_data_directory() {
+async fn commands_find_the_watchdog_of_their_data_directory() {
     let folder = folder();
-    let token = folder.path().join("token");
-    std::fs::write(&token, "s3cret").unwrap();
     let (data, runtime) = (folder.path().join("data"), folder.path().join("runtime"));
     std::fs::create_dir_all(&data).unwrap();
     std::fs::create_dir_all(&runtime).unwrap();
     std::fs::write(data.join("runtime_dir"), format!("{}\n", runtime.display())).unwrap();
-    let api = Api::bind(&ApiConfig {
+    let mut api = Api::bind(&ApiConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
-        token_file: Some(token.clone()),
+        token_file: None,
     })
     .await
     .unwrap();
-    api.record_address(&runtime).unwrap();
+    api.open_control(&runtime).unwrap();
     let mut first = Status {
         name: "lobby-1".into(),
         data_dir: data.clone(),
@@ -223,51 +225,119 @@ async fn status_asks_the_watchdog_of_its_own_data_directory() {
     first.engine.state = EngineState::Running;
     first.engine.incarnation = 7;
     let (sender, receiver) = watch::channel(first);
-    let server = tokio::spawn(api.serve(receiver, Metrics::new(), std::future::pending()));
+    let orders = Arc::new(Orders {
+        status: sender,
+        fails: AtomicBool::new(false),
+    });
+    let operator: Arc<dyn Operator> = orders.clone();
+    let server = tokio::spawn(api.serve(
+        receiver,
+        Metrics::new(),
+        Some(operator),
+        std::future::pending(),
+    ));
 
     let path = folder.path().to_owned();
-    let ask = |args: &'static [&'static str], token: bool| {
-        let mut command = watchdog(&path, &["status", "--data-dir", "data"]);
-        command.args(args);
-        if token {
-            command.env("SIDEKICK_API__TOKEN_FILE", "token");
-        }
+    let ask = |args: &'static [&'static str]| {
+        let mut command = watchdog(&path, args);
+        command.args(["--data-dir", "data"]);
         tokio::task::spawn_blocking(move || command.output().unwrap())
     };
-    let output = ask(&[], true).await.unwrap();
+    let output = ask(&["status"]).await.unwrap();
     assert_code(&output, ExitCode::Ok);
     assert!(
         out(&output).contains("running, incarnation 7"),
         "{}",
         out(&output)
     );
-    let output = ask(&["--json"], true).await.unwrap();
+    let output = ask(&["status", "--json"]).await.unwrap();
     assert_code(&output, ExitCode::Ok);
     let status: Status = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(status.name, "lobby-1");
 
-    let output = ask(&[], false).await.unwrap();
-    assert_code(&output, ExitCode::NotRunning);
+    let output = ask(&["stop", "--grace", "90s"]).await.unwrap();
+    assert_code(&output, ExitCode::Ok);
+    assert_eq!(
+        out(&output),
+        "stop: incarnation 7: stopping, 90 s left\nstop: incarnation 7 has ended: quit\n"
+    );
+    let output = ask(&["start"]).await.unwrap();
+    assert_code(&output, ExitCode::Ok);
     assert!(
-        err(&output).contains("401") && err(&output).contains("token_file"),
+        out(&output).ends_with("start: incarnation 8 runs\n"),
+        "{}",
+        out(&output)
+    );
+    let output = ask(&["restart", "--no-wait"]).await.unwrap();
+    assert_code(&output, ExitCode::Ok);
+    assert!(out(&output).starts_with("restart: taken"));
+    orders.fails.store(true, Ordering::Relaxed);
+    let output = ask(&["restart"]).await.unwrap();
+    assert_code(&output, ExitCode::NotDone);
+    assert!(
+        err(&output).contains("died before it ran: aborted"),
         "{}",
         err(&output)
     );
+    let output = ask(&["drain", "--grace", "2 weeks"]).await.unwrap();
+    assert_code(&output, ExitCode::Usage);
 
-    // The port went to the watchdog of another server: that is not the one asked for.
-    sender.send_modify(|status| status.data_dir = "/elsewhere".into());
-    let output = ask(&[], true).await.unwrap();
-    assert_code(&output, ExitCode::NotRunning);
-    assert!(err(&output).contains("/elsewhere"), "{}", err(&output));
-
-    // The watchdog died without taking its address away.
+    // The watchdog died without taking its socket away.
     server.abort();
     let _ = server.await;
-    let output = ask(&[], true).await.unwrap();
-    assert_code(&output, ExitCode::NotRunning);
-    assert!(
-        err(&output).contains("no watchdog runs for"),
-        "{}",
-        err(&output)
-    );
+    for command in [&["status"][..], &["stop"], &["start"]] {
+        let output = ask(command).await.unwrap();
+        assert_code(&output, ExitCode::NotRunning);
+        let text = err(&output);
+        assert!(
+            text.contains("no watchdog runs for") && text.contains("has died"),
+            "{text}"
+        );
+    }
+}
+
+/// An engine of words: it does what is asked for in two steps.
+struct Orders {
+    status: watch::Sender<Status>,
+    fails: AtomicBool,
+}
+
+impl Operator for Orders {
+    fn order(&self, order: Order) -> Result<Duration, OrderError> {
+        let grace = order.grace.unwrap_or(Duration::from_secs(10));
+        self.status.send_modify(|status| {
+            status.engine.state = EngineState::Stopping;
+            status.engine.grace_left_s = Some(grace.as_secs_f64());
+        });
+        let (status, fails) = (self.status.clone(), self.fails.load(Ordering::Relaxed));
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            status.send_modify(|status| {
+                let engine = &mut status.engine;
+                let mut died = |incarnation, cause: &str| {
+                    engine.last_deaths.push(Death {
+                        incarnation,
+                        cause: cause.into(),
+                        ..Death::default()
+                    });
+                };
+                died(engine.incarnation, "quit");
+                engine.grace_left_s = None;
+                engine.state = match order.verb {
+                    Verb::Stop | Verb::Drain => EngineState::Stopped,
+                    Verb::Start | Verb::Restart => {
+                        engine.incarnation += 1;
+                        match fails {
+                            true => {
+                                died(engine.incarnation, "aborted");
+                                EngineState::Backoff
+                            }
+                            false => EngineState::Running,
+                        }
+                    }
+                };
+            });
+        });
+        Ok(grace)
+    }
 }

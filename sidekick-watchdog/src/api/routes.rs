@@ -3,39 +3,60 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::sync::watch;
 
+use super::operator::Operator;
+use super::orders;
 use super::status::Status;
 use crate::metrics::{self, Metrics};
 
-/// Who may ask.
+/// The largest body of an order.
+const ORDER_BYTES_MAX: usize = 4096;
+
+/// Who may ask. The default answers everybody who gets through.
+#[derive(Default)]
 pub(super) struct Guard {
     /// Listening on loopback at this address: only requests that name it, or `localhost`, are answered.
     pub(super) hosts: Option<IpAddr>,
     /// What all but the probes must carry.
     pub(super) token: Option<String>,
+    /// Whether orders are taken.
+    pub(super) orders: Orders,
 }
 
+/// Whether orders are taken from who may ask.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Orders {
+    /// From everybody who may ask.
+    #[default]
+    Taken,
+    /// From nobody, since no token is configured.
+    WantToken,
+}
+
+/// What the handlers answer from.
 #[derive(Clone)]
-struct App {
-    status: watch::Receiver<Status>,
-    metrics: Metrics,
+pub(super) struct App {
+    pub(super) status: watch::Receiver<Status>,
+    pub(super) metrics: Metrics,
+    pub(super) operator: Option<Arc<dyn Operator>>,
 }
 
-pub(super) fn router(
-    status: watch::Receiver<Status>,
-    metrics: Metrics,
-    guard: Arc<Guard>,
-) -> Router {
+pub(super) fn router(app: App, guard: Arc<Guard>) -> Router {
+    let orders = Router::new()
+        .route("/api/v1/engine/{order}", post(orders::post_order))
+        .layer(DefaultBodyLimit::max(ORDER_BYTES_MAX))
+        .route_layer(from_fn_with_state(Arc::clone(&guard), check_orders));
     let guarded = Router::new()
         .route("/metrics", get(get_metrics))
         .route("/api/v1/status", get(get_status))
+        .merge(orders)
         .route_layer(from_fn_with_state(Arc::clone(&guard), check_token));
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
@@ -43,7 +64,7 @@ pub(super) fn router(
         .merge(guarded)
         .fallback(|| async { (StatusCode::NOT_FOUND, "no such path\n") })
         .layer(from_fn_with_state(guard, check_host))
-        .with_state(App { status, metrics })
+        .with_state(app)
 }
 
 async fn readyz(State(app): State<App>) -> Response {
@@ -74,6 +95,15 @@ async fn check_host(State(guard): State<Arc<Guard>>, request: Request, next: Nex
         && !is_our_host(request.headers(), ip)
     {
         let text = "the Host header names somebody else; ask for localhost or 127.0.0.1\n";
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    next.run(request).await
+}
+
+async fn check_orders(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    if guard.orders == Orders::WantToken {
+        let text = "orders need a token: set [api] token_file and send its content as a Bearer token, or use the \
+                    command line (sidekick-watchdog restart), which needs none\n";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
     next.run(request).await

@@ -101,8 +101,14 @@ pub struct EngineStatus {
     pub ready: bool,
     /// Whether `/readyz` waits for that (`[health] ready_required`).
     pub ready_required: bool,
+    /// Whether it must show a heartbeat (`[health] heartbeat`).
+    pub heartbeat_required: bool,
     /// Starts since the watchdog's own start.
     pub starts: u64,
+    /// Starts that came to no process.
+    pub failed_starts: u64,
+    /// Why the last start came to no process, until one does.
+    pub start_error: Option<String>,
     /// The last deaths, the newest last, at most [`DEATHS_KEPT`].
     pub last_deaths: Vec<Death>,
 }

@@ -31,7 +31,7 @@ async fn start(config: ApiConfig) -> Server {
     let (status, receiver) = watch::channel(Status::default());
     let (stop, stopped) = oneshot::channel::<()>();
     let metrics = Metrics::new();
-    let task = tokio::spawn(api.serve(receiver, metrics.clone(), async {
+    let task = tokio::spawn(api.serve(receiver, metrics.clone(), None, async {
         let _ = stopped.await;
     }));
     Server {

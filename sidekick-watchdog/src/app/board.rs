@@ -98,6 +98,8 @@ impl Board {
                     incarnation: *incarnation,
                     pid: Some(*pid),
                     ready_required: engine.ready_required,
+                    heartbeat_required: engine.heartbeat_required,
+                    failed_starts: engine.failed_starts,
                     starts: engine.starts + 1,
                     last_deaths: std::mem::take(&mut engine.last_deaths),
                     ..EngineStatus::default()
@@ -175,9 +177,12 @@ impl Board {
                     death.report = Some(path.clone());
                 }
             }
-            EngineEvent::Backoff { .. }
-            | EngineEvent::CrashLoop { .. }
-            | EngineEvent::StartFailed { .. } => {
+            EngineEvent::StartFailed { error, .. } => {
+                engine.state = EngineState::Backoff;
+                engine.failed_starts += 1;
+                engine.start_error = Some(error.clone());
+            }
+            EngineEvent::Backoff { .. } | EngineEvent::CrashLoop { .. } => {
                 engine.state = EngineState::Backoff;
             }
             EngineEvent::GaveUp { .. } => engine.state = EngineState::GaveUp,

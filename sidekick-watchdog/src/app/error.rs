@@ -123,6 +123,7 @@ impl AppError {
             Self::Sink { .. } => ExitCode::BadConfig,
             Self::Upload(_) => ExitCode::StoreUnusable,
             Self::Supervisor(error) => error.exit_code(),
+            Self::Api(ApiError::Control { .. }) => ExitCode::RuntimeDir,
             Self::Api(_) => ExitCode::Listen,
             Self::Left { .. } => ExitCode::StoreUnusable,
             Self::GaveUp { .. } => ExitCode::GaveUp,

@@ -32,6 +32,12 @@ impl App<'_> {
             },
         };
         self.board.stopping();
+        // Who ends the watchdog ends the stop with it: the next `run` is an order to run.
+        if matches!(outcome, Outcome::Signaled | Outcome::EngineDone)
+            && let Err(error) = self.stop_note.set(false)
+        {
+            warn!(%error, "the next start will start no engine");
+        }
         self.end_engine(command, supervisor).await;
         if !store_died {
             self.drain(drive, upload_grace).await;

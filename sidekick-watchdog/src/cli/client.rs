@@ -1,140 +1,212 @@
-//! Finds the running watchdog of a data directory and asks it one thing over HTTP.
+//! Finds the running watchdog of a data directory and asks it over its control socket.
 //!
-//! HTTP/1.0 over a plain socket: the answer ends with the connection, so twenty lines replace a client library.
+//! The socket lies in the runtime directory, which the data directory names. hyper speaks HTTP over it; one runtime on
+//! this thread drives the connection.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::api;
-use crate::config::{Config, secret};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use tokio::runtime::Runtime;
 
-/// How long the watchdog may take for each step of its answer; it answers from memory.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::api::{CONTROL_SOCKET, Status};
+use crate::config::Config;
+use crate::exit::ExitCode;
+use crate::platform::{self, connect_control};
+
+/// How long the watchdog may take for each answer; it answers from memory.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A larger answer is not a watchdog's.
-const ANSWER_BYTES_MAX: u64 = 4 << 20;
+const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// The file in the data directory that names the runtime directory of its watchdog.
 const RUNTIME_DIR_RECORD: &str = "runtime_dir";
 
-/// Why nobody answered.
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
     #[error("no watchdog runs for {data_dir:?}: {why}; start one with `sidekick-watchdog run`")]
     NotRunning { data_dir: PathBuf, why: String },
-    #[error("the watchdog at {address} answered {answer:?}{remedy}")]
-    Refused {
-        address: SocketAddr,
-        answer: String,
-        remedy: &'static str,
-    },
-    #[error("the watchdog at {address} did not answer: {why}")]
-    Broken { address: SocketAddr, why: String },
-    #[error("[api] token_file {0}")]
-    Token(String),
+    #[error(
+        "the watchdog of {data_dir:?} cannot be asked: {path:?} belongs to another user; run this command as that user \
+         (sudo -u USER), or as root"
+    )]
+    NotOurs { data_dir: PathBuf, path: PathBuf },
+    #[error("the watchdog did not answer: {0}")]
+    Broken(String),
+    #[error("the watchdog refused: {0}")]
+    Refused(String),
 }
 
-/// The body of the answer to `GET path`.
-pub(super) fn get(config: &Config, path: &str) -> Result<String, ClientError> {
-    let address = find(config)?;
-    let token = match &config.api.token_file {
-        Some(file) => Some(secret::read_file(file).map_err(ClientError::Token)?),
-        None => None,
-    };
-    let stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)
-        .map_err(|error| not_running(config, format!("{address}: {error}")))?;
-    let answer = ask(stream, address, path, token.as_deref()).map_err(|error| {
-        let why = error.to_string();
-        ClientError::Broken { address, why }
-    })?;
-    let broken = |why: &str| ClientError::Broken {
-        address,
-        why: why.into(),
-    };
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .ok_or_else(|| broken("its answer is not HTTP"))?;
-    let status_line = head.lines().next().unwrap_or_default();
-    match status_line.split(' ').nth(1) {
-        Some("200") => Ok(body.to_owned()),
-        Some("401") => Err(ClientError::Refused {
-            address,
-            answer: status_line.into(),
-            remedy: "; name its [api] token_file in the configuration",
-        }),
-        _ => Err(ClientError::Refused {
-            address,
-            answer: status_line.chars().take(80).collect(),
-            remedy: "",
-        }),
+impl ClientError {
+    pub(super) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::NotRunning { .. } | Self::NotOurs { .. } | Self::Broken(_) => {
+                ExitCode::NotRunning
+            }
+            Self::Refused(_) => ExitCode::Internal,
+        }
     }
 }
 
-/// An error that says that nobody is there.
-pub(super) fn not_running(config: &Config, why: String) -> ClientError {
-    ClientError::NotRunning {
+/// An answer with its code.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) code: StatusCode,
+    pub(super) body: String,
+}
+
+impl Answer {
+    /// The body of an answer that is a success.
+    pub(super) fn success(self) -> Result<String, ClientError> {
+        match self.code.is_success() {
+            true => Ok(self.body),
+            false => Err(ClientError::Refused(self.body.trim_end().to_owned())),
+        }
+    }
+}
+
+/// A connection to the running watchdog.
+#[derive(Debug)]
+pub(super) struct Client {
+    runtime: Runtime,
+    sender: SendRequest<Empty<Bytes>>,
+    data_dir: PathBuf,
+}
+
+impl Client {
+    /// Connects to the watchdog of this configuration's data directory.
+    pub(super) fn connect(config: &Config) -> Result<Self, ClientError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| ClientError::Broken(error.to_string()))?;
+        let sender = runtime.block_on(connect(config))?;
+        Ok(Self {
+            runtime,
+            sender,
+            data_dir: config.data_dir.clone(),
+        })
+    }
+
+    /// The answer to `GET path`.
+    pub(super) fn get(&mut self, path: &str) -> Result<Answer, ClientError> {
+        self.ask(Method::GET, path)
+    }
+
+    /// The answer to `POST path` without a body.
+    pub(super) fn post(&mut self, path: &str) -> Result<Answer, ClientError> {
+        self.ask(Method::POST, path)
+    }
+
+    /// The whole status, as read and as it came.
+    pub(super) fn status(&mut self) -> Result<(Status, String), ClientError> {
+        let json = self.get("/api/v1/status")?.success()?;
+        let status = serde_json::from_str(&json)
+            .map_err(|error| ClientError::Broken(format!("its status is not JSON ({error})")))?;
+        Ok((status, json))
+    }
+
+    fn ask(&mut self, method: Method, path: &str) -> Result<Answer, ClientError> {
+        let sender = &mut self.sender;
+        let answer = self.runtime.block_on(async {
+            tokio::time::timeout(ANSWER_TIMEOUT, async {
+                read(send(sender, method, path).await?).await
+            })
+            .await
+        });
+        answer.unwrap_or_else(|_| {
+            let seconds = ANSWER_TIMEOUT.as_secs();
+            Err(ClientError::Broken(format!("nothing within {seconds} s")))
+        })
+    }
+
+    /// An error that says that it is not there any more.
+    pub(super) fn gone(&self, why: &str) -> ClientError {
+        ClientError::NotRunning {
+            data_dir: self.data_dir.clone(),
+            why: why.to_owned(),
+        }
+    }
+}
+
+async fn send(
+    sender: &mut SendRequest<Empty<Bytes>>,
+    method: Method,
+    path: &str,
+) -> Result<Response<Incoming>, ClientError> {
+    sender.ready().await.map_err(broken)?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "localhost")
+        .body(Empty::new())
+        .map_err(|error| ClientError::Broken(error.to_string()))?;
+    sender.send_request(request).await.map_err(broken)
+}
+
+async fn read(response: Response<Incoming>) -> Result<Answer, ClientError> {
+    let code = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+    let body = body
+        .collect()
+        .await
+        .map_err(|error| ClientError::Broken(error.to_string()))?;
+    let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+    Ok(Answer { code, body })
+}
+
+fn broken(error: hyper::Error) -> ClientError {
+    ClientError::Broken(error.to_string())
+}
+
+async fn connect(config: &Config) -> Result<SendRequest<Empty<Bytes>>, ClientError> {
+    let not_running = |why: String| ClientError::NotRunning {
         data_dir: config.data_dir.clone(),
         why,
-    }
-}
-
-fn ask(
-    mut stream: TcpStream,
-    address: SocketAddr,
-    path: &str,
-    token: Option<&str>,
-) -> io::Result<String> {
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    let authorization = match token {
-        Some(token) => format!("Authorization: Bearer {token}\r\n"),
-        None => String::new(),
     };
-    write!(
-        stream,
-        "GET {path} HTTP/1.0\r\nHost: {address}\r\n{authorization}\r\n"
-    )?;
-    let mut answer = String::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
-/// The address that the watchdog of this data directory wrote down.
-fn find(config: &Config) -> Result<SocketAddr, ClientError> {
+    let not_ours = |path: &Path| ClientError::NotOurs {
+        data_dir: config.data_dir.clone(),
+        path: path.to_owned(),
+    };
     // The recorded one first: the configuration may have changed since the watchdog started.
     let record = config.data_dir.join(RUNTIME_DIR_RECORD);
-    let recorded = std::fs::read_to_string(&record)
-        .ok()
-        .map(|text| PathBuf::from(text.trim_end_matches('\n')));
-    let places: Vec<PathBuf> = recorded
-        .into_iter()
-        .chain(config.runtime_dir.clone())
-        .map(|dir| dir.join(api::ADDRESS_FILE))
-        .collect();
-    if places.is_empty() {
-        let why = format!("{} does not exist", record.display());
-        return Err(not_running(config, why));
-    }
-    let mut why = String::new();
-    for file in &places {
-        match std::fs::read_to_string(file) {
-            Ok(text) => match text.trim().parse::<SocketAddr>() {
-                Ok(address) => return Ok(reachable(address)),
-                Err(_) => why = format!("{} holds no address", file.display()),
-            },
-            Err(error) => why = format!("{}: {error}", file.display()),
+    let recorded = match std::fs::read(&record) {
+        Ok(text) => {
+            let text = text.strip_suffix(b"\n").unwrap_or(&text);
+            Some(platform::path_from_bytes(text))
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(not_ours(&record));
+        }
+        Err(_) => None,
+    };
+    let mut why = format!("{} does not exist", record.display());
+    for dir in recorded.into_iter().chain(config.runtime_dir.clone()) {
+        let socket = dir.join(CONTROL_SOCKET);
+        match connect_control(&dir, CONTROL_SOCKET).await {
+            Ok(stream) => {
+                let (sender, connection) = http1::handshake(TokioIo::new(stream))
+                    .await
+                    .map_err(broken)?;
+                tokio::spawn(async move {
+                    // What ends it reaches whoever waits for an answer.
+                    let _ = connection.await;
+                });
+                return Ok(sender);
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(not_ours(&socket));
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                why = format!("nobody answers at {}, it has died", socket.display());
+            }
+            Err(error) => why = format!("{}: {error}", socket.display()),
         }
     }
-    Err(not_running(config, why))
-}
-
-/// A watchdog that listens on every address is asked on loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        match address {
-            SocketAddr::V4(_) => address.set_ip(std::net::Ipv4Addr::LOCALHOST.into()),
-            SocketAddr::V6(_) => address.set_ip(std::net::Ipv6Addr::LOCALHOST.into()),
-        }
-    }
-    address
+    Err(not_running(why))
 }

@@ -7,9 +7,9 @@ use clap::Args;
 use humantime_serde::re::humantime::format_duration;
 
 use super::LocationArgs;
-use super::client::{self, ClientError};
+use super::client::Client;
 use crate::api::{EngineState, Status};
-use crate::config::{Config, Size};
+use crate::config::Size;
 use crate::exit::ExitCode;
 
 /// Deaths that the table shows; the JSON has all that the watchdog keeps.
@@ -29,7 +29,7 @@ pub(super) fn run(args: &StatusArgs) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return super::complain_of_config(&errors),
     };
-    match ask(&config) {
+    match Client::connect(&config).and_then(|mut client| client.status()) {
         Ok((status, json)) => {
             super::say(match args.json {
                 true => json,
@@ -39,31 +39,9 @@ pub(super) fn run(args: &StatusArgs) -> ExitCode {
         }
         Err(error) => {
             super::complain(&error);
-            match error {
-                ClientError::Token(_) => ExitCode::BadConfig,
-                _ => ExitCode::NotRunning,
-            }
+            error.exit_code()
         }
     }
-}
-
-/// The status as read and as it came.
-fn ask(config: &Config) -> Result<(Status, String), ClientError> {
-    let json = client::get(config, "/api/v1/status")?;
-    let status: Status = serde_json::from_str(&json).map_err(|error| {
-        client::not_running(config, format!("what answers is no watchdog ({error})"))
-    })?;
-    // A dead watchdog's port may have gone to the watchdog of another server.
-    let canonical =
-        |path: &std::path::Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    if canonical(&status.data_dir) != canonical(&config.data_dir) {
-        let why = format!(
-            "at its address answers the watchdog of {:?}",
-            status.data_dir
-        );
-        return Err(client::not_running(config, why));
-    }
-    Ok((status, json))
 }
 
 /// The table. Control characters are taken out, since some words come from elsewhere (a backend's reasons).
@@ -170,6 +148,15 @@ fn engine_words(status: &Status) -> String {
     }
     if let Some(frame) = engine.frame {
         let _ = write!(words, ", frame {frame}");
+    }
+    if let (EngineState::Stopping, Some(left)) = (engine.state, engine.grace_left_s) {
+        let _ = write!(words, ", killed in {left:.0} s if it does not quit");
+    }
+    if engine.state == EngineState::Stopped {
+        words.push_str(", by an operator; `sidekick-watchdog start` starts it");
+    }
+    if let Some(error) = &engine.start_error {
+        let _ = write!(words, ", the last start failed: {error}");
     }
     if engine.state == EngineState::Running {
         words.push_str(match (engine.connected, engine.ready) {

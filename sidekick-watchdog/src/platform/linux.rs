@@ -1,6 +1,7 @@
 //! Linux behind the seam.
 
 pub mod clock;
+pub mod control_socket;
 pub mod files;
 pub mod inotify;
 pub mod lock;

@@ -1,0 +1,106 @@
+//! Orders over the control socket, with the real watchdog and an engine that is a shell.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use sidekick_tests::watchdog::{Setup, Watchdog};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const NOT_RUNNING: i32 = 10;
+
+/// A watchdog of an engine that quits on SIGTERM and needs no extension.
+fn setup() -> Setup {
+    let mut setup = Setup::new();
+    setup.set_config("[health]\nheartbeat = \"optional\"\n");
+    setup.set_engine([
+        "sh",
+        "-c",
+        "trap 'exit 0' TERM; while :; do sleep 0.02; done",
+    ]);
+    setup
+}
+
+/// The engine's state, number and process id.
+fn engine(watchdog: &Watchdog<'_>, state: &str) -> (u64, Option<u64>) {
+    watchdog.wait_for_status(state, PATIENCE, |status| {
+        let engine = &status["engine"];
+        let (number, pid) = (engine["incarnation"].as_u64(), engine["pid"].as_u64());
+        // Before its first start it is starting, too.
+        let is_there = engine["state"] == state && (pid.is_some() || state != "starting");
+        is_there.then(|| (number.unwrap_or_default(), pid))
+    })
+}
+
+#[track_caller]
+fn order(setup: &Setup, arguments: &[&str]) -> String {
+    let finished = setup.run(arguments, PATIENCE);
+    assert!(finished.status.success(), "{:?}", finished.lines);
+    finished.stdout.join("\n")
+}
+
+/// `stop` ends the engine and keeps the watchdog; a watchdog killed meanwhile leaves the stop in force for the next one;
+/// `start` ends it.
+#[test]
+fn a_stop_holds_until_a_start_even_when_the_watchdog_is_killed() {
+    let setup = setup();
+    let watchdog = setup.start();
+    let (first, _) = engine(&watchdog, "starting");
+    let words = order(&setup, &["stop", "--grace", "20s"]);
+    assert!(words.contains("has ended"), "{words}");
+    assert!(setup.descendants(Some(&watchdog)).is_empty());
+    assert_eq!(engine(&watchdog, "stopped").0, first);
+    watchdog.kill();
+
+    let watchdog = setup.start();
+    engine(&watchdog, "stopped");
+    assert!(setup.descendants(Some(&watchdog)).is_empty());
+    let words = order(&setup, &["start"]);
+    assert!(words.ends_with("runs"), "{words}");
+    let (second, pid) = engine(&watchdog, "starting");
+    assert!(second > first && pid.is_some());
+    watchdog.stop(PATIENCE);
+}
+
+/// Who ends the watchdog and runs it again wants an engine.
+#[test]
+fn a_stop_ends_with_the_watchdog_that_is_asked_to_end() {
+    let setup = setup();
+    let watchdog = setup.start();
+    engine(&watchdog, "starting");
+    order(&setup, &["drain", "--grace", "20s"]);
+    watchdog.stop(PATIENCE);
+    let watchdog = setup.start();
+    assert!(engine(&watchdog, "starting").1.is_some());
+    watchdog.stop(PATIENCE);
+}
+
+/// `restart` leads to another process; the socket is this user's alone; a dead watchdog's socket is told as such.
+#[test]
+fn a_restart_starts_another_and_a_dead_watchdogs_socket_refuses() {
+    let setup = setup();
+    let watchdog = setup.start();
+    let (first, pid) = engine(&watchdog, "starting");
+    let words = order(&setup, &["restart", "--grace", "20s"]);
+    assert!(
+        words.ends_with(&format!("incarnation {} runs", first + 1)),
+        "{words}"
+    );
+    assert_ne!(engine(&watchdog, "starting").1, pid);
+    let socket = setup.runtime_dir().join("control.sock");
+    let mode = fs::metadata(&socket).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    watchdog.kill();
+    let finished = setup.run(&["restart"], PATIENCE);
+    assert_eq!(finished.status.code(), Some(NOT_RUNNING));
+    let words = finished.lines.join("\n");
+    assert!(words.contains("it has died"), "{words}");
+    // Adopted: whoever has its frames, or is known to have none, runs.
+    let watchdog = setup.start();
+    let (adopted, _) = engine(&watchdog, "running");
+    assert_eq!(adopted, first + 1);
+    let words = order(&setup, &["restart", "--grace", "20s"]);
+    assert!(words.ends_with("runs"), "{words}");
+    watchdog.stop(PATIENCE);
+}
