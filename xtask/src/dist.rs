@@ -8,12 +8,31 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use sidekick_tests::build::{self, Profile};
-use sidekick_tests::folders::repository;
+use sidekick_tests::folders::{Folder, repository};
+use sidekick_tests::installed;
 use zip::write::SimpleFileOptions;
 
-/// Builds, packs, and prints each built file's size and the zip's path.
-pub fn run() -> Result<(), Box<dyn Error>> {
+use crate::godot;
+
+/// What to do.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Build nothing, only try this zip out in a fresh project.
+    #[arg(long, value_name = "ZIP")]
+    try_out: Option<PathBuf>,
+}
+
+/// Builds, packs, prints each built file's size and the zip's path, and tries the zip out in a fresh project.
+///
+/// # Errors
+/// When the zip could not be made, or what was unpacked from it does not work. Without a Godot it is not tried out, which
+/// is said.
+pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    if let Some(zip) = &options.try_out {
+        return try_out(zip);
+    }
     eprintln!("dist: building (link-time optimization takes minutes)");
     let bin = format!("addons/sidekick/bin/{}", build::platform());
     let built = [
@@ -59,6 +78,22 @@ pub fn run() -> Result<(), Box<dyn Error>> {
         size(fs::metadata(&path)?.len()),
         path.display()
     );
+    try_out(&path)
+}
+
+/// As a user: unpacks into a fresh project, starts the launch script, waits for a record.
+fn try_out(zip: &Path) -> Result<(), Box<dyn Error>> {
+    let godot = match godot::locate() {
+        Ok(godot) => godot,
+        Err(error) => {
+            eprintln!("dist: not tried out: {error}");
+            return Ok(());
+        }
+    };
+    let folder = Folder::new();
+    zip::ZipArchive::new(File::open(zip)?)?.extract(folder.path())?;
+    installed::try_out(folder.path(), &godot)?;
+    eprintln!("dist: unpacked into a fresh project it starts, and a record of its game arrives");
     Ok(())
 }
 

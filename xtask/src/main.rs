@@ -37,8 +37,8 @@ enum Command {
     Test(test::Options),
     /// Measure what a record costs, how many are committed a second, and what an idle watchdog costs.
     Bench(bench::Options),
-    /// Build what ships and pack it as the addon's zip.
-    Dist,
+    /// Build what ships pack it as the addon's zip, and try that out.
+    Dist(dist::Options),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +61,6 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
         }
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
-        Command::Dist => dist::run(),
+        Command::Dist(options) => dist::run(&options),
     }
 }
