@@ -10,6 +10,7 @@ signal watchdog_lost
 signal committed(seq: int)
 signal uploaded(seq: int)
 signal quit_requested(grace_seconds: float)
+signal memory_high(bytes: int)
 
 ## The extension's singleton; null where there is no library.
 var _native: Object = null
@@ -25,6 +26,7 @@ func _init() -> void:
 	_native.connect(&"watchdog_lost", watchdog_lost.emit)
 	_native.connect(&"committed", committed.emit)
 	_native.connect(&"uploaded", uploaded.emit)
+	_native.connect(&"memory_high", memory_high.emit)
 	_native.connect(&"quit_requested", _on_quit_requested)
 
 
@@ -67,6 +69,28 @@ func is_supervised() -> bool:
 ## Whether the watchdog launched this server because the one before had died.
 func is_relaunch() -> bool:
 	return _native != null and _native.call(&"is_relaunch")
+
+
+## How the server process before this one died; empty if it did not.
+func get_last_death() -> Dictionary:
+	return _native.call(&"get_last_death") if _native != null else {}
+
+
+## Whether the watchdog asks for a careful start.
+func is_safe_start() -> bool:
+	return _native != null and _native.call(&"is_safe_start")
+
+
+## Says whether a restart would disturb nobody.
+func set_idle(idle: bool) -> void:
+	if _native != null:
+		_native.call(&"set_idle", idle)
+
+
+## Asks for a restart as soon as the server is idle.
+func restart_when_idle() -> void:
+	if _native != null:
+		_native.call(&"restart_when_idle")
 
 
 ## The number of this server process in its watchdog's count; 0 without a watchdog.

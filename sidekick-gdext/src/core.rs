@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use godot::classes::Os;
+use godot::classes::{Os, ProjectSettings};
 use godot::prelude::*;
+use sidekick_ipc::errors::ErrorLog;
 use sidekick_ipc::{Session, SessionOptions, WhenFull};
 
 use crate::recorder::{Mode, Recorder};
@@ -26,8 +27,20 @@ pub(crate) struct Core {
     pub(crate) source: String,
     pub(crate) incarnation: u32,
     pub(crate) is_relaunch: bool,
+    /// The watchdog gave this launch a careful start, for those before had died in a row.
+    pub(crate) is_safe_start: bool,
+    /// Where the report of the last death is, or will be soon.
+    pub(crate) last_death: Option<PathBuf>,
     /// Silence of the watchdog after which it counts as lost.
     pub(crate) lost_after: Duration,
+    /// Silence of the watchdog after which the game is to quit by itself.
+    pub(crate) quit_without_watchdog: Option<Duration>,
+    /// Whether to start a dead watchdog again.
+    pub(crate) respawn: bool,
+    pub(crate) runtime_dir: PathBuf,
+    pub(crate) started: Instant,
+    /// Where the engine's errors are kept; `None` where nobody would read them.
+    pub(crate) errors: Option<ErrorLog>,
 }
 
 static CORE: OnceLock<Core> = OnceLock::new();
@@ -54,8 +67,20 @@ pub(crate) fn start() {
         let Some(launched) = launched else {
             let mode =
                 if godot::init::is_editor_hint() { Mode::Editor } else { Mode::Unsupervised };
-            let recorder = Recorder::new(mode, enabled);
-            return Core { recorder, source: String::new(), incarnation: 0, is_relaunch: false, lost_after };
+            return Core {
+                recorder: Recorder::new(mode, enabled),
+                source: String::new(),
+                incarnation: 0,
+                is_relaunch: false,
+                is_safe_start: false,
+                last_death: None,
+                lost_after,
+                quit_without_watchdog: None,
+                respawn: false,
+                runtime_dir: PathBuf::new(),
+                started: Instant::now(),
+                errors: None,
+            };
         };
         if let Some(watchdog) = launched.watchdog_version.as_deref().filter(|version| *version != VERSION) {
             godot_warn!(
@@ -64,6 +89,7 @@ pub(crate) fn start() {
             );
         }
         let runtime_dir = launched.options.runtime_dir.clone();
+        let launch = launched.options.launch;
         let mode = match Session::create(launched.options) {
             Ok(session) => Mode::Supervised(Box::new(session)),
             Err(error) => {
@@ -75,12 +101,20 @@ pub(crate) fn start() {
                 Mode::Unsupervised
             }
         };
+        let is_supervised = matches!(mode, Mode::Supervised(_));
         Core {
             recorder: Recorder::new(mode, enabled),
             source: launched.source,
             incarnation: launched.incarnation,
             is_relaunch: launched.is_relaunch,
+            is_safe_start: launched.is_safe_start,
+            last_death: launched.last_death,
             lost_after,
+            quit_without_watchdog: launched.quit_without_watchdog,
+            respawn: is_supervised && settings::flag(settings::WATCHDOG_RESPAWN),
+            errors: is_supervised.then(|| ErrorLog::new(&runtime_dir, launch)),
+            runtime_dir,
+            started: Instant::now(),
         }
     });
 }
@@ -97,12 +131,41 @@ pub(crate) fn say_mode() {
     }
 }
 
+/// One warning when the last lines before a crash would be lost: the engine of an export keeps what it prints to itself until
+/// its buffer is full.
+pub(crate) fn warn_of_lost_lines() {
+    let project = ProjectSettings::singleton();
+    let flushes = project
+        .get_setting_with_override("application/run/flush_stdout_on_print")
+        .try_to::<bool>()
+        .unwrap_or(false);
+    if loses_lines(
+        session().is_some(),
+        Os::singleton().is_debug_build(),
+        flushes,
+    ) {
+        godot_warn!(
+            "Sidekick: what this server prints is lost at a crash, and its crash report will lack the last lines; turn on Project \
+             Settings > Application > Run > Flush stdout on Print (for servers alone: application/run/\
+             flush_stdout_on_print.dedicated_server)."
+        );
+    }
+}
+
+/// Debug builds flush each line.
+fn loses_lines(is_supervised: bool, is_debug_build: bool, flushes: bool) -> bool {
+    is_supervised && !is_debug_build && !flushes
+}
+
 /// What the watchdog hands to the engine it launches.
 struct Launched {
     options: SessionOptions,
     source: String,
     incarnation: u32,
     is_relaunch: bool,
+    is_safe_start: bool,
+    last_death: Option<PathBuf>,
+    quit_without_watchdog: Option<Duration>,
     watchdog_version: Option<String>,
 }
 
@@ -148,6 +211,11 @@ fn parse(lookup: impl Fn(&str) -> Option<String>) -> Option<Launched> {
         source: text("SIDEKICK_SOURCE").unwrap_or_default(),
         incarnation,
         is_relaunch: text("SIDEKICK_RELAUNCH").as_deref() == Some("1"),
+        is_safe_start: text("SIDEKICK_SAFE_START").as_deref() == Some("1"),
+        last_death: text("SIDEKICK_LAST_DEATH").map(PathBuf::from),
+        quit_without_watchdog: number("SIDEKICK_QUIT_WITHOUT_WATCHDOG_MS")
+            .filter(|ms| *ms > 0)
+            .map(Duration::from_millis),
         watchdog_version: text("SIDEKICK_WATCHDOG_VERSION"),
     })
 }
@@ -183,6 +251,9 @@ mod tests {
             ("SIDEKICK_RING_WHEN_FULL", "block"),
             ("SIDEKICK_RING_BLOCK_MAX_US", "500"),
             ("SIDEKICK_WATCHDOG_VERSION", "9.9.9"),
+            ("SIDEKICK_SAFE_START", "1"),
+            ("SIDEKICK_LAST_DEATH", "/run/x/deaths/6.json"),
+            ("SIDEKICK_QUIT_WITHOUT_WATCHDOG_MS", "60000"),
         ])
         .expect("launched");
         assert_eq!(launched.options.launch, 7);
@@ -193,6 +264,15 @@ mod tests {
         assert!(matches!(launched.options.when_full, WhenFull::Block));
         assert_eq!(launched.options.block_max, Duration::from_micros(500));
         assert_eq!(launched.watchdog_version.as_deref(), Some("9.9.9"));
+        assert!(launched.is_safe_start);
+        assert_eq!(
+            launched.last_death.as_deref(),
+            Some("/run/x/deaths/6.json".as_ref())
+        );
+        assert_eq!(
+            launched.quit_without_watchdog,
+            Some(Duration::from_secs(60))
+        );
     }
 
     #[test]
@@ -207,5 +287,15 @@ mod tests {
         assert_eq!(launched.options.launch, 0);
         assert_eq!(launched.options.ring_bytes, RING_BYTES_DEFAULT);
         assert!(matches!(launched.options.when_full, WhenFull::Spill));
+        assert!(!launched.is_safe_start);
+        assert_eq!(launched.quit_without_watchdog, None);
+    }
+
+    #[test]
+    fn only_a_supervised_release_build_that_does_not_flush_loses_lines() {
+        assert!(loses_lines(true, false, false));
+        assert!(!loses_lines(false, false, false));
+        assert!(!loses_lines(true, true, false));
+        assert!(!loses_lines(true, false, true));
     }
 }

@@ -2,24 +2,33 @@
 //!
 //! An idle frame allocates nothing and touches no object of the engine.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use godot::classes::EngineDebugger;
 use godot::global::godot_warn;
 use godot::obj::Singleton;
 use sidekick_ipc::message::NOTICE;
 use sidekick_ipc::{Phase, Session};
 
 use crate::core::{self, Core};
+use crate::crash;
 use crate::flush;
 use crate::quit;
+use crate::respawn;
 use crate::sidekick::Sidekick;
 
 /// Messages of the watchdog that are taken in one frame.
 const MESSAGES_PER_FRAME_MAX: usize = 16;
 
 static LEVELS: Mutex<Levels> = Mutex::new(Levels::NEW);
+/// Frames between two looks at what hardly ever changes.
+const RARELY: u64 = 64;
+static FRAMES: AtomicU64 = AtomicU64::new(0);
+static HAS_CRASH_LISTENER: AtomicBool = AtomicBool::new(false);
+/// A debugger is attached: it may hold the game at a breakpoint at any time.
+static IS_DEBUGGED: AtomicBool = AtomicBool::new(false);
 /// Set by `Sidekick.mark_ready()`.
 static IS_READY: AtomicBool = AtomicBool::new(false);
 
@@ -92,32 +101,75 @@ fn supervised(core: &'static Core) {
     let Some(session) = core.recorder.session() else {
         return;
     };
-    let control = session.control();
+    let look = session.look();
+    let control = &look.control;
     let changes = LEVELS.lock().unwrap_or_else(PoisonError::into_inner).step(
-        session.committed_seq(),
-        session.uploaded_seq(),
+        look.committed_seq,
+        look.uploaded_seq,
         control.watchdog_alive_age,
         core.lost_after,
     );
+    // Whether no script ran since the clock was read.
+    let mut quiet = true;
     if changes != Changes::default() {
-        let sidekick = Sidekick::singleton();
-        // A new `signals()` for each: gdext hands out one at a time, and a handler may come back here.
-        match changes.connected {
-            Some(true) => sidekick.signals().watchdog_connected().emit(),
-            Some(false) => sidekick.signals().watchdog_lost().emit(),
-            None => {}
-        }
-        if let Some(seq) = changes.committed {
-            sidekick.signals().committed().emit(seq as i64);
-        }
-        if let Some(seq) = changes.uploaded {
-            sidekick.signals().uploaded().emit(seq as i64);
-        }
+        quiet = false;
+        tell(&changes);
     }
-    listen(session);
-    quit::on_frame(control.quit.map(|quit| quit.grace));
+    if look.has_message {
+        quiet = false;
+        listen(session);
+    }
+    if look.is_fenced {
+        quit::at_once(
+            "the watchdog has started another server in this one's place; this one quits",
+        );
+    }
+    let grace = match control.quit {
+        Some(quit) => Some(quit.grace),
+        None => core
+            .quit_without_watchdog
+            .and_then(|limit| quit::without_watchdog(limit, core, control)),
+    };
+    quiet &= !quit::on_frame(grace);
+    if core.respawn {
+        respawn::on_frame(&core.runtime_dir, control);
+    }
+    if FRAMES
+        .fetch_add(1, Ordering::Relaxed)
+        .is_multiple_of(RARELY)
+    {
+        rarely();
+    }
     // Last, so that what the handlers above recorded is told of in this frame.
-    session.on_frame(phase());
+    if quiet {
+        session.on_frame_at(phase(), look.monotonic_ns);
+    } else {
+        session.on_frame(phase());
+    }
+}
+
+fn tell(changes: &Changes) {
+    let sidekick = Sidekick::singleton();
+    // A new `signals()` for each: gdext hands out one at a time, and a handler may come back here.
+    match changes.connected {
+        Some(true) => sidekick.signals().watchdog_connected().emit(),
+        Some(false) => sidekick.signals().watchdog_lost().emit(),
+        None => {}
+    }
+    if let Some(seq) = changes.committed {
+        sidekick.signals().committed().emit(seq as i64);
+    }
+    if let Some(seq) = changes.uploaded {
+        sidekick.signals().uploaded().emit(seq as i64);
+    }
+}
+
+/// In the first frame and about once a second from then on.
+fn rarely() {
+    if !HAS_CRASH_LISTENER.load(Ordering::Relaxed) {
+        HAS_CRASH_LISTENER.store(crash::listen(), Ordering::Relaxed);
+    }
+    IS_DEBUGGED.store(EngineDebugger::singleton().is_active(), Ordering::Relaxed);
 }
 
 /// Takes what the watchdog has sent, a few messages a frame: a flood of them must not hold up the game.
@@ -131,6 +183,9 @@ fn listen(session: &Session) {
         if message.kind == NOTICE {
             let sentence = String::from_utf8_lossy(&message.body);
             godot_warn!("Sidekick: the watchdog says: {sentence}");
+        } else if let Some(bytes) = message.memory_bytes() {
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            Sidekick::singleton().signals().memory_high().emit(bytes);
         }
     }
 }
@@ -138,6 +193,8 @@ fn listen(session: &Session) {
 fn phase() -> Phase {
     if quit::is_asked() {
         Phase::Stopping
+    } else if IS_DEBUGGED.load(Ordering::Relaxed) {
+        Phase::Paused
     } else if IS_READY.load(Ordering::Relaxed) {
         Phase::Running
     } else {

@@ -10,6 +10,10 @@
 //! | `flush.rs` | the objects behind `await Sidekick.flush()` |
 //! | `frame.rs` | the hook after each frame: heartbeat, wake, control words to signals |
 //! | `quit.rs` | the watchdog's request to quit, and leaving cleanly |
+//! | `death.rs` | the report of the last death |
+//! | `logger.rs` | the engine's errors, kept for the report of this one |
+//! | `crash.rs` | the word that the engine's crash handler has begun |
+//! | `respawn.rs` | a dead watchdog brought back |
 //! | `settings.rs` | Project Settings under `sidekick/` |
 //! | `clash.rs` | the warning of an autoload or `class_name` that hides the singleton |
 //!
@@ -18,12 +22,16 @@
 
 mod clash;
 mod core;
+mod crash;
+mod death;
 mod encode;
 mod flush;
 mod frame;
 mod hot_call;
+mod logger;
 mod quit;
 mod recorder;
+mod respawn;
 mod settings;
 mod sidekick;
 
@@ -41,10 +49,12 @@ unsafe impl ExtensionLibrary for SidekickExtension {
                 hot_call::register();
                 settings::register();
                 core::start();
+                logger::register();
             }
             InitStage::MainLoop if !godot::init::is_editor_hint() => {
                 clash::warn_of_shadowing();
                 core::say_mode();
+                core::warn_of_lost_lines();
             }
             _ => {}
         }

@@ -3,6 +3,7 @@
 //! A request is emitted once as `quit_requested(grace_seconds)`, then the tree gets `NOTIFICATION_WM_CLOSE_REQUEST`. Nobody was
 //! connected and the tree accepts quitting by itself: it quits in the next frame. Otherwise the game has the grace to save and quits itself.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,9 +11,14 @@ use godot::classes::notify::NodeNotification;
 use godot::classes::{Engine, SceneTree};
 use godot::obj::Singleton;
 use godot::prelude::*;
+use sidekick_ipc::Control;
 
-use crate::core;
+use crate::core::{self, Core};
+use crate::logger;
 use crate::sidekick::Sidekick;
+
+/// Time to save for a game whose watchdog stays away.
+const LONELY_GRACE: Duration = Duration::from_secs(10);
 
 static STAGE: Mutex<Stage> = Mutex::new(Stage::Idle);
 
@@ -61,17 +67,57 @@ pub(crate) fn is_asked() -> bool {
     *stage() != Stage::Idle
 }
 
-/// Once a frame, with what is left of the grace when the watchdog asks us to quit.
-pub(crate) fn on_frame(grace: Option<Duration>) {
+/// Once a frame, with what is left of the grace when the watchdog asks us to quit. True when scripts may have run.
+pub(crate) fn on_frame(grace: Option<Duration>) -> bool {
     let action = step(&mut stage(), grace);
     match action {
-        Action::Nothing => {}
+        Action::Nothing => return false,
         Action::Ask(grace) => ask(grace),
         Action::QuitIfAccepted => {
             if let Some(mut tree) = tree().filter(|tree| tree.is_auto_accept_quit()) {
                 tree.quit();
             }
         }
+    }
+    true
+}
+
+/// What is left of the grace when the watchdog stays away for longer than `limit`, as the operator wants it. Nobody would kill the
+/// game at the end of it, so it quits then.
+pub(crate) fn without_watchdog(
+    limit: Duration,
+    core: &Core,
+    control: &Control,
+) -> Option<Duration> {
+    let silence = control.watchdog_alive_age.min(core.started.elapsed());
+    let grace = lonely(silence, limit)?;
+    if grace.is_zero() {
+        at_once(
+            "the watchdog stays away for longer than allowed, and the grace is over; the server quits",
+        );
+    } else if *stage() == Stage::Idle {
+        godot_warn!(
+            "Sidekick: the watchdog stays away for longer than {:.1} s, so the server is asked to quit as configured.",
+            limit.as_secs_f64()
+        );
+    }
+    Some(grace)
+}
+
+fn lonely(silence: Duration, limit: Duration) -> Option<Duration> {
+    let over = silence.checked_sub(limit)?;
+    Some(LONELY_GRACE.saturating_sub(over))
+}
+
+/// Quits in this frame, whatever the game wants; says why, once.
+pub(crate) fn at_once(why: &str) {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    godot_warn!("Sidekick: {why}.");
+    if let Some(mut tree) = tree() {
+        tree.quit();
     }
 }
 
@@ -100,6 +146,7 @@ fn tree() -> Option<Gd<SceneTree>> {
 
 /// The main loop has ended by itself: says so to the watchdog, and lets go of every script.
 pub(crate) fn on_main_loop_end() {
+    logger::unregister();
     if !godot::init::is_singleton_available::<Sidekick>() {
         return;
     }
@@ -164,6 +211,18 @@ mod tests {
         let mut stage = Stage::Unheard;
         assert_eq!(step(&mut stage, GRACE), Action::QuitIfAccepted);
         assert_eq!(step(&mut stage, GRACE), Action::Nothing);
+    }
+
+    #[test]
+    fn a_watchdog_that_stays_away_is_given_up_after_the_grace() {
+        let limit = Duration::from_secs(60);
+        assert_eq!(lonely(limit - Duration::from_millis(1), limit), None);
+        assert_eq!(lonely(limit, limit), Some(LONELY_GRACE));
+        assert_eq!(
+            lonely(limit + Duration::from_secs(4), limit),
+            Some(Duration::from_secs(6))
+        );
+        assert_eq!(lonely(Duration::MAX, limit), Some(Duration::ZERO));
     }
 
     #[test]

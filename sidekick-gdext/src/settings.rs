@@ -13,6 +13,9 @@ pub(crate) const LOG_UNSUPERVISED: &str = "sidekick/log/say_when_unsupervised";
 /// Silence of the watchdog in seconds after which `watchdog_lost` is emitted.
 pub(crate) const WATCHDOG_LOST_AFTER_S: &str = "sidekick/watchdog/lost_after_s";
 
+/// Whether a watchdog that has died is started again from here.
+pub(crate) const WATCHDOG_RESPAWN: &str = "sidekick/watchdog/respawn";
+
 enum Default {
     Flag(bool),
     /// Seconds, with the editor's range hint.
@@ -24,7 +27,7 @@ struct Setting {
     default: Default,
 }
 
-const SETTINGS: [Setting; 3] = [
+const SETTINGS: [Setting; 4] = [
     Setting {
         key: RECORD_ENABLED,
         default: Default::Flag(true),
@@ -36,6 +39,10 @@ const SETTINGS: [Setting; 3] = [
     Setting {
         key: WATCHDOG_LOST_AFTER_S,
         default: Default::Seconds(3.0, "1,60,0.5,or_greater,suffix:s"),
+    },
+    Setting {
+        key: WATCHDOG_RESPAWN,
+        default: Default::Flag(false),
     },
 ];
 

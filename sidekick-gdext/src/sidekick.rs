@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use godot::prelude::*;
 
 use crate::core;
+use crate::death;
 use crate::flush::{self, Flushes};
 use crate::frame;
 use crate::recorder::Mode;
@@ -59,6 +60,11 @@ impl Sidekick {
     #[signal]
     pub(crate) fn quit_requested(grace_seconds: f64);
 
+    /// The server's process uses `bytes` of memory, more than the soft limit (`[health] memory_max`): free what can
+    /// be freed, or finish the match and quit. At the hard limit it is relaunched.
+    #[signal]
+    pub(crate) fn memory_high(bytes: i64);
+
     // `record` is registered by hot_call.rs.
 
     /// Waits until everything recorded before is on disk: `var ok: bool = await Sidekick.flush()`. False when
@@ -101,6 +107,39 @@ impl Sidekick {
     #[func]
     fn is_relaunch(&self) -> bool {
         core::core().is_some_and(|core| core.is_relaunch)
+    }
+
+    /// How the server process before this one died, if this is a relaunch: a dictionary with `cause` (in words),
+    /// `signal`, `exit_code`, `frame`, `uptime_s`, `script_errors`, `backtrace`, `report_id` and whatever else the crash
+    /// report holds; a value is null where nothing is known. Empty if there was no death, and for a moment after the start,
+    /// while the report is being written.
+    #[func]
+    fn get_last_death(&self) -> VarDictionary {
+        death::last_death(core::core().and_then(|core| core.last_death.as_deref()))
+    }
+
+    /// Whether the watchdog asks for a careful start: the servers before died one after the other, so do not load what may
+    /// have killed them.
+    #[func]
+    fn is_safe_start(&self) -> bool {
+        core::core().is_some_and(|core| core.is_safe_start)
+    }
+
+    /// Says whether a restart would disturb nobody: true when the last player has left, false when one has come.
+    #[func]
+    fn set_idle(&self, idle: bool) {
+        if let Some(session) = core::session() {
+            session.set_idle(idle);
+        }
+    }
+
+    /// Asks for a restart (for an update, or to get rid of leaked memory) as soon as the server is idle, see
+    /// `set_idle`. It comes as `quit_requested`.
+    #[func]
+    fn restart_when_idle(&self) {
+        if let Some(session) = core::session() {
+            session.set_restart_wanted(true);
+        }
     }
 
     /// The number of this server process in its watchdog's count, 1 or more; 0 without a watchdog.

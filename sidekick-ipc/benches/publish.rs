@@ -109,6 +109,18 @@ fn main() {
 
     let samples = measure(|_| session.on_frame(Phase::Running), || {});
     report("on_frame", &samples, &beside);
+    // What the extension does in a frame in which nothing happened.
+    let samples = measure(
+        |_| {
+            let look = session.look();
+            if look.has_message || look.is_fenced {
+                std::hint::black_box(&look);
+            }
+            session.on_frame_at(Phase::Running, look.monotonic_ns);
+        },
+        || {},
+    );
+    report("idle frame", &samples, &beside);
 
     // The ring alone: checksum, words, commit; no lock, no clock.
     let layout = RingLayout {

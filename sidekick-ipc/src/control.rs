@@ -27,6 +27,8 @@ pub struct Control {
     pub watchdog_alive_age: Duration,
     /// The watchdog's pid; 0 before it has attached.
     pub watchdog_pid: u32,
+    /// The watchdog's start time in clock ticks since boot; 0 if unknown.
+    pub watchdog_start_time: u64,
     /// Launch number of the engine that is active; 0 before the watchdog has told.
     pub active_launch: u32,
     /// Bytes committed and not yet uploaded.
@@ -35,6 +37,16 @@ pub struct Control {
     pub disk_low: bool,
     /// Counts reloads of the watchdog's configuration.
     pub config_generation: u64,
+}
+
+impl Control {
+    /// Whether the watchdog's process is gone: proven by its pid and start time. False before one has attached, and when
+    /// nothing can be known. Asks the system: not for every frame.
+    pub fn is_watchdog_dead(&self) -> bool {
+        self.watchdog_pid != 0
+            && self.watchdog_start_time != 0
+            && sys::process_start_time(self.watchdog_pid) != Some(self.watchdog_start_time)
+    }
 }
 
 pub(crate) fn read<R: Region>(region: &R, now_ns: u64) -> Control {
@@ -52,6 +64,7 @@ pub(crate) fn read<R: Region>(region: &R, now_ns: u64) -> Control {
             _ => Duration::from_nanos(now_ns.saturating_sub(beat_ns)),
         },
         watchdog_pid: word(layout::C_WATCHDOG_PID) as u32,
+        watchdog_start_time: word(layout::C_WATCHDOG_START),
         active_launch: word(layout::C_ACTIVE_LAUNCH) as u32,
         backlog: word(layout::C_BACKLOG),
         disk_low: word(layout::C_DISK_LOW) == 1,
@@ -92,7 +105,10 @@ impl Controls {
 
     /// Tells which watchdog it is, with this process's pid.
     pub fn set_generation(&self, generation: u64) {
-        self.set(layout::C_WATCHDOG_PID, std::process::id().into());
+        let pid = std::process::id();
+        let start_time = sys::process_start_time(pid).unwrap_or(0);
+        self.set(layout::C_WATCHDOG_START, start_time);
+        self.set(layout::C_WATCHDOG_PID, pid.into());
         self.set(layout::C_GENERATION, generation);
     }
 

@@ -118,6 +118,8 @@ pub const C_CONFIG_GENERATION: usize = C + 296;
 pub const C_WATCHDOG_PID: usize = C + 384;
 /// Watchdog's monotonic clock at its last beat, ns.
 pub const C_WATCHDOG_BEAT_NS: usize = C + 392;
+/// The watchdog's start time in clock ticks since boot; 0 if unknown. With the pid it names the process for ever.
+pub const C_WATCHDOG_START: usize = C + 408;
 /// Launch number of the engine that is active; 0 = not told. An engine of an older launch records no more and quits.
 pub const C_ACTIVE_LAUNCH: usize = C + 400;
 /// 32-bit futex word: engine threads wait on it for space.

@@ -69,4 +69,4 @@ pub use header::{HeaderError, PROTOCOL_VERSION, SessionInfo};
 pub use heartbeat::{Heartbeat, HeartbeatReader, Phase};
 pub use message::{Downlink, DownlinkMessage};
 pub use name::{RingFileName, remove_unfinished, scan};
-pub use session::{RefusedCause, Session, SessionError, SessionOptions, WhenFull};
+pub use session::{Look, RefusedCause, Session, SessionError, SessionOptions, WhenFull};

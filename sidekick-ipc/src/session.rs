@@ -15,10 +15,10 @@ use uuid::Uuid;
 
 use crate::control::{self, Control};
 use crate::frame::{
-    FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameKind, Gap, RECORD_BYTES_MAX, Record,
-    STREAM_NAME_BYTES_MAX, crc_seed, frame_bytes, gap_cause, seal,
+    FRAME_HEADER_BYTES, FrameKind, Gap, RECORD_BYTES_MAX, Record, STREAM_NAME_BYTES_MAX, crc_seed,
+    frame_bytes, gap_cause, seal,
 };
-use crate::heartbeat::{Phase, STALL_MAX};
+use crate::heartbeat::STALL_MAX;
 use crate::layout::{self, RingLayout};
 use crate::message::DownlinkMessage;
 use crate::region::{Mapping, Region};
@@ -27,15 +27,10 @@ use crate::spill::{SpillError, SpillWriter};
 use crate::sys::{self, Dir};
 
 mod file;
+mod frame;
 
 use file::{Current, Place};
-
-/// How often the offset between the two clocks is looked at.
-const REALTIME_EVERY_NS: u64 = 1_000_000_000;
-/// A smaller change of it is the clock being slewed, or the time between two readings: not worth times that jump.
-const REALTIME_STEP_NS: u64 = 1_000_000;
-/// After a file for the next rotation could not be made, the next try waits so long.
-const ROTATE_RETRY_NS: u64 = 1_000_000_000;
+pub use frame::Look;
 
 /// What to do with a record when the ring is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -441,171 +436,6 @@ impl Session {
         }
     }
 
-    /// To be called once per frame of the main loop: heartbeat, gap frames, rotation if asked for, waking the watchdog
-    /// if something was recorded since the frame before.
-    pub fn on_frame(&self, phase: Phase) {
-        let now_ns = sys::monotonic_ns();
-        if self.options.when_full == WhenFull::Block {
-            self.block_left_ns
-                .store(as_ns(self.options.block_max), Relaxed);
-        }
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        let wanted = current.mapping.load(layout::C_ROTATE_TO, Relaxed);
-        if self.gap_pending.load(Relaxed) > 0 || wanted > u64::from(current.rotation) {
-            let old = Arc::clone(&current);
-            drop(current);
-            let current = self.on_rare_frame(old, wanted, now_ns);
-            self.beat(&current, phase, now_ns);
-        } else {
-            self.beat(&current, phase, now_ns);
-        }
-    }
-
-    #[cold]
-    fn on_rare_frame(&self, mut current: Arc<Current>, wanted: u64, now_ns: u64) -> Arc<Current> {
-        let mut state = lock(&self.state);
-        if !state.closed {
-            if wanted > u64::from(current.rotation) && now_ns >= state.rotate_after_ns {
-                match self.rotate(&mut state, &current) {
-                    Ok(next) => current = next,
-                    Err(_) => state.rotate_after_ns = now_ns.saturating_add(ROTATE_RETRY_NS),
-                }
-            }
-            // Space has returned when the largest record would fit; else the next frame looks again.
-            let gap_bytes = frame_bytes(Gap::BYTES).saturating_mul(state.gaps.len());
-            let enough = FRAME_BYTES_MAX.saturating_add(gap_bytes);
-            if self.make_room(&mut state, enough, false).is_ok() {
-                let _ = self.flush_gaps(&mut state, now_ns);
-            }
-        }
-        current
-    }
-
-    fn beat(&self, current: &Current, phase: Phase, now_ns: u64) {
-        let region = &current.mapping;
-        let before_ns = self.last_frame_ns.load(Relaxed);
-        self.last_frame_ns.store(now_ns, Relaxed);
-        if before_ns != 0 {
-            let tick_us = now_ns.saturating_sub(before_ns) / 1_000;
-            region.store(layout::P_TICK_US, tick_us, Relaxed);
-        }
-        if now_ns >= self.realtime_due_ns.load(Relaxed) {
-            self.refresh_realtime(region, now_ns);
-        }
-        let phase = if self.crashed.load(Relaxed) {
-            Phase::Crashed
-        } else {
-            phase
-        };
-        region.store(layout::P_FRAME_NS, now_ns, Relaxed);
-        region.store(layout::P_PHASE, phase as u64, Relaxed);
-        // Only this thread counts.
-        let frames = self.frames.load(Relaxed).wrapping_add(1);
-        self.frames.store(frames, Relaxed);
-        // SYNC: last, so that who sees the count change finds the clock and the phase of that frame or a later one.
-        region.store(layout::P_FRAMES, frames, Release);
-        let generation = region.load(layout::C_GENERATION, Relaxed);
-        region.store(layout::P_GENERATION_SEEN, generation, Relaxed);
-        self.notifier
-            .tell(region, DRAIN_SLEEP, || self.last_seq.load(Acquire));
-    }
-
-    /// Somebody may have set the wall clock: records made from now on should say so.
-    #[cold]
-    fn refresh_realtime(&self, region: &Mapping, now_ns: u64) {
-        self.realtime_due_ns
-            .store(now_ns.saturating_add(REALTIME_EVERY_NS), Relaxed);
-        let offset_ns = sys::realtime_ns().wrapping_sub(sys::monotonic_ns());
-        let before_ns = region.load(layout::P_REALTIME_OFFSET_NS, Relaxed);
-        let change_ns = (offset_ns.wrapping_sub(before_ns) as i64).unsigned_abs();
-        if change_ns >= REALTIME_STEP_NS {
-            region.store(layout::P_REALTIME_OFFSET_NS, offset_ns, Relaxed);
-        }
-    }
-
-    /// Whether a newer launch is the active one: this process has been given up, takes no records and is to quit.
-    pub fn is_fenced(&self) -> bool {
-        self.is_fenced_in(&self.current().mapping)
-    }
-
-    #[inline]
-    fn is_fenced_in(&self, region: &Mapping) -> bool {
-        region.load(layout::C_ACTIVE_LAUNCH, Relaxed) > u64::from(self.options.launch)
-    }
-
-    /// The engine's crash handler has begun. May be called in a signal handler: takes no lock that it would have to wait
-    /// for, and allocates nothing.
-    pub fn mark_crashed(&self) {
-        self.crashed.store(true, Relaxed);
-        if let Ok(current) = self.current.try_read() {
-            let phase = Phase::Crashed as u64;
-            current.mapping.store(layout::P_PHASE, phase, Relaxed);
-        }
-    }
-
-    /// Says whether the game could be restarted now without anybody missing it.
-    pub fn set_idle(&self, idle: bool) {
-        let state = lock(&self.state);
-        state
-            .producer
-            .region()
-            .store(layout::P_IDLE, idle.into(), Relaxed);
-    }
-
-    /// Asks to be started anew as soon as the game is idle, or takes that back.
-    pub fn set_restart_wanted(&self, wanted: bool) {
-        let state = lock(&self.state);
-        state
-            .producer
-            .region()
-            .store(layout::P_RESTART_WANTED, wanted.into(), Relaxed);
-    }
-
-    fn rotate(&self, state: &mut State, old: &Arc<Current>) -> Result<Arc<Current>, SessionError> {
-        let place = Place {
-            dir: &self.dir,
-            options: &self.options,
-            epoch: self.epoch,
-            ring_bytes: self.ring_bytes,
-        };
-        state.spill.close();
-        let rotation = old.rotation.wrapping_add(1);
-        let first_seq = state.last_seq.wrapping_add(1);
-        let spill_first = state.spill.next_number();
-        let next = place.make(rotation, first_seq, spill_first, |new| {
-            // What is a level goes along.
-            let levels = [
-                layout::P_FRAMES,
-                layout::P_FRAME_NS,
-                layout::P_PHASE,
-                layout::P_STALL_UNTIL_NS,
-                layout::P_READY,
-                layout::P_TICK_US,
-                layout::P_IDLE,
-                layout::P_RESTART_WANTED,
-                layout::P_REALTIME_OFFSET_NS,
-                layout::P_REFUSED_COUNT,
-                layout::P_REFUSED_BYTES,
-                layout::P_REFUSED_TOLD,
-            ];
-            for at in levels {
-                new.store(at, old.mapping.load(at, Relaxed), Relaxed);
-            }
-            new.store(layout::P_SPILL_END, spill_first.into(), Relaxed);
-        })?;
-        let next = Arc::new(next);
-        let uplink = RingLayout::uplink(self.ring_bytes as u64);
-        state.producer = Producer::attach(Arc::clone(&next.mapping), uplink);
-        state.kicked_at = 0;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
-        // SYNC: pairs with the Acquire load in `heartbeat::read`: after this nothing more comes here, and the next
-        // file has its name already.
-        old.mapping
-            .store(layout::P_STATE, layout::STATE_ROTATED, Release);
-        kick(&old.mapping, DRAIN_SLEEP);
-        Ok(next)
-    }
-
     /// Wakes the watchdog now, for a flush.
     pub fn kick(&self) {
         kick(&self.current().mapping, DRAIN_SLEEP);
@@ -627,13 +457,18 @@ impl Session {
     }
 
     fn level(&self, at: usize, highest: &AtomicU64) -> u64 {
+        self.level_in(&self.current().mapping, at, highest)
+    }
+
+    fn level_in(&self, region: &Mapping, at: usize, highest: &AtomicU64) -> u64 {
         // The watchdog's word; it cannot speak of records that were never taken.
-        let seq = self
-            .current()
-            .mapping
-            .load(at, Acquire)
-            .min(self.last_seq());
-        highest.fetch_max(seq, Relaxed).max(seq)
+        let seq = region.load(at, Acquire).min(self.last_seq());
+        let before = highest.load(Relaxed);
+        if seq > before {
+            highest.fetch_max(seq, Relaxed).max(seq)
+        } else {
+            before
+        }
     }
 
     /// Records refused so far, for any cause.

@@ -18,6 +18,7 @@
 
 pub mod build;
 pub mod claims;
+pub mod double;
 pub mod engine;
 pub mod folders;
 pub mod godot;

@@ -170,13 +170,13 @@ get_tree().quit()",
     output.assert_clean_exit(0);
     assert_eq!(
         lines_with(&output, "method ").len(),
-        8,
+        12,
         "{:#?}",
         output.lines
     );
     assert_eq!(
         lines_with(&output, "signal ").len(),
-        5,
+        6,
         "{:#?}",
         output.lines
     );
@@ -197,6 +197,9 @@ Sidekick.expect_stall(1.0)
 print(\"stub \", Sidekick.record(&\"a\", 1), Sidekick.is_supervised(), Sidekick.is_relaunch(), Sidekick.get_incarnation())
 print(\"stats \", Sidekick.get_stats().mode, Sidekick.get_stats().recorded)
 print(\"flush \", await Sidekick.flush())
+Sidekick.set_idle(true)
+Sidekick.restart_when_idle()
+print(\"death \", Sidekick.get_last_death(), Sidekick.is_safe_start())
 get_tree().quit(3)",
     ));
     let stub = sidekick_tests::folders::repository().join("addons/sidekick/sidekick_stub.gd");
@@ -213,6 +216,7 @@ get_tree().quit(3)",
     assert_eq!(output.answer("stub "), Some("0falsefalse0"));
     assert_eq!(output.answer("stats "), Some("unsupervised1"));
     assert_eq!(output.answer("flush "), Some("false"));
+    assert_eq!(output.answer("death "), Some("{  }false"));
 }
 
 /// An autoload that hides the singleton is warned of; the stub of that name is not.
@@ -365,6 +369,10 @@ fn f1_shows_every_member(godot: &Godot) {
         "is_supervised",
         "is_relaunch",
         "get_incarnation",
+        "get_last_death",
+        "is_safe_start",
+        "set_idle",
+        "restart_when_idle",
         "get_stats",
     ] {
         assert!(
