@@ -1,8 +1,10 @@
 //! File systems that are small or read-only, for tests of disks that are full or refuse. Only root can mount.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
@@ -30,6 +32,57 @@ impl Mount {
         Ok(Self {
             path: path.to_owned(),
         })
+    }
+
+    /// Mounts an empty file system of `bytes` that lies in a file beside `path` and can be stalled, see [`Mount::stall`].
+    ///
+    /// # Errors
+    /// As [`Mount::new`].
+    pub fn disk(path: &Path, bytes: u64) -> Result<Self, String> {
+        fs::create_dir_all(path).map_err(|error| format!("cannot make {path:?}: {error}"))?;
+        let image = path.with_extension("image");
+        fs::File::create(&image)
+            .and_then(|file| file.set_len(bytes))
+            .map_err(|error| format!("cannot make {image:?}: {error}"))?;
+        run(Command::new("mkfs.ext4").arg("-q").arg(&image))?;
+        run(Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(&image)
+            .arg(path))?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Lets every write to it wait for `duration`, counted from the moment of return. Only for [`Mount::disk`].
+    ///
+    /// It comes to life again by itself, also when this process is killed meanwhile.
+    ///
+    /// # Errors
+    /// Why not, in a sentence.
+    pub fn stall(&self, duration: Duration) -> Result<Stall, String> {
+        let mut child = Command::new("sh")
+            .args([
+                "-c",
+                "fsfreeze -f \"$0\" && echo && sleep \"$1\"; fsfreeze -u \"$0\"",
+            ])
+            .arg(&self.path)
+            .arg(duration.as_secs_f64().to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("cannot run sh: {error}"))?;
+        let mut byte = [0];
+        let is_frozen = child
+            .stdout
+            .take()
+            .is_some_and(|mut stdout| stdout.read_exact(&mut byte).is_ok());
+        let stall = Stall(child);
+        if is_frozen {
+            return Ok(stall);
+        }
+        stall.wait()?;
+        Err(format!("{:?} cannot be frozen", self.path))
     }
 
     /// Where it is.
@@ -64,6 +117,29 @@ impl Mount {
             }
         }
         path
+    }
+}
+
+/// A disk that stands still.
+#[derive(Debug)]
+pub struct Stall(Child);
+
+impl Stall {
+    /// Waits until it goes on.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn wait(mut self) -> Result<(), String> {
+        let ended = self.0.wait();
+        ended
+            .map(drop)
+            .map_err(|error| format!("cannot wait for the thaw: {error}"))
+    }
+}
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        let _ = self.0.wait(); // It thaws by itself.
     }
 }
 

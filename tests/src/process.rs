@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -286,27 +287,35 @@ pub fn command_line(pid: u32) -> String {
     )
 }
 
+/// A handle of a living process that the test knows by number; `None` when it is gone.
+///
+/// # Panics
+/// When the process does not carry `token`: a test touches nothing that it did not start.
+#[track_caller]
+pub fn open(token: &Token, pid: u32) -> Option<OwnedFd> {
+    let handle = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())?;
+    if !carries(pid, format!("{TOKEN_VARIABLE}={}", token.0).as_bytes()) {
+        assert!(
+            !token_is_readable(pid),
+            "process {pid} was not started by this test"
+        );
+        return None;
+    }
+    Some(handle)
+}
+
 /// Sends a signal to a process that the test knows by number, such as an engine started by a watchdog.
 ///
 /// # Panics
 /// When the process does not carry `token`: a test signals nothing that it did not start.
 #[track_caller]
 pub fn signal(token: &Token, pid: u32, signal: Signal) {
-    let handle = i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    let Some(handle) = handle else {
-        return; // gone
-    };
-    if !carries(pid, format!("{TOKEN_VARIABLE}={}", token.0).as_bytes()) {
-        assert!(
-            !token_is_readable(pid),
-            "process {pid} was not started by this test"
-        );
-        return;
+    if let Some(handle) = open(token, pid) {
+        let _ = pidfd_send_signal(handle, signal);
     }
-    let _ = pidfd_send_signal(handle, signal);
 }
 
 /// A zombie's environment reads as empty: it is dead, not foreign.

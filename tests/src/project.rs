@@ -57,6 +57,14 @@ impl Project {
         Self::with_library(script, Some(&build::extension(Profile::Release)))
     }
 
+    /// As [`Project::new`] with the library as it ships for the editor and debug builds.
+    ///
+    /// # Panics
+    /// As [`Project::new`].
+    pub fn shipped(script: &str) -> Self {
+        Self::with_library(script, Some(&build::extension_with_help(Profile::Dist)))
+    }
+
     /// As [`Project::new`] without the extension: the addon is not there at all.
     ///
     /// # Panics

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: what a record costs the game, how many are committed a second, what an idle watchdog costs.
+//! `cargo xtask bench`: what a record costs the game, how many are committed a second, what an idle watchdog
+//! costs, how long a server that died is away.
 //!
 //! Everything runs optimized, in real processes, beside a peer or a limit measured in the same run. Nothing here fails
 //! for being slow: machines differ and share their cores. Each line says its target and whether it was reached.
@@ -9,6 +10,7 @@ mod line;
 mod metrics;
 mod passed;
 mod record;
+mod relaunch;
 
 use std::error::Error;
 
@@ -24,6 +26,9 @@ pub struct Options {
     /// Print one JSON object a line instead of a table.
     #[arg(long)]
     json: bool,
+    /// How many relaunches are measured of each kind.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
+    samples: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,6 +39,8 @@ enum What {
     Ingest,
     /// Processor, memory and size of a watchdog whose game does nothing.
     Idle,
+    /// From the death of a server to the next one's first instruction and first tick.
+    Relaunch,
     /// Everything.
     All,
 }
@@ -47,6 +54,9 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let wanted = |what| options.what == What::All || options.what == what;
     if wanted(What::Idle) {
         idle::run(printer)?;
+    }
+    if wanted(What::Relaunch) {
+        relaunch::run(printer, usize::from(options.samples))?;
     }
     if wanted(What::Ingest) {
         ingest::run(printer)?;

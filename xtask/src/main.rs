@@ -35,13 +35,18 @@ enum Command {
     Install(install::Options),
     /// Get everything a fresh machine needs, then run all tests.
     Test(test::Options),
-    /// Measure what a record costs, how many are committed a second, and what an idle watchdog costs.
+    /// Measure what a record costs, how many are committed a second, what an idle watchdog costs, how long
+    /// a server that died is away.
     Bench(bench::Options),
     /// Build what ships pack it as the addon's zip, and try that out.
     Dist(dist::Options),
 }
 
 fn main() -> ExitCode {
+    // What is measured may need an engine: it is this executable, started again.
+    if let Some(code) = sidekick_tests::engine::act_if_asked() {
+        return code;
+    }
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -3,6 +3,7 @@
 //! All from `/proc`: time on a core and voluntary context switches of all threads, resident memory without the mapped
 //! rings (they are the game's memory as much as ours), the size of the file that ships.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::io;
@@ -26,6 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const CORE_PERCENT_MAX: f64 = 0.5;
 const RESIDENT_MIB_MAX: f64 = 32.0;
 const BINARY_MIB_MAX: f64 = 12.0;
+/// openraft's own tick is 27 of them.
+const WAKEUPS_MAX: f64 = 60.0;
+/// The time that wake-ups are counted over, in seconds.
+const WAKEUPS_S: f64 = 10.0;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -81,20 +86,18 @@ fn measure(
     printer.print(&with(core.with_value(mean), CORE_PERCENT_MAX));
     let memory = Line::median("idle", &format!("{case}_resident"), "MiB", &resident);
     printer.print(&with(memory, RESIDENT_MIB_MAX));
-    printer.print(&Line::median(
-        "idle",
-        &format!("{case}_wakeups"),
-        "1/s",
-        &switches,
-    ));
-    for (name, usage) in &threads {
-        let old = threads_before.iter().find(|(old, _)| old == name);
-        let old = old.map(|(_, usage)| *usage).unwrap_or_default();
-        let per_s = usage.switches.saturating_sub(old.switches) as f64 / seconds;
-        let percent = usage.core_seconds(&old) / seconds * 100.0;
-        printer.tell(&format!(
-            "  thread {name}: {per_s:.1} wake-ups/s, {percent:.3} % of a core"
-        ));
+    let all = before.switches.saturating_sub(first.switches) as f64 / seconds * WAKEUPS_S;
+    let wakeups: Vec<f64> = switches.iter().map(|per_s| per_s * WAKEUPS_S).collect();
+    let line = Line::median("idle", &format!("{case}_wakeups"), "in 10 s", &wakeups);
+    printer.print(&with(line.with_value(all), WAKEUPS_MAX));
+    for (name, (switches, core)) in by_name(&threads_before, &threads) {
+        let line = Line::median(
+            "idle",
+            &format!("{case}_wakeups_of_{name}"),
+            "in 10 s",
+            &[switches as f64 / seconds * WAKEUPS_S],
+        );
+        printer.print(&line.beside("core_percent", core / seconds * 100.0));
     }
     let threads = threads.len() as f64;
     printer.print(&Line::median(
@@ -120,7 +123,7 @@ impl Usage {
         let threads = threads(pid)?;
         Ok(threads
             .iter()
-            .fold(Self::default(), |sum, (_, usage)| Self {
+            .fold(Self::default(), |sum, (.., usage)| Self {
                 core_ns: sum.core_ns + usage.core_ns,
                 switches: sum.switches + usage.switches,
             }))
@@ -131,8 +134,24 @@ impl Usage {
     }
 }
 
-/// Name (with its number) and use of each thread; those that end while we look are left out.
-fn threads(pid: u32) -> io::Result<Vec<(String, Usage)>> {
+/// Wake-ups and seconds on a core between two looks, of all threads that share a name.
+fn by_name(
+    before: &[(u32, String, Usage)],
+    after: &[(u32, String, Usage)],
+) -> BTreeMap<String, (u64, f64)> {
+    let mut sums = BTreeMap::new();
+    for (number, name, usage) in after {
+        let old = before.iter().find(|(old, ..)| old == number);
+        let old = old.map(|(_, _, usage)| *usage).unwrap_or_default();
+        let sum: &mut (u64, f64) = sums.entry(name.clone()).or_default();
+        sum.0 += usage.switches.saturating_sub(old.switches);
+        sum.1 += usage.core_seconds(&old);
+    }
+    sums
+}
+
+/// Number, name and use of each thread; those that end while we look are left out.
+fn threads(pid: u32) -> io::Result<Vec<(u32, String, Usage)>> {
     let mut threads = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let folder = entry?.path();
@@ -142,16 +161,13 @@ fn threads(pid: u32) -> io::Result<Vec<(String, Usage)>> {
         else {
             continue;
         };
-        let number = |text: Option<&str>| text.and_then(|text| text.trim().parse().ok());
+        let number = |text: Option<&str>| text.and_then(|text| text.trim().parse::<u64>().ok());
         let switches = status
             .lines()
             .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
         threads.push((
-            format!(
-                "{} ({})",
-                name.trim(),
-                folder.file_name().unwrap_or_default().display()
-            ),
+            number(folder.file_name().and_then(|name| name.to_str())).unwrap_or_default() as u32,
+            name.trim().to_owned(),
             Usage {
                 core_ns: number(times.split_whitespace().next()).unwrap_or_default(),
                 switches: number(switches).unwrap_or_default(),
@@ -193,6 +209,23 @@ fn resident_in(smaps: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_of_one_name_are_added_up() {
+        let thread = |number, name: &str, switches| {
+            let core_ns = switches * 1_000_000_000;
+            (number, name.to_owned(), Usage { core_ns, switches })
+        };
+        let before = [thread(1, "drain", 5), thread(2, "tokio", 3)];
+        let after = [
+            thread(1, "drain", 7),
+            thread(2, "tokio", 4),
+            thread(3, "tokio", 10),
+        ];
+        let sums = by_name(&before, &after);
+        assert_eq!(sums["drain"], (2, 2.0));
+        assert_eq!(sums["tokio"], (11, 11.0));
+    }
 
     #[test]
     fn rings_do_not_count_as_resident() {
