@@ -309,6 +309,10 @@ impl Drain {
     /// Waits for the death of a stale engine, taking nothing from its ring meanwhile. False when the watchdog ends
     /// first.
     fn outlive_stale(&self) -> bool {
+        // It refuses records from here on, and quits by itself if it can: nothing it is told is taken for kept.
+        self.attachment
+            .controls()
+            .set_active_launch(self.active.load(Ordering::Acquire));
         (self.on_event)(IntakeEvent::Stale {
             info: self.attachment.info().clone(),
             path: self.attachment.name().path.clone(),
