@@ -152,7 +152,7 @@ async fn serve_with(
     let mut api = Api::bind(&config.api).await?;
     api.open_control(runtime_dir)?;
     api.record_address(runtime_dir)?;
-    let operator = Arc::new(AppOperator::new(runtime_dir, &config.shutdown));
+    let operator = Arc::new(AppOperator::new(data_dir, runtime_dir, &config.shutdown));
     let stop_note = StopNote::new(runtime_dir);
     let board = Board::new(
         Status {
@@ -277,7 +277,7 @@ async fn serve_with(
             return Err(error.into());
         }
     };
-    operator.serve(supervisor.remote());
+    operator.serve(supervisor.remote(), supervisor.log());
     let mut app = App {
         store,
         board,
