@@ -78,6 +78,9 @@ impl Death {
                 silent: Some(silent),
             },
             (Some(EndedBy::Hang { silent }), ..) => DeathCause::Hung { silent },
+            (Some(EndedBy::NotReady { after }), ..) => DeathCause::NotReady { after },
+            (Some(EndedBy::Memory { rss_bytes }), ..) => DeathCause::Memory { rss_bytes },
+            (Some(EndedBy::CrashLimbo), ..) => DeathCause::CrashLimbo,
             // It said goodbye, so it came to its end by itself, if just beyond the grace.
             (_, Exit::Code(exit_code), Some(_)) => DeathCause::Clean { exit_code },
             (Some(EndedBy::StopTimeout), _, Some(exit_code)) => DeathCause::StuckInExit {

@@ -342,6 +342,8 @@ impl Runtime {
             allowed_silence: heartbeat.allowed_silence,
             paused: heartbeat.paused || engine.process.state() == ProcessState::Traced,
             goodbye: heartbeat.clean_exit.is_some(),
+            ready: heartbeat.ready,
+            crashed: heartbeat.crashed,
         };
         let mut became_ready = None;
         if !engine.ready_told {
@@ -376,7 +378,7 @@ impl Runtime {
         if exit == Exit::Unknown && !self.settings.heartbeat_required && link.is_none() {
             exit = wait_for_exit(&engine.process);
         }
-        let is_asked = self.machine.phase() == Phase::Stopping;
+        let is_asked = self.machine.is_end_asked();
         let mut death = Death {
             launch: engine.launch,
             pid: engine.process.pid(),
@@ -449,7 +451,8 @@ impl Runtime {
         let mut actions = VecDeque::from(self.machine.on_event(event, now));
         while let Some(action) = actions.pop_front() {
             match action {
-                Action::Spawn => match self.start_engine() {
+                Action::Prepare | Action::EndPrepare => {}
+                Action::Spawn { .. } => match self.start_engine() {
                     Ok(()) => {
                         actions.extend(self.machine.on_event(Event::Spawned, monotonic_now()));
                     }
@@ -465,7 +468,7 @@ impl Runtime {
                     }
                 },
                 Action::AskQuit { grace } => self.ask_quit(grace),
-                Action::Backtrace => {
+                Action::Backtrace { .. } => {
                     if let Some(engine) = &self.engine {
                         engine.process.backtrace();
                     }
@@ -625,6 +628,7 @@ impl Runtime {
                 incarnation,
                 silent,
             },
+            Told::Ending(_) | Told::SafeStart { .. } => return,
             Told::Backoff { delay } => EngineEvent::Backoff { delay },
             Told::CrashLoop { deaths, every } => EngineEvent::CrashLoop { deaths, every },
             Told::GaveUp { deaths } => EngineEvent::GaveUp { deaths },
