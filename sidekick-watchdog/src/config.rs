@@ -38,7 +38,7 @@ pub use health::{HealthConfig, HeartbeatPolicy};
 pub use hooks::HooksConfig;
 pub use log::{LogConfig, LogFormat, LogLevel, LogRotation};
 pub use reader::{Complaint, Entry, Place, Sources};
-pub use restart::RestartConfig;
+pub use restart::{RestartConfig, RestartWhen};
 pub use ring::{RING_BYTES_MAX, RING_BYTES_MIN, RingConfig, WhenFull};
 pub use shutdown::ShutdownConfig;
 pub use store::StoreConfig;

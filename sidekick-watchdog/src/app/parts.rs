@@ -128,6 +128,13 @@ pub(super) fn supervisor(
             stable_after: config.restart.stable_after,
             give_up_after: config.restart.give_up_after,
             give_up_window: config.restart.give_up_window,
+            breaker_deaths: config.restart.crash_loop_deaths,
+            breaker_window: config.restart.crash_loop_window,
+            safe_start: config.restart.safe_start,
+            ready_timeout: (config.health.ready_required).then_some(config.health.ready_timeout),
+            drain_grace: config.shutdown.engine_grace,
+            pre_start_timeout: (config.hooks.pre_start.is_some())
+                .then_some(config.hooks.pre_start_timeout),
             heartbeat_required: config.health.heartbeat == HeartbeatPolicy::Required,
             startup_timeout: config.health.startup_timeout,
             hang_timeout: config.health.hang_timeout,

@@ -1,9 +1,10 @@
 //! `[engine]`: what is launched and when it is launched again.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::reader::{Pass, any, between};
-use super::value::{HiddenMap, Size, keywords};
+use super::value::{DURATION_MAX, HiddenMap, Size, keywords};
 
 keywords! {
     /// After which ends of the engine it is launched again.
@@ -36,6 +37,8 @@ pub struct EngineConfig {
     pub log_rotate_bytes: u64,
     /// Bytes of all output that is kept; the oldest files go first.
     pub log_disk_bytes_max: u64,
+    /// Without a living watchdog for so long the engine quits by itself; `None` = it runs on.
+    pub quit_without_watchdog: Option<Duration>,
 }
 
 impl EngineConfig {
@@ -93,6 +96,12 @@ impl EngineConfig {
             "Size of all output that is kept, of this and earlier engines; the oldest files go first.",
             between(Size(1 << 20), Size(1 << 40)),
         );
+        let quit_without_watchdog = section.optional(
+            "quit_without_watchdog",
+            "\"10m\"",
+            "After so long without a living watchdog the game quits by itself; without this it runs on.",
+            between(Duration::from_secs(5), DURATION_MAX),
+        );
         section.later("standby", "warm standby");
         section.later("project_dir", "finding the project by itself");
         section.finish();
@@ -105,6 +114,7 @@ impl EngineConfig {
             log_lines_kept,
             log_rotate_bytes: log_rotate.0,
             log_disk_bytes_max: log_disk_max.0,
+            quit_without_watchdog,
         }
     }
 }
