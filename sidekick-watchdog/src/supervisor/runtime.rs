@@ -451,7 +451,11 @@ impl Runtime {
         let mut actions = VecDeque::from(self.machine.on_event(event, now));
         while let Some(action) = actions.pop_front() {
             match action {
-                Action::Prepare | Action::EndPrepare => {}
+                Action::Prepare => {
+                    let prepared = Event::Prepared { success: true };
+                    actions.extend(self.machine.on_event(prepared, monotonic_now()));
+                }
+                Action::EndPrepare => {}
                 Action::Spawn { .. } => match self.start_engine() {
                     Ok(()) => {
                         actions.extend(self.machine.on_event(Event::Spawned, monotonic_now()));
