@@ -16,6 +16,7 @@ use crate::api::{
 use crate::event::EngineEvent;
 use crate::intake::{AttachedSession, SessionProgress};
 use crate::metrics::{Metrics, raise_to};
+use crate::platform::monotonic_now;
 use crate::store::Store;
 use crate::supervisor::EngineLink;
 use crate::upload::{self, SinkState};
@@ -206,6 +207,9 @@ impl Board {
             heartbeat: session.heartbeat.clone(),
             controls: session.controls.clone(),
         };
+        // By its pid the game knows whether we live; the clock makes each watchdog's number higher than the last one's.
+        let generation = u64::try_from(monotonic_now().as_nanos()).unwrap_or(u64::MAX);
+        session.controls.set_generation(generation);
         let launch = session.info.launch;
         if self
             .current

@@ -309,10 +309,7 @@ impl Drain {
     /// Waits for the death of a stale engine, taking nothing from its ring meanwhile. False when the watchdog ends
     /// first.
     fn outlive_stale(&self) -> bool {
-        // It refuses records from here on, and quits by itself if it can: nothing it is told is taken for kept.
-        self.attachment
-            .controls()
-            .set_active_launch(self.active.load(Ordering::Acquire));
+        self.tell_active();
         (self.on_event)(IntakeEvent::Stale {
             info: self.attachment.info().clone(),
             path: self.attachment.name().path.clone(),
@@ -507,7 +504,14 @@ impl Drain {
             .unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
+    /// Tells the engine which launch is the engine: one that lives on as a stale one records no more and quits.
+    fn tell_active(&self) {
+        let active = self.active.load(Ordering::Acquire);
+        self.attachment.controls().set_active_launch(active);
+    }
+
     fn tell_attached(&self) {
+        self.tell_active();
         (self.on_event)(IntakeEvent::Attached(AttachedSession {
             info: self.attachment.info().clone(),
             heartbeat: self.attachment.heartbeats(),

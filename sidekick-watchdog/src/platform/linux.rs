@@ -3,7 +3,6 @@
 pub mod clock;
 pub mod control_socket;
 pub mod files;
-pub mod helper;
 pub mod inotify;
 pub mod lock;
 pub mod oom;
