@@ -6,20 +6,30 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sidekick_ipc::value::{self, Value};
 use sidekick_ipc::{Phase, Session, SessionOptions, WhenFull};
 
 use crate::folders::Folder;
 use crate::ledger::Key;
+use crate::process;
 
 /// The first argument of an executable that is to be an engine.
 const FLAG: &str = "--act-as-engine";
 /// The protocol version that the engine's ring is to have, where it is not this build's.
 pub const PROTOCOL_VARIABLE: &str = "HARNESS_PROTOCOL";
+/// The watchdog's executable, for an engine that is to start a dead watchdog again.
+pub const RESPAWN_VARIABLE: &str = "HARNESS_RESPAWN";
+/// Between two tries of that.
+const RESPAWN_EVERY: Duration = Duration::from_secs(1);
+/// Which incarnations of a game with few frames live for long, and how long.
+const LONG_LIFE_EVERY: u32 = 8;
+const LONG_LIFE_FRAMES: u64 = 250;
+/// The exit code of an engine whose frames are over.
+pub const DEATH_CODE: u8 = 3;
 /// Between two frames.
 const FRAME: Duration = Duration::from_millis(5);
 
@@ -34,6 +44,9 @@ pub struct Game {
     pub text_bytes: usize,
     /// It idles after so many records.
     pub records_max: u64,
+    /// It dies, without a goodbye, after so many frames; every eighth incarnation lives more than a second, so that the
+    /// watchdog does not take the deaths for a crash loop.
+    pub frames_max: u64,
 }
 
 impl Game {
@@ -44,6 +57,7 @@ impl Game {
             per_frame: 3,
             text_bytes: 100,
             records_max: u64::MAX,
+            frames_max: u64::MAX,
         }
     }
 
@@ -60,6 +74,7 @@ impl Game {
             self.per_frame.to_string().into(),
             self.text_bytes.to_string().into(),
             self.records_max.to_string().into(),
+            self.frames_max.to_string().into(),
         ]
     }
 }
@@ -86,12 +101,12 @@ pub fn act_if_asked() -> Option<ExitCode> {
         per_frame: number(),
         text_bytes: number() as usize,
         records_max: number(),
+        frames_max: number(),
     };
-    play(&game);
-    Some(ExitCode::SUCCESS)
+    Some(play(&game))
 }
 
-fn play(game: &Game) {
+fn play(game: &Game) -> ExitCode {
     let session = match std::env::var(PROTOCOL_VARIABLE) {
         Ok(version) => foreign_session(version.parse().expect("a number")),
         Err(_) => Session::create(options()).expect("a session"),
@@ -101,7 +116,13 @@ fn play(game: &Game) {
     session.set_ready();
     let text = "x".repeat(game.text_bytes);
     let mut last = 0;
-    loop {
+    let mut guard = std::env::var_os(RESPAWN_VARIABLE).map(Guard::new);
+    let is_long_lived = options().launch.is_multiple_of(LONG_LIFE_EVERY);
+    let frames_min = if is_long_lived { LONG_LIFE_FRAMES } else { 0 };
+    for _ in 0..game.frames_max.max(frames_min) {
+        if let Some(guard) = &mut guard {
+            guard.look(session.control().watchdog_pid);
+        }
         session.on_frame(Phase::Running);
         for _ in 0..game.per_frame {
             if last >= game.records_max {
@@ -115,9 +136,40 @@ fn play(game: &Game) {
         journal.write(last, session.refused());
         if session.control().quit.is_some() {
             session.set_clean_exit(0);
-            return;
+            return ExitCode::SUCCESS;
         }
         thread::sleep(FRAME);
+    }
+    ExitCode::from(DEATH_CODE)
+}
+
+/// Starts a dead watchdog again, as the extension does: as a plain child of the engine.
+struct Guard {
+    executable: OsString,
+    runtime_dir: OsString,
+    asked_at: Option<Instant>,
+}
+
+impl Guard {
+    fn new(executable: OsString) -> Self {
+        Self {
+            executable,
+            runtime_dir: std::env::var_os("SIDEKICK_RUNTIME_DIR").expect("a watchdog's variable"),
+            asked_at: None,
+        }
+    }
+
+    fn look(&mut self, watchdog_pid: u32) {
+        let is_dead = watchdog_pid != 0 && !process::runs(watchdog_pid);
+        let is_due = self.asked_at.is_none_or(|at| at.elapsed() > RESPAWN_EVERY);
+        if is_dead && is_due {
+            self.asked_at = Some(Instant::now());
+            let mut command = Command::new(&self.executable);
+            command
+                .args(["respawn", "--runtime-dir"])
+                .arg(&self.runtime_dir);
+            command.status().expect("the watchdog's executable");
+        }
     }
 }
 

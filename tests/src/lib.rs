@@ -13,6 +13,7 @@
 //! - [`engine`]: an engine without Godot, made of the test's own executable.
 //! - [`mount`]: file systems that are small or read-only.
 //! - [`receiver`]: an HTTP backend with faults on demand; [`ledger`] is what it took.
+//! - [`history`]: what is seen of an engine over the lives of its watchdogs.
 //! - [`journal`]: what a game says it recorded, to be held against the ledger.
 //! - [`folders`], [`ports`], [`process`], [`wait`]: what a test needs of the system, given back at its end.
 
@@ -22,6 +23,7 @@ pub mod double;
 pub mod engine;
 pub mod folders;
 pub mod godot;
+pub mod history;
 pub mod installed;
 pub mod journal;
 pub mod ledger;

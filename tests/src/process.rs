@@ -215,14 +215,7 @@ impl Running {
 
     /// Whether it runs; one that has ended and is not reaped yet does not.
     pub fn is_alive(&self) -> bool {
-        self.status.is_none()
-            && fs::read_to_string(format!("/proc/{}/stat", self.pid())).is_ok_and(|stat| {
-                // The state follows the name, which is in parentheses and may hold anything.
-                !matches!(
-                    stat.rsplit(')').next().map(str::trim_start),
-                    Some(rest) if rest.starts_with('Z') || rest.starts_with('X')
-                )
-            })
+        self.status.is_none() && runs(self.pid())
     }
 
     /// Waits for its end; `None` when `deadline` passes first.
@@ -275,6 +268,17 @@ pub fn leads_its_group(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         let fields = stat.rsplit(')').next().unwrap_or_default();
         fields.split_ascii_whitespace().nth(2) == Some(&pid.to_string())
+    })
+}
+
+/// Whether a process runs; one that is dead and not reaped yet does not.
+pub fn runs(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        // The state follows the name, which is in parentheses and may hold anything.
+        !matches!(
+            stat.rsplit(')').next().map(str::trim_start),
+            Some(rest) if rest.starts_with('Z') || rest.starts_with('X')
+        )
     })
 }
 

@@ -1,0 +1,137 @@
+//! Watchdogs come and go around an engine that is being started.
+
+use std::ffi::OsString;
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+use sidekick_tests::engine::Game;
+use sidekick_tests::history::faults_of_a_duel;
+use sidekick_tests::wait;
+
+use super::{
+    PATIENCE, assert_all_arrived, journals, playing, rounds, status, stop_cleanly, trial,
+    wait_for_status, wait_until_alone, wait_until_played,
+};
+
+const DUELS_DEFAULT: u32 = 10;
+const STARTS: u32 = 10;
+/// `ExitCode::Locked`.
+const LOCKED: i32 = 7;
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![
+        trial("of_two_watchdogs_started_at_once_exactly_one_wins", duels),
+        trial(
+            "an_engine_that_has_no_ring_yet_is_adopted_and_heard_when_it_has",
+            no_ring_yet,
+        ),
+        trial(
+            "a_watchdog_killed_at_any_step_of_a_start_leaves_one_engine",
+            any_step,
+        ),
+    ]
+}
+
+fn duels() {
+    for round in 0..rounds("HARNESS_DUELS", DUELS_DEFAULT) {
+        let setup = playing();
+        let mut both = [setup.start(), setup.start()];
+        wait::until("a loser", PATIENCE, || {
+            both.iter_mut()
+                .find_map(|watchdog| watchdog.running.status())
+        });
+        let engine = wait_until_played(&setup, 1);
+        let mut looks = vec![setup.engines(None)];
+        wait_for_status(&setup, "its next records", |status| {
+            status["session"]["committed"]
+                .as_u64()
+                .filter(|count| *count > 30)
+        });
+        looks.push(setup.engines(None));
+        let ends = both
+            .each_mut()
+            .map(|watchdog| watchdog.running.status().and_then(|end| end.code()));
+        let faults = faults_of_a_duel(ends, &looks, LOCKED);
+        assert!(
+            faults.is_empty() && looks[0] == [engine],
+            "round {round}: {faults:?}"
+        );
+        let [first, second] = both;
+        let winner = if ends[0].is_none() { first } else { second };
+        stop_cleanly(&setup, winner);
+        assert_all_arrived(&setup, 1);
+    }
+}
+
+/// The engine has been started and has not come to its ring; its watchdog is killed, the next one adopts it.
+fn no_ring_yet() {
+    let mut setup = playing();
+    let go = setup.scratch().join("go");
+    let game = Game::new(journals(&setup)).command_line();
+    let mut command: Vec<OsString> = [
+        "sh",
+        "-c",
+        "until [ -e \"$0\" ]; do sleep 0.01; done; exec \"$@\"",
+    ]
+    .map(OsString::from)
+    .into();
+    command.push(go.clone().into());
+    command.extend(game);
+    setup.set_engine(command);
+    let watchdog = setup.start();
+    let engine = wait::until("an engine", PATIENCE, || {
+        setup.engines(None).first().copied()
+    });
+    watchdog.kill();
+    let mut watchdog = setup.start();
+    // Twice: the second time there is nothing new to be found either.
+    for _ in 0..2 {
+        wait_for_status(&setup, "an adopted engine", |status| {
+            assert!(status["engine"]["connected"] != true, "it has no ring");
+            (status["engine"]["pid"] == engine).then_some(())
+        });
+        assert_eq!(setup.engines(None), [engine]);
+        watchdog.kill();
+        watchdog = setup.start();
+    }
+    fs::write(go, "").expect("written");
+    assert_eq!(wait_until_played(&setup, 1), engine);
+    stop_cleanly(&setup, watchdog);
+    assert_all_arrived(&setup, 1);
+}
+
+fn any_step() {
+    let setup = playing();
+    let mut random = fastrand::Rng::new();
+    let seed = random.get_seed();
+    for round in 0..STARTS {
+        let watchdog = setup.start();
+        // The moment of the kill, not a wait for anything.
+        thread::sleep(Duration::from_millis(random.u64(0..250)));
+        watchdog.kill();
+        let watchdog = setup.start();
+        let engine = wait_for_status(&setup, "an engine", |status| {
+            let engine = &status["engine"];
+            engine["pid"]
+                .as_u64()
+                .filter(|_| engine["connected"] == true)
+        });
+        let engine = u32::try_from(engine).expect("a process id");
+        wait_until_alone(&setup, engine);
+        if round % 2 == 0 {
+            stop_cleanly(&setup, watchdog);
+        } else {
+            watchdog.kill();
+            assert_eq!(setup.engines(None), [engine], "round {round}, seed {seed}");
+        }
+    }
+    let watchdog = setup.start();
+    wait_for_status(&setup, "the last engine", |status| {
+        (status["engine"]["connected"] == true).then_some(())
+    });
+    stop_cleanly(&setup, watchdog);
+    assert!(status(&setup).is_none());
+    assert_all_arrived(&setup, 1);
+}

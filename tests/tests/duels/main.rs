@@ -1,0 +1,158 @@
+//! Never two engines, never two watchdogs, never none, and nothing piles up: real watchdogs over real rings, killed,
+//! doubled and misled. The engine is this executable (`sidekick_tests::engine`).
+//!
+//! `HARNESS_DUELS` (10) and `HARNESS_RELAUNCHES` (100) set how long the two long ones go on.
+
+mod adoption;
+mod fencing;
+mod respawn;
+mod soak;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Trial};
+use serde_json::Value;
+use sidekick_tests::engine::{self, Game, Played};
+use sidekick_tests::process;
+use sidekick_tests::wait;
+use sidekick_tests::watchdog::{Finished, Setup, Watchdog};
+
+/// Generous: a loaded machine is slow, and a test that ends early for that says nothing.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+fn main() -> ExitCode {
+    if let Some(code) = engine::act_if_asked() {
+        return code;
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let trials = [
+        adoption::trials(),
+        fencing::trials(),
+        respawn::trials(),
+        soak::trials(),
+    ];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
+}
+
+fn trial(name: &str, run: fn()) -> Trial {
+    Trial::test(name, move || {
+        run();
+        Ok(())
+    })
+}
+
+/// How often something is done: what the variable says, or a number that fits every run of all tests.
+fn rounds(variable: &str, default: u32) -> u32 {
+    std::env::var(variable).map_or(default, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable}={text:?} is no number"))
+    })
+}
+
+/// A folder for the journals of a setup's engines.
+fn journals(setup: &Setup) -> PathBuf {
+    let folder = setup.scratch().join("journals");
+    fs::create_dir_all(&folder).expect("a folder for the journals");
+    folder
+}
+
+/// A setup whose engine records a few small records a frame, which are uploaded at once.
+fn playing() -> Setup {
+    let mut setup = Setup::new();
+    setup.set_engine(Game::new(journals(&setup)).command_line());
+    setup.set_config(
+        "[upload]\nbatch_max_age = \"50ms\"\n[restart]\nbackoff_first = \"1ms\"\nbackoff_max = \"5ms\"\n\
+         stable_after = \"10ms\"\n[shutdown]\nupload_grace = \"60s\"\n",
+    );
+    setup
+}
+
+/// The status of whatever watchdog runs; `None` while none answers.
+fn status(setup: &Setup) -> Option<Value> {
+    let finished = setup.run(&["status", "--json"], PATIENCE);
+    let is_answer = finished.status.success();
+    is_answer
+        .then(|| serde_json::from_str(&finished.stdout.join("\n")).ok())
+        .flatten()
+}
+
+/// Waits until some watchdog's status makes `pick` give something.
+#[track_caller]
+fn wait_for_status<T>(setup: &Setup, what: &str, mut pick: impl FnMut(&Value) -> Option<T>) -> T {
+    wait::until(what, PATIENCE, || pick(&status(setup)?))
+}
+
+/// Waits until the engine of this incarnation has its ring taken, and gives its process id.
+#[track_caller]
+fn wait_until_played(setup: &Setup, incarnation: u64) -> u32 {
+    wait_for_status(setup, "an engine whose records are committed", |status| {
+        let engine = &status["engine"];
+        let is_it = engine["incarnation"] == incarnation && engine["connected"] == true;
+        let plays = status["session"]["committed"]
+            .as_u64()
+            .is_some_and(|count| count > 0);
+        (is_it && plays).then(|| engine["pid"].as_u64().map(|pid| pid as u32))?
+    })
+}
+
+/// Waits until this engine is the only one.
+#[track_caller]
+fn wait_until_alone(setup: &Setup, engine: u32) {
+    wait::until("one engine", PATIENCE, || {
+        (setup.engines(None) == [engine]).then_some(())
+    });
+}
+
+/// Every record of every engine has arrived, once, and at least `engines` engines recorded.
+#[track_caller]
+fn assert_all_arrived(setup: &Setup, engines: usize) -> u64 {
+    let ledger = setup.uploaded_files();
+    assert!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
+    assert_eq!(ledger.duplicates, 0);
+    let all: Vec<Played> = engine::played(&journals(setup));
+    let recorded = all.iter().filter(|engine| engine.last > 0).count();
+    assert!(recorded >= engines, "{all:?}");
+    for engine in &all {
+        let keys = engine.keys();
+        let missing = ledger.missing(&keys);
+        assert!(
+            missing.is_empty(),
+            "{} of {} records of {} are missing, the first: {:?}",
+            missing.len(),
+            engine.last,
+            engine.epoch,
+            missing[0]
+        );
+    }
+    let gaps = ledger
+        .records()
+        .values()
+        .filter(|arrival| arrival.stream == "sidekick.gap");
+    assert_eq!(gaps.count(), 0, "gaps were reported");
+    all.iter().map(|engine| engine.last).sum()
+}
+
+/// Asks the watchdog to end; it does so with 0 and leaves nothing running.
+#[track_caller]
+fn stop_cleanly(setup: &Setup, watchdog: Watchdog<'_>) -> Finished {
+    let finished = watchdog.stop(PATIENCE);
+    let log = finished.lines.join("\n");
+    assert_eq!(finished.status.code(), Some(0), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    assert_nothing_runs(setup);
+    finished
+}
+
+#[track_caller]
+fn assert_nothing_runs(setup: &Setup) {
+    let left: Vec<String> = setup
+        .descendants(None)
+        .into_iter()
+        .map(process::command_line)
+        .collect();
+    assert!(left.is_empty(), "something was left running: {left:?}");
+}
