@@ -214,6 +214,7 @@ async fn serve_with(
             runtime_dir: runtime_dir.to_owned(),
             source: config.name.clone(),
             slab_bytes_max: parts::slab_bytes_max(config),
+            in_flight_bytes_max: parts::in_flight_bytes_max(config),
         },
         Arc::new(StoreCommitter {
             store: Arc::clone(&store),

@@ -144,6 +144,9 @@ pub struct IntakeConfig {
     pub source: String,
     /// Most bytes of frames in one slab.
     pub slab_bytes_max: usize,
+    /// Most bytes of frames that one ring has on their way to the disk, so that the store has something to put together;
+    /// one slab always is. All of it is held in memory while the disk is behind.
+    pub in_flight_bytes_max: usize,
 }
 
 /// What intake has to say.

@@ -20,8 +20,13 @@ use crate::upload::{Sink, UploadSettings};
 const LOG_LINES_KEPT: usize = 1000;
 /// Output files of earlier engines that are kept.
 const LOGS_KEPT: usize = 10;
-/// Slabs are cut well below a log batch, so that one never fills it.
-const SLAB_PART_OF_BATCH: u64 = 2;
+/// Most bytes of frames in one slab: enough that its own costs do not count, little enough that the first slabs of a
+/// flood are on their way to the disk while the next ones are copied.
+const SLAB_BYTES_MAX: u64 = 256 << 10;
+/// Slabs that fill a batch, at least: what waits for the disk goes to it with one fdatasync.
+const SLABS_OF_BATCH: u64 = 4;
+/// Batches that one ring may have on their way: one is made durable while the next one gathers.
+const BATCHES_IN_FLIGHT: u64 = 2;
 
 pub(super) fn store(config: &Config, data_dir: &Path) -> StoreConfig {
     StoreConfig {
@@ -34,7 +39,17 @@ pub(super) fn store(config: &Config, data_dir: &Path) -> StoreConfig {
 }
 
 pub(super) fn slab_bytes_max(config: &Config) -> usize {
-    usize_of(config.store.batch_bytes_max / SLAB_PART_OF_BATCH).max(64 << 10)
+    usize_of((config.store.batch_bytes_max / SLABS_OF_BATCH).clamp(64 << 10, SLAB_BYTES_MAX))
+}
+
+/// What one ring may have on its way to the disk, in bytes.
+pub(super) fn in_flight_bytes_max(config: &Config) -> usize {
+    usize_of(
+        config
+            .store
+            .batch_bytes_max
+            .saturating_mul(BATCHES_IN_FLIGHT),
+    )
 }
 
 pub(super) fn upload(config: &Config) -> UploadSettings {

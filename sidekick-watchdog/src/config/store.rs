@@ -21,13 +21,13 @@ impl StoreConfig {
         let mut section = pass.section("store");
         let cache = section.get(
             "cache_size",
-            Size(8 << 20),
+            Size(4 << 20),
             "Memory for recent log entries; uploads that lag further behind read from the disk.",
             between(Size(1 << 20), Size(1 << 30)),
         );
         let batch = section.get(
             "batch_max_bytes",
-            Size(1 << 20),
+            Size(2 << 20),
             "The most that one commit (one fsync) takes at once.",
             between(Size(128 << 10), Size(16 << 20)),
         );

@@ -18,9 +18,9 @@ use super::{
 };
 use crate::slab::{RingCheckpoint, Slab, SlabHead};
 
-/// Slabs that may be on their way to the disk at once. One grows while the other is fsynced; more would only hold
-/// memory (each is at most `slab_bytes_max`).
-const IN_FLIGHT_MAX: usize = 4;
+/// Slabs that may be on their way to the disk at once, so that small ones, too, are put together: in the ring, where
+/// they take no memory. Their bytes have a bound of their own ([`IntakeConfig::in_flight_bytes_max`]).
+const IN_FLIGHT_MAX: usize = 16;
 /// Sleep between looks at a silent ring. The engine wakes us; this bounds what a lost wake costs.
 const SILENT_MAX: Duration = Duration::from_millis(100);
 /// Sleep once a ring has been silent for a while: an idle game should cost nothing.
@@ -119,7 +119,8 @@ impl Session {
                     stop: flags.stop,
                     active: flags.active,
                     progress: Arc::clone(&progress),
-                    in_flight: VecDeque::with_capacity(IN_FLIGHT_MAX),
+                    in_flight: VecDeque::new(),
+                    in_flight_bytes: 0,
                     next_seq: 1,
                     refusals: 0,
                     complained: false,
@@ -189,6 +190,8 @@ struct InFlight {
     checkpoint: ReaderCheckpoint,
     /// Numbers in it that are holes.
     lost: u64,
+    /// Bytes of its frames.
+    bytes: usize,
 }
 
 struct Drain {
@@ -201,6 +204,8 @@ struct Drain {
     active: Arc<AtomicU32>,
     progress: Arc<SessionProgress>,
     in_flight: VecDeque<InFlight>,
+    /// Bytes of their frames.
+    in_flight_bytes: usize,
     /// Number of the next frame to take.
     next_seq: u64,
     /// How often in a row the store had no room.
@@ -245,22 +250,22 @@ impl Drain {
         loop {
             // Before the next look: a game that never pauses must not hold up the watchdog's end.
             if self.stop.load(Ordering::Acquire) && self.attachment.is_writer_alive() {
-                self.settle(0)?;
+                self.settle_all()?;
                 return Ok(Outcome::Stopped);
             }
             if self.is_stale() {
-                self.settle(0)?;
+                self.settle_all()?;
                 if !self.outlive_stale() {
                     return Ok(Outcome::Stopped);
                 }
             }
-            self.settle(IN_FLIGHT_MAX - 1)?;
+            self.settle_for_one()?;
             if self.take()? > 0 {
                 silent = 0;
                 continue;
             }
             if !self.in_flight.is_empty() {
-                self.settle(0)?;
+                self.settle_all()?;
                 continue;
             }
             // Order matters: first the proof of death, then one more look. What a dead engine wrote is all there,
@@ -342,6 +347,7 @@ impl Drain {
     /// Asks where the session stands in the committed state and puts the reader there.
     fn resume(&mut self) -> Result<SessionResume, CommitError> {
         self.in_flight.clear();
+        self.in_flight_bytes = 0;
         let resume = self.open()?;
         self.source.clone_from(&resume.source);
         while self.attachment.info().rotation < resume.checkpoint.rotation
@@ -371,6 +377,7 @@ impl Drain {
     /// Puts the reader where everything before is acknowledged. The store cuts off what it has seen after all.
     fn rewind(&mut self) {
         self.in_flight.clear();
+        self.in_flight_bytes = 0;
         let (next_seq, checkpoint) = self.settled;
         self.attachment.resume(next_seq, checkpoint);
         self.next_seq = next_seq;
@@ -429,22 +436,40 @@ impl Drain {
         self.progress
             .bytes
             .fetch_add(slab.frames.len() as u64, Ordering::Relaxed);
+        let bytes = slab.frames.len();
+        self.in_flight_bytes += bytes;
         let pending = self.committer.append(slab);
         self.in_flight.push_back(InFlight {
             pending,
             last_seq,
             checkpoint,
             lost: drained.lost,
+            bytes,
         });
         Ok(drained.count)
     }
 
-    /// Waits until at most `left` slabs are in flight, acknowledging each as it becomes durable.
-    fn settle(&mut self, left: usize) -> Result<(), CommitError> {
-        while self.in_flight.len() > left {
+    /// Waits until one more slab may be sent.
+    fn settle_for_one(&mut self) -> Result<(), CommitError> {
+        let bytes = self.config.slab_bytes_max;
+        self.settle(
+            IN_FLIGHT_MAX - 1,
+            self.config.in_flight_bytes_max.saturating_sub(bytes),
+        )
+    }
+
+    /// Waits until nothing is in flight.
+    fn settle_all(&mut self) -> Result<(), CommitError> {
+        self.settle(0, 0)
+    }
+
+    /// Waits until at most so many slabs and bytes are in flight, acknowledging each slab as it becomes durable.
+    fn settle(&mut self, slabs: usize, bytes: usize) -> Result<(), CommitError> {
+        while self.in_flight.len() > slabs || self.in_flight_bytes > bytes {
             let Some(first) = self.in_flight.pop_front() else {
                 break;
             };
+            self.in_flight_bytes -= first.bytes;
             match first.pending.wait() {
                 Ok(()) => {
                     // First the number, then the space: `ack` may not lag behind what was given back.

@@ -132,6 +132,7 @@ fn start_with(
         runtime_dir: dir.to_owned(),
         source: "test".to_owned(),
         slab_bytes_max,
+        in_flight_bytes_max: 4 * slab_bytes_max,
     };
     let intake = Intake::spawn(config, memory.clone(), Arc::new(on_event)).unwrap();
     let files = sidekick_ipc::scan(dir).unwrap();

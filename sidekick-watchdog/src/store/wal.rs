@@ -7,8 +7,12 @@
 //!
 //! Knows nothing of openraft and of commands; entries are ids, kinds and bytes.
 
+mod batch;
+mod error;
 mod frame;
 mod index;
+mod options;
+mod read;
 mod recovery;
 mod segment;
 #[cfg(test)]
@@ -17,141 +21,26 @@ mod writer;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
+pub use error::WalError;
 pub use frame::EntryId;
 pub(crate) use frame::Kind;
-use frame::{FRAME_HEAD_BYTES, FrameHead, PAYLOAD_BYTES_MAX};
 use index::Index;
-use segment::{Segment, read_exact_at};
+pub use options::WalOptions;
+use read::read_one;
+use segment::Segment;
 use writer::Writer;
 
 /// No batch is larger, but for a single entry that is.
 pub(crate) const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Jobs that may wait for the thread; openraft keeps one or two in flight.
 const JOBS_MAX: usize = 1024;
-
-/// What [`Wal::open`] needs to know.
-#[derive(Clone, Debug)]
-pub struct WalOptions {
-    /// Where the segments lie; must exist.
-    pub directory: PathBuf,
-    /// A segment's size in bytes, 64 KiB to 1 GiB; a larger entry gets a larger segment of its own.
-    pub segment_bytes: u64,
-    /// Space is zeroed in steps of this many bytes.
-    pub zero_step_bytes: u64,
-    /// Recent entries kept in memory, in bytes of payload.
-    pub cache_bytes: usize,
-    /// The node's id, written into a new log; an existing log's own id holds.
-    pub node: u64,
-    /// Where tests let the disk fail.
-    pub(crate) faults: Arc<Faults>,
-}
-
-impl WalOptions {
-    /// The usual sizes, in `directory`.
-    pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-            segment_bytes: 64 << 20,
-            zero_step_bytes: 4 << 20,
-            cache_bytes: 8 << 20,
-            node: 1,
-            faults: Arc::default(),
-        }
-    }
-}
-
-/// Lets the disk fail on purpose: `u64::MAX` or `false` = never.
-#[derive(Debug)]
-pub(crate) struct Faults {
-    /// fdatasyncs that still succeed.
-    pub(crate) syncs_left: AtomicU64,
-    /// Bytes that may still be added to the log's files, as a full disk would have it.
-    pub(crate) space_left: AtomicU64,
-    /// Slows each fdatasync down by so many microseconds.
-    pub(crate) sync_delay_us: AtomicU64,
-    /// All segments get the same salt, which the tests have to catch.
-    pub(crate) fixed_salt: AtomicBool,
-}
-
-impl Default for Faults {
-    fn default() -> Self {
-        Self {
-            syncs_left: AtomicU64::new(u64::MAX),
-            space_left: AtomicU64::new(u64::MAX),
-            sync_delay_us: AtomicU64::new(0),
-            fixed_salt: AtomicBool::new(false),
-        }
-    }
-}
-
-/// Why the log cannot be opened, read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum WalError {
-    /// The operating system refused.
-    #[error("{doing} {path:?}: {error}; {}", crate::platform::remedy(.error))]
-    Io {
-        /// What was tried.
-        doing: &'static str,
-        /// On which file or directory.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// A file is not what was written.
-    #[error(
-        "log segment {path:?} is damaged at byte {offset}: {what}; restore it from a copy, or move the log away and lose what it holds"
-    )]
-    Damaged {
-        /// The segment.
-        path: PathBuf,
-        /// Where in it.
-        offset: u64,
-        /// What is wrong.
-        what: String,
-    },
-    /// A newer program wrote it.
-    #[error(
-        "log segment {path:?} has version {found}, this program knows {}; use the newer program",
-        segment::WAL_VERSION
-    )]
-    Newer {
-        /// The segment.
-        path: PathBuf,
-        /// Its version.
-        found: u16,
-    },
-    /// Entries are missing at the front.
-    #[error(
-        "the log begins at entry {first} but is said to be purged only before {expected}; segment files are missing"
-    )]
-    Hole {
-        /// The first entry that had to be there.
-        expected: u64,
-        /// The first entry that is.
-        first: u64,
-    },
-    /// The thread stopped after an error that was reported before.
-    #[error("the log is closed after a failed write; restart to recover")]
-    Closed,
-}
-
-impl WalError {
-    pub(crate) fn io(doing: &'static str, path: &Path, error: io::Error) -> Self {
-        Self::Io {
-            doing,
-            path: path.to_owned(),
-            error,
-        }
-    }
-}
 
 /// Whom the node votes for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,7 +137,8 @@ struct Shared {
     inner: Mutex<Inner>,
     counters: Counters,
     cache_limit: usize,
-    dead: AtomicBool,
+    /// Why nothing can be written any more.
+    failure: OnceLock<String>,
 }
 
 impl Shared {
@@ -298,7 +188,7 @@ impl Wal {
             inner: Mutex::default(),
             counters: Counters::default(),
             cache_limit: options.cache_bytes,
-            dead: AtomicBool::new(false),
+            failure: OnceLock::new(),
         });
         let mut writer = Writer::open(options, &recovered, Arc::clone(&shared), node)?;
         inner.index = recovered.index;
@@ -389,8 +279,12 @@ impl Wal {
 
     /// Whether an earlier write failed, so that nothing can be written any more.
     pub(crate) fn is_dead(&self) -> bool {
-        // SYNC: pairs with the Release store in `run`; a late answer is followed by a failed job.
-        self.shared.dead.load(Ordering::Acquire)
+        self.failure().is_some()
+    }
+
+    /// Why nothing can be written any more, in words for the operator.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.shared.failure.get().map(String::as_str)
     }
 
     /// Queues entries. They can be read at once; `done` is called when they are durable.
@@ -547,10 +441,9 @@ fn run(mut writer: Writer, jobs: &Receiver<Job>) {
             ));
         }
         if let Err(error) = result {
-            // SYNC: pairs with the Acquire load in `is_dead`.
-            writer.shared().dead.store(true, Ordering::Release);
             tracing::error!(%error, "the log cannot be written; no more is accepted");
-            failed = Some(error.to_string());
+            let what = format!("the log cannot be written: {error}");
+            failed = Some(writer.shared().failure.get_or_init(|| what).clone());
         }
         for job in batch.drain(..) {
             let message = failed.clone().unwrap_or_default();
@@ -560,74 +453,4 @@ fn run(mut writer: Writer, jobs: &Receiver<Job>) {
             break;
         }
     }
-}
-
-/// Reads one entry from the cache or from disk.
-fn read_one(shared: &Shared, index: u64, part: Part) -> Result<Option<LogEntry>, WalError> {
-    let (segment, offset) = {
-        let inner = shared.lock();
-        if inner.purged.is_some_and(|id| index <= id.index) {
-            return Ok(None);
-        }
-        if let Some(entry) = inner.cached(index) {
-            return Ok(Some(entry.clone()));
-        }
-        let Some((number, offset)) = inner.index.get(index) else {
-            return Ok(None);
-        };
-        let Some(segment) = inner.segments.get(&number) else {
-            return Ok(None);
-        };
-        (Arc::clone(segment), offset)
-    };
-    match read_frame(&segment, index, offset, part) {
-        Ok(entry) => Ok(Some(entry)),
-        Err(error) => {
-            // Purged and recycled while we read?
-            let inner = shared.lock();
-            if inner.index.get(index) == Some((segment.number, offset)) {
-                Err(error)
-            } else {
-                Ok(None)
-            }
-        }
-    }
-}
-
-fn read_frame(
-    segment: &Segment,
-    index: u64,
-    offset: u64,
-    part: Part,
-) -> Result<LogEntry, WalError> {
-    let path = PathBuf::from(segment::segment_name(segment.number));
-    let io = |error| WalError::io("cannot read the log", &path, error);
-    let damaged = || WalError::Damaged {
-        path: path.clone(),
-        offset,
-        what: format!("entry {index} is not what was written"),
-    };
-    let mut head_bytes = [0; FRAME_HEAD_BYTES];
-    read_exact_at(&segment.file, &mut head_bytes, offset).map_err(io)?;
-    let head = FrameHead::parse(&head_bytes)
-        .filter(|head| head.kind.is_entry() && head.id.index == index)
-        .ok_or_else(damaged)?;
-    let len = head.len as usize;
-    let mut frame = vec![0; FRAME_HEAD_BYTES + len.min(PAYLOAD_BYTES_MAX)];
-    read_exact_at(&segment.file, &mut frame, offset).map_err(io)?;
-    if !head.verify(&frame, segment.salt) {
-        return Err(damaged());
-    }
-    let payload = match part {
-        Part::Heads(wanted) if head.kind == Kind::Normal => {
-            let keep = wanted(&frame[FRAME_HEAD_BYTES..]).min(len);
-            Bytes::copy_from_slice(&frame[FRAME_HEAD_BYTES..FRAME_HEAD_BYTES + keep])
-        }
-        _ => Bytes::from(frame).slice(FRAME_HEAD_BYTES..),
-    };
-    Ok(LogEntry {
-        id: head.id,
-        kind: head.kind,
-        payload,
-    })
 }

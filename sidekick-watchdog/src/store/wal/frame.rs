@@ -178,6 +178,32 @@ pub(crate) mod broken {
     }
 }
 
+/// The head of a frame with `payload`, and the frame's crc, which the next one has to name. The payload follows it, then
+/// zeros up to [`frame_bytes`].
+pub(crate) fn frame_head(
+    salt: u64,
+    previous: u32,
+    kind: Kind,
+    flags: u8,
+    id: EntryId,
+    payload: &[u8],
+) -> ([u8; FRAME_HEAD_BYTES], u32) {
+    let mut head = [0; FRAME_HEAD_BYTES];
+    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    head[0..4].copy_from_slice(&len.to_le_bytes());
+    head[8..12].copy_from_slice(&previous.to_le_bytes());
+    head[12..14].copy_from_slice(&[kind as u8, flags]);
+    head[16..24].copy_from_slice(&id.term.to_le_bytes());
+    head[24..32].copy_from_slice(&id.node.to_le_bytes());
+    head[32..40].copy_from_slice(&id.index.to_le_bytes());
+    let mut hasher = salted(salt);
+    hasher.update(&head[8..]);
+    hasher.update(payload);
+    let crc = hasher.finalize();
+    head[4..8].copy_from_slice(&crc.to_le_bytes());
+    (head, crc)
+}
+
 /// Appends a frame to `out` and returns its crc, which the next frame has to name.
 pub(crate) fn write_frame(
     out: &mut Vec<u8>,
@@ -189,19 +215,9 @@ pub(crate) fn write_frame(
     payload: &[u8],
 ) -> u32 {
     let start = out.len();
-    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&previous.to_le_bytes());
-    out.extend_from_slice(&[kind as u8, flags, 0, 0]);
-    out.extend_from_slice(&id.term.to_le_bytes());
-    out.extend_from_slice(&id.node.to_le_bytes());
-    out.extend_from_slice(&id.index.to_le_bytes());
+    let (head, crc) = frame_head(salt, previous, kind, flags, id, payload);
+    out.extend_from_slice(&head);
     out.extend_from_slice(payload);
-    let mut hasher = salted(salt);
-    hasher.update(&out[start + 8..]);
-    let crc = hasher.finalize();
-    out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
     out.resize(start + frame_bytes(payload.len()), 0);
     crc
 }

@@ -4,6 +4,9 @@ use std::sync::mpsc::channel;
 
 use super::frame::broken::{WITHOUT, Without};
 use super::recovery::{Recovered, recover};
+use std::path::{Path, PathBuf};
+
+use super::frame::FRAME_HEAD_BYTES;
 use super::*;
 
 const NODE: u64 = 7;

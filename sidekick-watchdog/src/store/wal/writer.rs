@@ -6,20 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use uuid::Uuid;
 
+mod space;
+
+use super::batch::PendingBatch;
 use super::frame::{
-    EntryId, FLAG_BATCH_START, FRAME_HEAD_BYTES, Kind, PAYLOAD_BYTES_MAX, frame_bytes, write_frame,
+    EntryId, FLAG_BATCH_START, FRAME_HEAD_BYTES, Kind, PAYLOAD_BYTES_MAX, frame_bytes,
 };
 use super::recovery::Recovered;
-use super::segment::{
-    HEADER_BYTES, Header, Segment, list, open_rw, segment_name, spare_name, sync_directory,
-    write_all_at,
-};
+use super::segment::{HEADER_BYTES, Segment, list, open_rw, spare_name};
 use super::{Job, Shared, Vote, WalError, WalOptions};
 
-/// Whole segments kept for use; the rest goes back to the file system.
-const SPARES_MAX: usize = 1;
 const SEAL_BYTES: u64 = FRAME_HEAD_BYTES as u64;
 /// Room that every segment keeps for its seal and the small frames of a batch.
 const SLACK_BYTES: u64 = 1024;
@@ -47,7 +46,7 @@ pub(crate) struct Writer {
     /// Bytes of the current file that were written once.
     zeroed: u64,
     previous: u32,
-    buffer: Vec<u8>,
+    pending: PendingBatch,
     effects: Vec<Effect>,
     vote: Option<Vote>,
     purged: Option<EntryId>,
@@ -95,7 +94,7 @@ impl Writer {
             position: HEADER_BYTES,
             zeroed: 0,
             previous: 0,
-            buffer: Vec::new(),
+            pending: PendingBatch::default(),
             effects: Vec::new(),
             vote: recovered.vote,
             purged: recovered.purged,
@@ -153,7 +152,7 @@ impl Writer {
         if committed > self.committed
             && let Some(id) = committed
         {
-            self.put(Kind::Committed, id, &[])?;
+            self.put(Kind::Committed, id, &Bytes::new())?;
             self.committed = committed;
         }
         let mut purges = false;
@@ -171,16 +170,16 @@ impl Writer {
                         node: vote.node,
                         index: 0,
                     };
-                    self.put(Kind::Vote, id, &[u8::from(vote.committed)])?;
+                    self.put(Kind::Vote, id, &Bytes::from(vec![u8::from(vote.committed)]))?;
                     self.effects.push(Effect::Vote(*vote));
                 }
                 Job::Truncate { since, .. } => {
-                    self.put(Kind::Truncate, *since, &[])?;
+                    self.put(Kind::Truncate, *since, &Bytes::new())?;
                     self.effects.push(Effect::Truncate(*since));
                 }
                 Job::Purge { upto, .. } => {
                     self.purged = self.purged.max(Some(*upto));
-                    self.put(Kind::Purge, *upto, &[])?;
+                    self.put(Kind::Purge, *upto, &Bytes::new())?;
                     self.effects.push(Effect::Purge(*upto));
                     purges = true;
                 }
@@ -188,7 +187,7 @@ impl Writer {
             }
         }
         // The last word before a stop may be `committed` alone.
-        if !self.buffer.is_empty() || stop {
+        if !self.pending.is_empty() || stop {
             self.flush()?;
         }
         self.publish();
@@ -204,7 +203,7 @@ impl Writer {
         Ok(())
     }
 
-    fn put(&mut self, kind: Kind, id: EntryId, payload: &[u8]) -> io::Result<()> {
+    fn put(&mut self, kind: Kind, id: EntryId, payload: &Bytes) -> io::Result<()> {
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(io::Error::other(format!(
                 "an entry of {} bytes, the limit is {PAYLOAD_BYTES_MAX}",
@@ -212,25 +211,19 @@ impl Writer {
             )));
         }
         let need = frame_bytes(payload.len()) as u64;
-        if self.position + self.buffer.len() as u64 + need + SEAL_BYTES > self.capacity {
+        if self.position + self.pending.bytes() + need + SEAL_BYTES > self.capacity {
             self.roll(need)?;
         }
-        let offset = self.position + self.buffer.len() as u64;
-        let flags = if self.buffer.is_empty() {
+        let offset = self.position + self.pending.bytes();
+        let flags = if self.pending.is_empty() {
             FLAG_BATCH_START
         } else {
             0
         };
         let salt = self.current.salt;
-        self.previous = write_frame(
-            &mut self.buffer,
-            salt,
-            self.previous,
-            kind,
-            flags,
-            id,
-            payload,
-        );
+        self.previous = self
+            .pending
+            .put(salt, self.previous, kind, flags, id, payload);
         if kind.is_entry() {
             self.effects.push(Effect::Entry {
                 index: id.index,
@@ -245,21 +238,19 @@ impl Writer {
 
     /// Writes the buffer and fsyncs it.
     fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
+        if self.pending.is_empty() {
             return Ok(());
         }
-        self.extend(self.position + self.buffer.len() as u64)?;
-        write_all_at(&self.current.file, &self.buffer, self.position)?;
+        self.extend(self.position + self.pending.bytes())?;
+        self.pending.write(&self.current.file, self.position)?;
         self.sync()?;
-        self.position += self.buffer.len() as u64;
+        self.position += self.pending.bytes();
         // SYNC: counters.
         self.shared
             .counters
             .bytes
-            .fetch_add(self.buffer.len() as u64, Ordering::Relaxed);
-        self.buffer.clear();
-        // One giant batch must not stay in memory for ever.
-        self.buffer.shrink_to(2 * super::BATCH_BYTES_MAX);
+            .fetch_add(self.pending.bytes(), Ordering::Relaxed);
+        self.pending.clear();
         self.tell_room();
         Ok(())
     }
@@ -287,213 +278,6 @@ impl Writer {
         counters.syncs.fetch_add(1, Ordering::Relaxed);
         let took = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         counters.last_sync_us.store(took, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn tell_room(&self) {
-        let room = self
-            .zeroed
-            .min(self.capacity)
-            .saturating_sub(self.position + SLACK_BYTES);
-        // SYNC: a hint for the proposer.
-        self.shared.counters.room.store(room, Ordering::Relaxed);
-    }
-
-    /// Zeroes the file up to at least `end`, in steps. The caller fsyncs.
-    fn extend(&mut self, end: u64) -> io::Result<()> {
-        if end <= self.zeroed {
-            return Ok(());
-        }
-        let step = self.options.zero_step_bytes.max(4096);
-        let target = end.next_multiple_of(step).min(self.capacity).max(end);
-        self.take_space(target - self.zeroed)?;
-        let zeros = vec![0; (1 << 20).min(target - self.zeroed) as usize];
-        let mut at = self.zeroed;
-        while at < target {
-            let len = (target - at).min(zeros.len() as u64);
-            write_all_at(&self.current.file, &zeros[..len as usize], at)?;
-            at += len;
-        }
-        // SYNC: a counter.
-        self.shared
-            .counters
-            .log_bytes
-            .fetch_add(target - self.zeroed, Ordering::Relaxed);
-        self.zeroed = target;
-        Ok(())
-    }
-
-    fn take_space(&self, bytes: u64) -> io::Result<()> {
-        let left = &self.options.faults.space_left;
-        // SYNC: a test switch.
-        if left.load(Ordering::Relaxed) == u64::MAX
-            || left
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                    left.checked_sub(bytes)
-                })
-                .is_ok()
-        {
-            return Ok(());
-        }
-        Err(io::Error::new(
-            io::ErrorKind::StorageFull,
-            "no space left on device (on purpose)",
-        ))
-    }
-
-    /// Gets space for an append of `bytes` without writing a frame.
-    fn prepare(&mut self, bytes: u64) -> io::Result<()> {
-        let need = bytes + SLACK_BYTES;
-        if self.position + need > self.capacity {
-            return self.roll(need);
-        }
-        if self.position + need > self.zeroed {
-            self.extend(self.position + need)?;
-            if let Err(error) = self.current.file.sync_all() {
-                self.broken = true;
-                return Err(error);
-            }
-        }
-        self.tell_room();
-        Ok(())
-    }
-
-    /// Seals the current segment and goes on in a new one that has room for a frame of `need` bytes.
-    fn roll(&mut self, need: u64) -> io::Result<()> {
-        // The next file comes first: if there is no space for it, nothing has happened yet.
-        let number = self.current.number + 1;
-        let next = self.make_segment(number, need)?;
-        self.broken = true;
-        let flags = if self.buffer.is_empty() {
-            FLAG_BATCH_START
-        } else {
-            0
-        };
-        let salt = self.current.salt;
-        write_frame(
-            &mut self.buffer,
-            salt,
-            self.previous,
-            Kind::Seal,
-            flags,
-            EntryId::default(),
-            &[],
-        );
-        self.flush()?;
-        self.switch(next)?;
-        self.broken = false;
-        Ok(())
-    }
-
-    fn next_segment(&mut self, number: u64, need: u64) -> io::Result<()> {
-        let next = self.make_segment(number, need)?;
-        self.switch(next)
-    }
-
-    /// Makes the file of the next segment, whole and fsynced, still under a spare's name.
-    fn make_segment(&mut self, number: u64, need: u64) -> io::Result<Next> {
-        // SYNC: a test switch.
-        let fixed = self.options.faults.fixed_salt.load(Ordering::Relaxed);
-        let salt = if fixed {
-            0
-        } else {
-            Uuid::new_v4().as_u64_pair().0
-        };
-        let header = Header {
-            number,
-            salt,
-            node: self.node,
-            log: self.log,
-        };
-        let mut head = header.encode();
-        let mut previous = 0;
-        let mut put = |kind, id, payload: &[u8]| {
-            previous = write_frame(&mut head, header.salt, previous, kind, 0, id, payload);
-        };
-        // Every segment begins with what the ones before it said, so that they can be removed.
-        if let Some(vote) = self.vote {
-            let id = EntryId {
-                term: vote.term,
-                node: vote.node,
-                index: 0,
-            };
-            put(Kind::Vote, id, &[u8::from(vote.committed)]);
-        }
-        if let Some(id) = self.purged {
-            put(Kind::Purge, id, &[]);
-        }
-        if let Some(id) = self.committed {
-            put(Kind::Committed, id, &[]);
-        }
-        let position = head.len() as u64;
-        let capacity = self
-            .options
-            .segment_bytes
-            .max(position + need + SLACK_BYTES);
-        let path = self.options.directory.join(spare_name(number));
-        let mut have = 0;
-        if let Some(spare) = self.spares.pop() {
-            if spare != path {
-                std::fs::rename(&spare, &path)?;
-            }
-            have = std::fs::metadata(&path)?.len();
-        }
-        let file = open_rw(&path, true)?;
-        let step = self.options.zero_step_bytes.max(4096);
-        let want = (position + need)
-            .next_multiple_of(step)
-            .min(capacity)
-            .max(position + need);
-        if have < want {
-            if let Err(error) = self
-                .take_space(want - have)
-                .and_then(|()| zero(&file, have, want))
-            {
-                drop(file);
-                let _ = std::fs::remove_file(&path);
-                return Err(error);
-            }
-            // SYNC: a counter.
-            self.shared
-                .counters
-                .log_bytes
-                .fetch_add(want - have, Ordering::Relaxed);
-            have = want;
-        }
-        write_all_at(&file, &head, 0)?;
-        file.sync_all()?;
-        let segment = Arc::new(Segment {
-            number,
-            salt: header.salt,
-            file,
-        });
-        Ok(Next {
-            segment,
-            path,
-            position,
-            capacity,
-            zeroed: have,
-            previous,
-        })
-    }
-
-    fn switch(&mut self, next: Next) -> io::Result<()> {
-        let number = next.segment.number;
-        std::fs::rename(
-            &next.path,
-            self.options.directory.join(segment_name(number)),
-        )?;
-        sync_directory(&self.options.directory)?;
-        self.shared
-            .lock()
-            .segments
-            .insert(number, Arc::clone(&next.segment));
-        self.current = next.segment;
-        self.position = next.position;
-        self.capacity = next.capacity.max(next.zeroed);
-        self.zeroed = next.zeroed;
-        self.previous = next.previous;
-        self.tell_room();
         Ok(())
     }
 
@@ -552,93 +336,10 @@ impl Writer {
         drop(inner);
         // After a truncation the new last entry's id has to be looked up.
         if let Some((_, last)) = refresh {
-            match super::read_one(&self.shared, last, super::Part::Heads(|_| 0)) {
+            match super::read::read_one(&self.shared, last, super::Part::Heads(|_| 0)) {
                 Ok(entry) => self.shared.lock().last = entry.map(|entry| entry.id),
                 Err(error) => tracing::error!(%error, "the log's last entry cannot be read back"),
             }
         }
     }
-
-    /// Recycles or removes the segments before the first one that is still needed.
-    fn release_segments(&mut self) -> io::Result<()> {
-        let gone: Vec<u64> = {
-            let mut inner = self.shared.lock();
-            let keep = inner
-                .index
-                .lowest_segment()
-                .unwrap_or(u64::MAX)
-                .min(self.current.number);
-            let gone: Vec<u64> = inner
-                .segments
-                .range(..keep)
-                .map(|(number, _)| *number)
-                .collect();
-            for number in &gone {
-                inner.segments.remove(number);
-            }
-            gone
-        };
-        let directory = &self.options.directory;
-        let mut changed = !gone.is_empty();
-        for number in gone {
-            let path = directory.join(segment_name(number));
-            if self.spares.len() < SPARES_MAX
-                && std::fs::metadata(&path)?.len() == self.options.segment_bytes
-            {
-                let spare = directory.join(spare_name(number));
-                std::fs::rename(&path, &spare)?;
-                self.spares.push(spare);
-            } else {
-                std::fs::remove_file(&path)?;
-            }
-        }
-        while self.spares.len() > SPARES_MAX {
-            if let Some(spare) = self.spares.pop() {
-                std::fs::remove_file(spare)?;
-                changed = true;
-            }
-        }
-        if changed {
-            sync_directory(directory)?;
-            self.count_bytes();
-        }
-        Ok(())
-    }
-
-    fn count_bytes(&self) {
-        let Ok((segments, spares)) = list(&self.options.directory) else {
-            return;
-        };
-        let paths = segments.into_iter().map(|(_, path)| path).chain(spares);
-        let bytes = paths
-            .filter_map(|path| std::fs::metadata(path).ok())
-            .map(|data| data.len())
-            .sum();
-        // SYNC: a counter.
-        self.shared
-            .counters
-            .log_bytes
-            .store(bytes, Ordering::Relaxed);
-    }
-}
-
-/// A segment that is ready to be switched to.
-struct Next {
-    segment: Arc<Segment>,
-    path: PathBuf,
-    position: u64,
-    capacity: u64,
-    zeroed: u64,
-    previous: u32,
-}
-
-fn zero(file: &std::fs::File, from: u64, to: u64) -> io::Result<()> {
-    let zeros = vec![0; 1 << 20];
-    let mut at = from;
-    while at < to {
-        let len = (to - at).min(zeros.len() as u64);
-        write_all_at(file, &zeros[..len as usize], at)?;
-        at += len;
-    }
-    Ok(())
 }
