@@ -220,8 +220,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
-    /// Publishes the newest pending snapshot that everything is uploaded for. Never takes one of "now": that would let
-    /// records go that nobody has uploaded.
+    /// Gives the newest published snapshot. Never takes one of "now": that would let records go that nobody has
+    /// uploaded. The housekeeper publishes before it asks for this, because an error here is openraft's end.
     async fn build_snapshot(&mut self) -> Result<openraft::Snapshot<TypeConfig>, StorageError> {
         let failed =
             |error: std::io::Error| StorageIOError::write_snapshot(None, AnyError::new(&error));
@@ -234,12 +234,6 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
                 snapshots.write(id.index, true, &bytes).map_err(failed)?;
             }
             return Ok(snapshot::to_raft(bytes, &state));
-        }
-        let uploaded = self.0.read(State::uploaded_index);
-        while let Some(file) = snapshots.publishable(uploaded).map_err(failed)? {
-            if snapshots.publish(&file).map_err(failed)? {
-                break;
-            }
         }
         let newest = snapshots.newest_published().map_err(failed)?;
         let (bytes, state) = newest.ok_or_else(|| {

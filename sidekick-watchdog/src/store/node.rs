@@ -22,6 +22,9 @@ use crate::platform;
 /// How long openraft may take for what is a matter of milliseconds on a healthy disk.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Room in the log for votes, for the first entry of a term and for the membership.
+const START_BYTES: u64 = 8 << 10;
+
 #[derive(Clone, Debug)]
 pub(crate) struct NodeOptions {
     pub(crate) directory: PathBuf,
@@ -103,6 +106,10 @@ pub(crate) fn open_files(options: &NodeOptions) -> Result<Opened, StoreError> {
             purged,
         });
     }
+    if let Err(error) = take_room_for_start(&wal) {
+        wal.stop();
+        return Err(error);
+    }
     let (persist, kept) = persist::open(&directory("state"), persist::OPEN_TIMEOUT);
     // Behind the purge point or ahead of the log it is worth nothing (CORRECTNESS 12).
     let kept = kept.filter(|state| {
@@ -139,6 +146,34 @@ pub(crate) fn open_files(options: &NodeOptions) -> Result<Opened, StoreError> {
     })
 }
 
+/// What openraft said; when it only repeats what is wrong with the log, the log's own words.
+fn raft_error(wal: &Wal, error: &dyn std::fmt::Display) -> StoreError {
+    match wal.failure() {
+        Some(why) => StoreError::Stopped {
+            why: why.to_owned(),
+        },
+        None => StoreError::Raft {
+            what: error.to_string(),
+        },
+    }
+}
+
+/// Makes sure that what openraft writes by itself at start has room. Its words for a full disk are not ours, and each
+/// try would take a bit of what is left.
+fn take_room_for_start(wal: &Wal) -> Result<(), StoreError> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    wal.prepare(
+        START_BYTES,
+        Box::new(move |result| drop(sender.send(result))),
+    );
+    match receiver.recv() {
+        Ok(Err(error)) => Err(StoreError::NoSpace {
+            what: error.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 impl Node {
     /// Starts openraft on what `open_files` found. The node is then a follower, or waits to be initialized.
     pub(crate) async fn start<N: RaftNetworkFactory<TypeConfig>>(
@@ -160,9 +195,7 @@ impl Node {
             StateMachine(Arc::clone(&machine)),
         )
         .await
-        .map_err(|error| StoreError::Raft {
-            what: error.to_string(),
-        })?;
+        .map_err(|error| raft_error(&wal, &error))?;
         if let Some(persist) = &persist {
             persist.start(Arc::clone(&machine));
         }
@@ -196,9 +229,7 @@ impl Node {
 
     /// Makes the only node of a group its leader and waits until all that the log held is applied.
     pub(crate) async fn lead_alone(&self) -> Result<(), StoreError> {
-        let raft_error = |error: &dyn std::fmt::Display| StoreError::Raft {
-            what: error.to_string(),
-        };
+        let raft_error = |error: &dyn std::fmt::Display| raft_error(&self.wal, error);
         let last = self.wal.last().map_or(0, |id| id.index);
         let initialized = self
             .raft
@@ -264,10 +295,14 @@ impl Node {
 
 /// Writes snapshots that are due, publishes those whose records are all uploaded, purges the log behind them.
 async fn keep_house(raft: Raft, wal: Wal, machine: Arc<Machine>) {
+    let mut told = None;
     loop {
-        if let Err(what) = keep_house_once(&raft, &wal, &machine).await {
-            tracing::warn!(%what, "snapshots or purging are behind");
+        // Each upload is a new try; one word about the same trouble is enough.
+        let trouble = keep_house_once(&raft, &wal, &machine).await.err();
+        if let Some(what) = trouble.as_ref().filter(|_| trouble != told) {
+            tracing::warn!(%what, "snapshots or purging are behind; the log cannot give space back");
         }
+        told = trouble;
         machine.changed.notified().await;
         if wal.is_dead() {
             return;
@@ -280,7 +315,7 @@ async fn keep_house_once(raft: &Raft, wal: &Wal, machine: &Arc<Machine>) -> Resu
     let uploaded = machine.read(State::uploaded_index);
     let due = tokio::task::spawn_blocking(move || {
         blocking.write_due()?;
-        blocking.snapshots().publishable(uploaded)
+        blocking.snapshots().publish_newest(uploaded)
     });
     let due = due
         .await

@@ -156,7 +156,10 @@ async fn write(
         wal.prepare(need, Box::new(move |result| drop(sender.send(result))));
         if let Ok(Err(error)) = receiver.await {
             return Err(if wal.is_dead() {
-                ProposeError::Stopped(error.to_string())
+                ProposeError::Stopped(
+                    wal.failure()
+                        .map_or_else(|| error.to_string(), str::to_owned),
+                )
             } else {
                 ProposeError::NoSpace(error.to_string())
             });
@@ -169,6 +172,10 @@ async fn write(
                 leader: forward.leader_id,
             })
         }
-        Err(error) => Err(ProposeError::Stopped(error.to_string())),
+        // openraft's words for a failed write are not an operator's.
+        Err(error) => Err(ProposeError::Stopped(
+            wal.failure()
+                .map_or_else(|| error.to_string(), str::to_owned),
+        )),
     }
 }

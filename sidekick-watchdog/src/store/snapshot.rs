@@ -4,8 +4,10 @@
 //! or before its index is uploaded, and only then openraft and other nodes see it (CORRECTNESS 12, 13). Two published
 //! ones are kept; the log is purged up to the older one.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::StoreError;
 use super::codec;
@@ -36,6 +38,8 @@ pub(crate) struct SnapshotFile {
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshots {
     directory: PathBuf,
+    /// Damaged ones that could not be renamed away: nobody looks at them again.
+    unusable: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 /// Wraps an encoded state with magic, version, length and crc.
@@ -90,14 +94,23 @@ impl Snapshots {
         }
         Ok(Self {
             directory: directory.to_owned(),
+            unusable: Arc::default(),
         })
+    }
+
+    fn unusable(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.unusable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All snapshots, lowest index first.
     pub(crate) fn list(&self) -> io::Result<Vec<SnapshotFile>> {
         let mut files = Vec::new();
+        let unusable = self.unusable().clone();
         for entry in std::fs::read_dir(&self.directory)? {
             let path = entry?.path();
+            if unusable.contains(&path) {
+                continue;
+            }
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
                 continue;
             };
@@ -133,7 +146,10 @@ impl Snapshots {
         file.write_all(bytes)?;
         file.sync_all()?;
         drop(file);
-        std::fs::rename(&temporary, self.path(index, published))?;
+        let path = self.path(index, published);
+        std::fs::rename(&temporary, &path)?;
+        // Whatever was wrong with one of that name is gone.
+        self.unusable().remove(&path);
         self.sync()
     }
 
@@ -155,10 +171,22 @@ impl Snapshots {
         match result {
             Ok(state) => Some((bytes, state)),
             Err(cause) => {
-                tracing::warn!(path = ?file.path, %cause, "snapshot unusable; set aside");
                 let mut aside = file.path.clone().into_os_string();
                 aside.push(".bad");
-                let _ = std::fs::rename(&file.path, aside);
+                match std::fs::rename(&file.path, aside) {
+                    Ok(()) => {
+                        tracing::warn!(path = ?file.path, %cause, "snapshot unusable; set aside");
+                    }
+                    Err(error) => {
+                        tracing::warn!(
+                            path = ?file.path,
+                            %cause,
+                            %error,
+                            "snapshot unusable, and it cannot be renamed; ignored from now on, remove it by hand"
+                        );
+                        self.unusable().insert(file.path.clone());
+                    }
+                }
                 None
             }
         }
@@ -175,7 +203,7 @@ impl Snapshots {
     }
 
     /// The highest pending index at or before `uploaded` and above every published one.
-    pub(crate) fn publishable(&self, uploaded: u64) -> io::Result<Option<SnapshotFile>> {
+    fn publishable(&self, uploaded: u64) -> io::Result<Option<SnapshotFile>> {
         let files = self.list()?;
         let published = files
             .iter()
@@ -188,8 +216,19 @@ impl Snapshots {
             .find(|file| !file.published && file.index <= uploaded && Some(file.index) > published))
     }
 
+    /// Publishes the newest pending one that is whole and at or before `uploaded`, if there is one to publish.
+    pub(crate) fn publish_newest(&self, uploaded: u64) -> io::Result<Option<SnapshotFile>> {
+        // Ends: a damaged one is renamed or ignored.
+        while let Some(file) = self.publishable(uploaded)? {
+            if self.publish(&file)? {
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
+    }
+
     /// Publishes `file` if it is whole.
-    pub(crate) fn publish(&self, file: &SnapshotFile) -> io::Result<bool> {
+    fn publish(&self, file: &SnapshotFile) -> io::Result<bool> {
         if self.read(file).is_none() {
             return Ok(false);
         }
@@ -310,5 +349,33 @@ mod tests {
         assert_eq!(unseal(&old).unwrap(), state);
         old[8] = 3;
         assert!(unseal(&old).unwrap_err().contains("version 3"));
+    }
+
+    /// A damaged one whose place aside is taken: what cannot be renamed is not looked at for ever.
+    #[test]
+    fn a_damaged_snapshot_that_cannot_be_renamed_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(dir.path()).unwrap();
+        let write = |index| {
+            let (term, node) = (1, 1);
+            let id = super::super::wal::EntryId { term, node, index };
+            let mut state = State::default();
+            state.last_applied = Some(super::super::raft::log_id(id));
+            let bytes = seal(&state).unwrap();
+            snapshots.write(index, false, &bytes).unwrap();
+        };
+        write(5);
+        write(7);
+        let path = snapshots.path(7, false);
+        std::fs::write(&path, b"no snapshot").unwrap();
+        std::fs::create_dir_all(path.with_extension("pending.bad").join("full")).unwrap();
+        let published = snapshots.publish_newest(9).unwrap();
+        assert_eq!(published.map(|file| file.index), Some(5));
+        assert!(path.exists());
+        assert_eq!(snapshots.publish_newest(9).unwrap(), None);
+        // Written anew, it counts again.
+        write(7);
+        let published = snapshots.publish_newest(9).unwrap();
+        assert_eq!(published.map(|file| file.index), Some(7));
     }
 }

@@ -474,6 +474,11 @@ async fn a_failed_fdatasync_is_fatal() {
         .await
         .unwrap();
     assert_eq!(fatal.exit_code(), ExitCode::StoreUnusable);
+    assert_eq!(
+        fatal.to_string(),
+        "the store has stopped: the log cannot be written: fdatasync failed on purpose; restart to recover, nothing \
+         that was acknowledged is lost"
+    );
     let error = store.append(slab(11, 10)).await.unwrap_err();
     assert!(matches!(error, AppendError::Stopped(_)), "{error}");
     store.shutdown().await;
@@ -591,5 +596,105 @@ async fn a_sink_that_was_away_holds_no_log_and_gets_nothing_twice() {
     assert_eq!(store.stats().purged, purged);
     let kept = sequence(&store).await;
     assert_eq!(*kept.last().unwrap(), 2100);
+    store.shutdown().await;
+}
+
+/// Each start takes a bit of the log's last room. Where there is none left, it says so in our words and not openraft's,
+/// as often as it is tried, and harms nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_log_on_a_full_disk_refuses_to_start_in_plain_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = faulty(&dir);
+    let space = |bytes| {
+        let faults = &options.wal.faults;
+        faults
+            .space_left
+            .store(bytes, std::sync::atomic::Ordering::Relaxed);
+    };
+    let store = Store::open_with(options.clone(), 1 << 30).await.unwrap();
+    store.session_opened("s", epoch(), 1, 5).await.unwrap();
+    space(0);
+    let mut next = 1;
+    while let Ok(appended) = store.append(slab(next, 2)).await {
+        next = appended.next_seq;
+    }
+    store.shutdown().await;
+    drop(store);
+    let mut refused = 0;
+    for start in 0.. {
+        assert!(start < 300, "it starts for ever");
+        match Store::open_with(options.clone(), 1 << 30).await {
+            Ok(store) => {
+                assert_eq!(refused, 0, "it started where it had not before");
+                store.shutdown().await;
+            }
+            Err(error) => {
+                assert_eq!(error.exit_code(), ExitCode::StoreUnusable);
+                let text = error.to_string();
+                assert!(
+                    text.starts_with("no space for the log: no space left"),
+                    "{text}"
+                );
+                assert!(
+                    text.ends_with("free some space on the data directory's disk"),
+                    "{text}"
+                );
+                refused += 1;
+            }
+        }
+        if refused == 3 {
+            break;
+        }
+    }
+    space(u64::MAX);
+    let store = Store::open_with(options, 1 << 30).await.unwrap();
+    assert_eq!(sequence(&store).await, (1..next).collect::<Vec<u64>>());
+    store.shutdown().await;
+}
+
+/// A file of the log that somebody has taken away: a stop that names it, with nothing changed, and all is there once
+/// it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_segment_is_named_and_nothing_is_harmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir);
+    let store = Store::open(config.clone()).await.unwrap();
+    store.session_opened("s", epoch(), 1, 5).await.unwrap();
+    fill(&store, 1, 2000).await;
+    store.shutdown().await;
+    drop(store);
+    let log = config.dir.join("log");
+    let files = || {
+        let entries = std::fs::read_dir(&log).unwrap();
+        let mut files: Vec<(PathBuf, Vec<u8>)> = entries
+            .map(|entry| entry.unwrap().path())
+            .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let segments = files().len();
+    assert!(segments >= 4, "{segments}");
+    let away = dir.path().join("away");
+    for number in [1, 2, segments - 1] {
+        let path = log.join(format!("{number:016}.wal"));
+        std::fs::rename(&path, &away).unwrap();
+        let before = files();
+        let error = Store::open(config.clone()).await.unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::StoreUnusable);
+        let text = error.to_string();
+        assert!(text.contains("missing"), "{text}");
+        if number > 1 {
+            assert!(
+                text.contains(&format!("segment {number} before it is missing")),
+                "{text}"
+            );
+            assert!(text.contains("restore it from a copy"), "{text}");
+        }
+        assert!(files() == before, "it changed the log");
+        std::fs::rename(&away, &path).unwrap();
+    }
+    let store = Store::open(config).await.unwrap();
+    assert_eq!(sequence(&store).await, (1..=2000).collect::<Vec<u64>>());
     store.shutdown().await;
 }
