@@ -2,7 +2,9 @@
 # Starts a Godot server under Sidekick's watchdog.
 #
 # Finds the project around this addon and Godot, or runs an exported binary; repairs what an installation loses (the execute
-# bit, .godot/extension_list.cfg); then becomes the watchdog by exec, so that signals and the exit code are the watchdog's.
+# bit, .godot/extension_list.cfg); then runs the watchdog: signals reach it, its exit code is the script's. A watchdog that dies is
+# started again and adopts the game, which has run on. With --no-restart the script becomes the watchdog by exec: for systemd and
+# containers, which restart by themselves.
 set -eu
 
 usage() {
@@ -13,6 +15,7 @@ usage: sidekick.sh [OPTIONS] [WATCHDOG OPTIONS] [-- GAME ARGUMENTS]
 
   --engine FILE    run this exported game instead of the project
   --project DIR    the project (default: the one that holds this addon, then the current directory)
+  --no-restart     leave a dead watchdog dead: for systemd and containers, which restart it themselves
   --help           this text
 
 Watchdog options go to `sidekick-watchdog run` as they are, for example --config FILE, --name NAME, --data-dir DIR.
@@ -20,6 +23,9 @@ Without --config: ./sidekick.toml, else the one in the project's folder, or besi
 Game arguments reach the game as OS.get_cmdline_user_args().
 
 Godot is $GODOT4_BIN, or godot4, or godot on the PATH.
+
+A watchdog that is killed, or ends with a code that a restart can mend, is started again, at most 5 times in 60 seconds; the game
+runs on meanwhile. The exit code is the watchdog's (128 + the signal's number where one killed it).
 
 examples:
   addons/sidekick/sidekick.sh
@@ -159,6 +165,7 @@ prepare() {
 
 left=$#
 has_config=
+no_restart=
 is_game=
 wants=
 while [ "$left" -gt 0 ]; do
@@ -182,6 +189,7 @@ while [ "$left" -gt 0 ]; do
 		--engine=*) engine=${argument#--engine=} ;;
 		--project) wants=project ;;
 		--project=*) project=${argument#--project=} ;;
+		--no-restart) no_restart=1 ;;
 		-h | --help)
 			usage
 			exit 0
@@ -210,4 +218,92 @@ if [ -z "$is_game" ]; then
 		set -- "$@" -- "$godot" --headless --path "$project"
 	fi
 fi
-exec "$watchdog" run ${config:+--config "$config"} "$@"
+[ -z "$config" ] || set -- --config "$config" "$@"
+[ -z "$no_restart" ] || exec "$watchdog" run "$@"
+
+# Restarts in the last so many seconds, and no more of them than that; each waits longer than the one before.
+restart_window=60
+restarts_max=5
+# Longer than the watchdog needs from its start until it can be asked to end.
+start_time=1
+
+(: <&0) 2>/dev/null || exec </dev/null
+
+# In a session of its own a terminal's Ctrl-C does not reach it a second time, which would mean "end at once".
+session=
+! command -v setsid >/dev/null 2>&1 || session=setsid
+
+# The first signal that asked for the end; whether one came just now; whether one has reached the watchdog.
+asked=
+interrupted=
+delivered=
+pid=
+forward() {
+	asked=${asked:-$1}
+	interrupted=1
+	if [ -n "$pid" ]; then
+		delivered=1
+		kill -s "$1" "$pid" 2>/dev/null || :
+	fi
+}
+trap 'forward TERM' TERM
+trap 'forward INT' INT
+trap 'forward HUP' HUP
+trap 'forward QUIT' QUIT
+
+# Runs the watchdog to its end, which is then in $code.
+watch() {
+	delivered=
+	# Its standard input is ours: a shell gives a background process none.
+	$session "$watchdog" run "$@" <&0 &
+	pid=$!
+	# Asked to end while there was no watchdog: the game runs on, and only a watchdog ends it well.
+	if [ -n "$asked" ] && [ -z "$delivered" ]; then
+		sleep "$start_time" || :
+		[ -n "$delivered" ] || kill -s "$asked" "$pid" 2>/dev/null || :
+	fi
+	while :; do
+		interrupted=
+		code=0
+		wait "$pid" || code=$?
+		# A trapped signal ends the wait, not the watchdog.
+		[ -n "$interrupted" ] && kill -0 "$pid" 2>/dev/null || break
+	done
+	pid=
+}
+
+# Whether to start again one that ended with $code. Not one that was asked to end, is content, or says what a human must mend: usage,
+# configuration, engine, crash loop, another watchdog, extension, versions.
+is_mendable() {
+	[ -z "$asked" ] || return 1
+	case $code in
+		0 | 2 | 3 | 4 | 5 | 7 | 11 | 12) return 1 ;;
+	esac
+}
+
+restarts=
+while :; do
+	watch "$@"
+	is_mendable || exit "$code"
+	now=$(date +%s)
+	recent=
+	count=0
+	for at in $restarts; do
+		if [ $((now - at)) -lt "$restart_window" ]; then
+			recent="$recent $at"
+			count=$((count + 1))
+		fi
+	done
+	if [ "$count" -ge "$restarts_max" ]; then
+		printf 'sidekick.sh: the watchdog ended with code %s, the %sth time in %s s; not started again\n' "$code" "$((count + 1))" "$restart_window" >&2
+		exit "$code"
+	fi
+	restarts="$recent $now"
+	# At once, then 1, 2, 4, 8 seconds.
+	pause=$((count > 0 ? 1 << (count - 1) : 0))
+	printf 'sidekick.sh: the watchdog ended with code %s; started again in %s s, the game runs on\n' "$code" "$pause" >&2
+	if [ "$pause" -gt 0 ]; then
+		sleep "$pause" &
+		wait $! || :
+	fi
+done

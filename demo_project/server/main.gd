@@ -35,6 +35,9 @@ func _ready() -> void:
 	print("arena: incarnation %d, %d players, relaunch: %s" % [
 		Sidekick.get_incarnation(), _arena.player_count, Sidekick.is_relaunch(),
 	])
+	if Sidekick.is_relaunch():
+		# The report is written while this process starts: it may be there a little later.
+		print("arena: last death: %s" % Sidekick.get_last_death().get("cause", "not known yet"))
 	Sidekick.mark_ready()
 
 
@@ -56,6 +59,9 @@ func _draw() -> void:
 
 ## The watchdog asks us to stop: finish the match, wait until everything is committed, go.
 func _on_quit_requested(grace_seconds: float) -> void:
+	if Trouble.ignores_quit:
+		print("arena: asked to quit, ignored")
+		return
 	Sidekick.record(&"match.end", {"tick": _arena.tick, "total": _arena.total_score()})
 	await Sidekick.flush(maxf(grace_seconds - 1.0, 0.1))
 	get_tree().quit()

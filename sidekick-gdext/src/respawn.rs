@@ -23,7 +23,7 @@ const SILENCE: Duration = Duration::from_millis(2500);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What the watchdog left for its successor.
 const FILE: &str = "watchdog.json";
-const FILE_BYTES_MAX: u64 = 1 << 20;
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 static NEXT: Mutex<Option<Instant>> = Mutex::new(None);
 

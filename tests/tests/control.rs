@@ -4,6 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use rustix::process::Signal;
+use serde_json::Value;
+use sidekick_tests::process::Running;
+use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -103,4 +107,65 @@ fn a_restart_starts_another_and_a_dead_watchdogs_socket_refuses() {
     let words = order(&setup, &["restart", "--grace", "20s"]);
     assert!(words.ends_with("runs"), "{words}");
     watchdog.stop(PATIENCE);
+}
+
+/// `logs` shows what the engine printed, also an earlier one, and `logs -f` what it prints from then on.
+#[test]
+fn logs_are_shown_and_followed() {
+    let mut setup = setup();
+    setup.set_engine([
+        "sh",
+        "-c",
+        "trap 'exit 0' TERM; echo hello $SIDEKICK_INCARNATION; n=0; while :; do sleep 0.02; n=$((n+1)); echo tick $n; done",
+    ]);
+    let watchdog = setup.start();
+    let (first, _) = engine(&watchdog, "starting");
+    order(&setup, &["restart", "--grace", "20s"]);
+    let lines = order(&setup, &["logs", "-n", "5000", "-i", &first.to_string()]);
+    assert!(
+        lines.starts_with(&format!("{first} | hello {first}\n")),
+        "{lines}"
+    );
+    let mut following =
+        Running::start(&mut setup.command(&["logs", "-f", "-n", "1"])).expect("it starts");
+    wait::until("new lines", PATIENCE, || {
+        (following.stdout.count() > 20).then_some(())
+    });
+    let numbers: Vec<u64> = following
+        .stdout
+        .all()
+        .iter()
+        .filter_map(|line| line.rsplit_once(" tick ")?.1.parse().ok())
+        .collect();
+    let begin = numbers[0];
+    let wanted: Vec<u64> = (begin..).take(numbers.len()).collect();
+    assert_eq!(numbers, wanted, "none is missing or doubled");
+    watchdog.stop(PATIENCE);
+    let status = following.wait(PATIENCE).expect("the watchdog has ended");
+    assert_eq!(status.code(), Some(NOT_RUNNING));
+}
+
+/// A crash is listed and shown by a running watchdog, and without one.
+#[test]
+fn crashes_are_listed_and_shown() {
+    let setup = setup();
+    let watchdog = setup.start();
+    let (first, pid) = engine(&watchdog, "starting");
+    setup.signal(
+        u32::try_from(pid.expect("it runs")).expect("a pid"),
+        Signal::KILL,
+    );
+    let id = wait::until("a report", PATIENCE, || {
+        let list = setup.run(&["crashes", "--json"], PATIENCE);
+        let list: Value = serde_json::from_str(&list.stdout.join("\n")).ok()?;
+        let report = list.get(0)?;
+        assert_eq!(report["incarnation"], first);
+        Some(report["report_id"].as_str()?.to_owned())
+    });
+    let short = &id[id.len() - 8..];
+    assert!(order(&setup, &["crashes"]).contains(short));
+    let shown = order(&setup, &["crashes", short]);
+    assert!(shown.contains("signal       SIGKILL"), "{shown}");
+    watchdog.stop(PATIENCE);
+    assert_eq!(order(&setup, &["crashes", "last"]), shown);
 }

@@ -4,8 +4,16 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
+use rustix::process::Signal;
+use serde_json::Value;
 use sidekick_tests::folders::{Folder, repository};
+use sidekick_tests::process::Running;
+use sidekick_tests::wait;
+use sidekick_tests::watchdog::Setup;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const LIST: &str = ".godot/extension_list.cfg";
 const ENTRY: &str = "res://addons/sidekick/sidekick.gdextension";
@@ -222,6 +230,153 @@ fn what_is_missing_is_said() {
     assert!(refused(&installed.run(&[]), 4).contains("GODOT4_BIN is"));
 }
 
+/// Puts a stand-in for the watchdog in the place of the one that prints its words; it appends to the file `runs` first.
+fn set_watchdog(installed: &Installed, body: &str) -> PathBuf {
+    let runs = installed.folder.join("runs");
+    let path = installed.game().join(WATCHDOG);
+    let text = format!("#!/bin/sh\necho $$ >> '{}'\n{body}\n", runs.display());
+    fs::write(&path, text).expect("writable");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("ours");
+    runs
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The script as a command in the background.
+fn script(installed: &Installed, arguments: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .arg(installed.game().join("addons/sidekick/sidekick.sh"))
+        .args(arguments)
+        .current_dir(installed.folder.path())
+        .env("GODOT4_BIN", &installed.godot);
+    command
+}
+
+/// What a human must mend, and what was asked for, is left as it is; the exit code is the watchdog's.
+#[test]
+fn what_a_restart_cannot_mend_is_left_and_the_exit_code_is_the_watchdogs() {
+    for code in [0, 2, 3, 4, 5, 7, 11, 12] {
+        let installed = Installed::new();
+        let runs = set_watchdog(&installed, &format!("exit {code}"));
+        assert_eq!(installed.run(&[]).status.code(), Some(code));
+        assert_eq!(lines(&runs).len(), 1, "{code}");
+    }
+}
+
+/// A watchdog that dies whenever it is started is started five times again, each time later; a `sleep` of our own takes the time out
+/// of it and writes the pauses down.
+#[test]
+fn a_watchdog_that_keeps_dying_is_started_again_five_times() {
+    for (death, code) in [("kill -9 $$", 137), ("exit 1", 1)] {
+        let installed = Installed::new();
+        let runs = set_watchdog(&installed, death);
+        let pauses = installed.folder.join("pauses");
+        let sleep = installed.folder.join("bin/sleep");
+        let text = format!("#!/bin/sh\necho $1 >> '{}'\n", pauses.display());
+        fs::write(&sleep, text).expect("writable");
+        fs::set_permissions(&sleep, fs::Permissions::from_mode(0o755)).expect("ours");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let output = script(&installed, &[])
+            .env(
+                "PATH",
+                format!("{}:{path}", installed.folder.join("bin").display()),
+            )
+            .output()
+            .expect("there is a sh");
+        assert_eq!(output.status.code(), Some(code));
+        assert_eq!(lines(&runs).len(), 6);
+        assert_eq!(lines(&pauses), ["1", "2", "4", "8"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.contains("the 6th time in 60 s; not started again"),
+            "{said}"
+        );
+    }
+}
+
+/// Each signal reaches the watchdog once, and its answer is the script's exit code; nothing is started again. (A shell cannot trap what it
+/// was started ignoring, as INT and QUIT in the background; that the watchdog can is in the test with the real one.)
+#[test]
+fn signals_are_handed_on_once() {
+    for (name, signal) in [("TERM", Signal::TERM), ("HUP", Signal::HUP)] {
+        let installed = Installed::new();
+        let got = installed.folder.join("got");
+        let body = format!(
+            "trap \"echo x >> '{}'\" {name}; echo up >> '{}'\nn=0; while [ $n -lt 15 ]; do sleep 0.02; [ ! -e '{}' ] || n=$((n + 1)); done\nexit 9",
+            got.display(),
+            installed.folder.join("up").display(),
+            got.display(),
+        );
+        let runs = set_watchdog(&installed, &body);
+        let mut running = Running::start(&mut script(&installed, &[])).expect("there is a sh");
+        let up = installed.folder.join("up");
+        wait::poll(PATIENCE, || up.exists().then_some(())).expect("the watchdog runs");
+        running.signal(signal);
+        let status = running.wait(PATIENCE).expect("it ends");
+        assert_eq!(status.code(), Some(9), "{name}");
+        assert_eq!(lines(&got), ["x"], "{name}");
+        assert_eq!(lines(&runs).len(), 1, "{name}");
+    }
+}
+
+/// With `--no-restart` the script becomes the watchdog, and its death is the script's.
+#[test]
+fn without_restart_the_script_becomes_the_watchdog() {
+    use std::os::unix::process::ExitStatusExt;
+    let installed = Installed::new();
+    let runs = set_watchdog(&installed, "kill -9 $$");
+    let mut running =
+        Running::start(&mut script(&installed, &["--no-restart"])).expect("there is a sh");
+    let pid = running.pid().to_string();
+    let status = running.wait(PATIENCE).expect("it ends");
+    assert_eq!(status.signal(), Some(9));
+    assert_eq!(lines(&runs), [pid]);
+}
+
+/// The real watchdog, killed with SIGKILL under the script: the same engine goes on, the next watchdog adopts it, and SIGINT to the
+/// script ends both.
+#[test]
+fn a_killed_watchdog_is_started_again_and_adopts_the_game() {
+    let installed = Installed::new();
+    let setup = Setup::new();
+    setup.set_config("[health]\nheartbeat = \"optional\"\n");
+    let watchdog = installed.game().join(WATCHDOG);
+    fs::remove_file(&watchdog).expect("there");
+    symlink(setup.command(&[]).get_program(), &watchdog).expect("writable");
+    let game = installed.folder.join("game.x86_64");
+    let text = "#!/bin/sh\ntrap 'exit 0' TERM\nwhile :; do sleep 0.02; done\n";
+    fs::write(&game, text).expect("writable");
+    let mut command = script(&installed, &["--engine", &game.display().to_string()]);
+    for (name, value) in setup.command(&[]).get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let mut running = Running::start(&mut command).expect("there is a sh");
+    let status = || -> Option<(u64, u64)> {
+        let finished = setup.run(&["status", "--json"], PATIENCE);
+        let status: Value = serde_json::from_str(&finished.stdout.join("\n")).ok()?;
+        Some((status["pid"].as_u64()?, status["engine"]["pid"].as_u64()?))
+    };
+    let (first, engine) = wait::poll(PATIENCE, status).expect("a watchdog and its engine");
+    setup.signal(u32::try_from(first).expect("a pid"), Signal::KILL);
+    let next = wait::poll(PATIENCE, || status().filter(|(pid, _)| *pid != first));
+    let (second, adopted) = next.expect("the next watchdog");
+    assert_eq!(adopted, engine);
+    running.signal(Signal::INT);
+    let status = running.wait(PATIENCE).expect("it ends");
+    assert_eq!(status.code(), Some(0), "{:?}", running.settled_lines());
+    let alive = setup.token.processes();
+    for pid in [engine, second] {
+        assert!(!alive.iter().any(|found| u64::from(*found) == pid));
+    }
+}
+
 /// `--help` names every option and starts nothing.
 #[test]
 fn help_helps() {
@@ -229,6 +384,7 @@ fn help_helps() {
     for word in [
         "--engine",
         "--project",
+        "--no-restart",
         "GODOT4_BIN",
         "get_cmdline_user_args",
         "--config",
