@@ -1,7 +1,7 @@
 //! Answers operators over HTTP; the only part that names axum.
 //!
 //! `GET /healthz` (the process serves) · `GET /readyz` (the engine serves) · `GET /metrics` ·
-//! `GET /api/v1/status` · `POST /api/v1/engine/{restart,start,stop,drain}`.
+//! `GET /api/v1/status` · `GET /api/v1/logs` · `GET /api/v1/crashes[/{id}]` · `POST /api/v1/engine/{restart,start,stop,drain}`.
 //!
 //! Over TCP and over the control socket (`control.sock` in the runtime directory, for this user alone); the same
 //! handlers answer both. The socket needs no token: who reaches it is this user. Over TCP no order is taken without one.
@@ -31,6 +31,8 @@ use control::Control;
 
 mod connection;
 mod control;
+pub mod crashes;
+mod logs;
 pub mod operator;
 mod orders;
 mod routes;
@@ -39,7 +41,8 @@ pub mod status;
 mod tests;
 
 pub use control::CONTROL_SOCKET;
-pub use operator::Operator;
+pub use logs::{LINES_MAX, parse_item};
+pub use operator::{LogItem, Operator};
 pub use orders::{GRACE_MAX, parse_grace};
 pub use status::{
     DEATHS_KEPT, Death, EngineState, EngineStatus, SessionStatus, SinkStatus, Status, StoreStatus,

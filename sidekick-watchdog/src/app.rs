@@ -9,6 +9,7 @@
 
 mod board;
 mod committer;
+mod crashes;
 mod error;
 mod finish;
 mod last_words;
@@ -28,7 +29,7 @@ use std::time::Duration;
 
 use sidekick_ipc::SessionInfo;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, error, info, warn};
 
 use self::board::Board;
@@ -40,6 +41,8 @@ use self::outbox::StoreOutbox;
 use self::tell::tell;
 use crate::api::{Api, Status};
 use crate::config::{Config, HeartbeatPolicy};
+use crate::crash::CrashReport;
+use crate::crash::keep::CrashFolder;
 use crate::event::{DeathCause, EngineEvent};
 use crate::intake::{Intake, IntakeConfig, IntakeEvent};
 use crate::logging::LogGuard;
@@ -50,6 +53,7 @@ use crate::platform::{ShutdownSignals, close_inherited_on_exec};
 use crate::respawn;
 use crate::store::{Store, StoreError};
 use crate::supervisor::fence::{self, StaleEngine};
+use crate::supervisor::output::EngineLog;
 use crate::supervisor::{self, Command, Remote};
 use crate::upload::{self, Drive};
 
@@ -148,7 +152,7 @@ async fn serve_with(
     let mut api = Api::bind(&config.api).await?;
     api.open_control(runtime_dir)?;
     api.record_address(runtime_dir)?;
-    let operator = Arc::new(AppOperator::new(runtime_dir, &config.shutdown));
+    let operator = Arc::new(AppOperator::new(data_dir, runtime_dir, &config.shutdown));
     let stop_note = StopNote::new(runtime_dir);
     let board = Board::new(
         Status {
@@ -241,9 +245,15 @@ async fn serve_with(
             .max(link::last_launch(runtime_dir)),
         stop_note.is_set().then_some(config.shutdown.engine_grace),
     );
+    let (on_report, reports) = crashes::sender();
+    let (report_sender, reports_to_store) = mpsc::channel(crashes::REPORTS_MAX);
+    let reports_stored = tokio::spawn(crashes::store_reports(
+        Arc::clone(&store),
+        CrashFolder::new(data_dir),
+        reports_to_store,
+    ));
     let find_link = link::finder(runtime_dir.to_owned());
     let spawned = tokio::task::spawn_blocking(move || {
-        let on_report = Box::new(|_, _| {});
         supervisor::spawn(
             supervisor_config,
             engine_sender,
@@ -268,7 +278,7 @@ async fn serve_with(
             return Err(error.into());
         }
     };
-    operator.serve(supervisor.remote());
+    operator.serve(supervisor.remote(), supervisor.log());
     let mut app = App {
         store,
         board,
@@ -282,6 +292,9 @@ async fn serve_with(
         engine_grace: config.shutdown.engine_grace,
         heartbeat_required: config.health.heartbeat == HeartbeatPolicy::Required,
         left: None,
+        reports,
+        reports_to_store: Some((report_sender, reports_stored)),
+        engine_log: supervisor.log(),
         log,
         refused: BTreeSet::new(),
     };
@@ -356,6 +369,11 @@ struct App<'a> {
     heartbeat_required: bool,
     /// Why records were left in a ring, if any were.
     left: Option<String>,
+    /// Reports that are kept, to be told of and stored.
+    reports: mpsc::Receiver<(CrashReport, PathBuf)>,
+    /// The way into the store; until the end.
+    reports_to_store: Option<(mpsc::Sender<CrashReport>, JoinHandle<()>)>,
+    engine_log: EngineLog,
     log: &'a LogGuard,
     /// Launches whose ring cannot be used.
     refused: BTreeSet<u32>,
@@ -386,6 +404,7 @@ impl App<'_> {
                     self.on_intake(event);
                     self.refresh();
                 }
+                Some((report, path)) = self.reports.recv() => self.on_report(report, path),
                 Ok(()) = self.uploads.changed() => self.on_uploads(),
                 _ = refresh.tick() => self.refresh(),
             }
@@ -394,6 +413,22 @@ impl App<'_> {
 
     fn refresh(&mut self) {
         self.board.refresh(&self.store, self.log.lines_dropped());
+    }
+
+    fn on_report(&mut self, report: CrashReport, path: PathBuf) {
+        let event = EngineEvent::Reported {
+            incarnation: report.incarnation,
+            cause: report.cause.clone(),
+            report_id: report.report_id.to_string(),
+            path,
+        };
+        tell(&event);
+        self.board.engine(&event);
+        if let Some((store, _)) = &self.reports_to_store {
+            // Full: it is taken from its file later.
+            let _ = store.try_send(report);
+        }
+        self.refresh();
     }
 
     fn on_uploads(&mut self) {
@@ -422,7 +457,7 @@ impl App<'_> {
                 ..
             } => {
                 if let (DeathCause::ExitedEarly { .. }, Some(log)) = (cause, log) {
-                    last_words::quote(*incarnation, log.clone());
+                    last_words::quote(*incarnation, log.clone(), self.engine_log.clone());
                 }
                 if let Some(intake) = &self.intake {
                     intake.rescan();

@@ -16,13 +16,16 @@ use crate::exit::ExitCode;
 mod check;
 mod client;
 mod config_print;
+mod crashes;
 mod doctor;
 mod init;
+mod logs;
 mod order;
 mod respawn;
 mod run;
 mod status;
 mod version;
+mod words;
 
 /// Launches, watches and relaunches a Godot server; makes durable and uploads what it records.
 #[derive(Debug, Parser)]
@@ -49,6 +52,19 @@ enum Command {
     Doctor(ConfigArgs),
     /// Ask the running watchdog how engine, records and uploads are doing
     Status(status::StatusArgs),
+    /// Show what the engine prints
+    #[command(
+        after_help = "Examples:\n  sidekick-watchdog logs -n 50\n  sidekick-watchdog logs -f --data-dir /var/lib/lobby-1\n  \
+                            sidekick-watchdog logs --incarnation 3 -n 5000"
+    )]
+    Logs(logs::LogsArgs),
+    /// List the crash reports, or show one
+    #[command(
+        after_help = "Examples:\n  sidekick-watchdog crashes\n  sidekick-watchdog crashes last\n  sidekick-watchdog crashes 5f3a91c2\n  \
+                            sidekick-watchdog crashes last --json > report.json\n\n\
+                            Without a running watchdog the reports are read from the data directory."
+    )]
+    Crashes(crashes::CrashesArgs),
     /// End the engine and start it again
     #[command(
         after_help = "Example: sidekick-watchdog restart --data-dir /var/lib/lobby-1 --grace 30s"
@@ -157,6 +173,8 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Init(args) => init::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Status(args) => status::run(args),
+        Command::Logs(args) => logs::run(args),
+        Command::Crashes(args) => crashes::run(args),
         Command::Restart(args) => order::end(Verb::Restart, args),
         Command::Start(args) => order::start(args),
         Command::Stop(args) => order::end(Verb::Stop, args),

@@ -18,6 +18,7 @@ use toml::de::DeTable;
 pub mod api;
 pub mod engine;
 pub mod health;
+pub mod hooks;
 pub mod log;
 mod reader;
 pub mod restart;
@@ -34,9 +35,10 @@ mod write;
 pub use api::ApiConfig;
 pub use engine::{EngineConfig, RestartPolicy};
 pub use health::{HealthConfig, HeartbeatPolicy};
+pub use hooks::HooksConfig;
 pub use log::{LogConfig, LogFormat, LogLevel, LogRotation};
 pub use reader::{Complaint, Entry, Place, Sources};
-pub use restart::RestartConfig;
+pub use restart::{RestartConfig, RestartWhen};
 pub use ring::{RING_BYTES_MAX, RING_BYTES_MIN, RingConfig, WhenFull};
 pub use shutdown::ShutdownConfig;
 pub use store::StoreConfig;
@@ -76,6 +78,8 @@ pub struct Config {
     pub restart: RestartConfig,
     /// How long engine and uploads may take when the watchdog is asked to end.
     pub shutdown: ShutdownConfig,
+    /// The operator's own commands at turns of the engine's life.
+    pub hooks: HooksConfig,
     /// The shared memory between engine and watchdog.
     pub ring: RingConfig,
     /// The committed log and the state beside it.
@@ -285,6 +289,7 @@ fn read_all(pass: &mut Pass<'_>) -> Config {
         health: HealthConfig::read(pass),
         restart: RestartConfig::read(pass),
         shutdown: ShutdownConfig::read(pass),
+        hooks: HooksConfig::read(pass),
         ring: RingConfig::read(pass),
         store: StoreConfig::read(pass),
         upload: UploadConfig::read(pass, &data_dir),

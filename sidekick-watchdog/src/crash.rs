@@ -6,6 +6,7 @@
 //! - [`verdict`]: why it died, of all that is known.
 //! - [`build`]: puts a report together; [`environment`] and [`cores`] give it their part.
 //! - [`keep`]: where reports lie.
+//! - [`reporter`]: the thread that does all this.
 //!
 //! Words that supervisor, app, API and command line share; it knows none of them.
 
@@ -14,6 +15,7 @@ pub mod cores;
 pub mod environment;
 pub mod keep;
 pub mod parse;
+pub mod reporter;
 pub mod verdict;
 
 use std::collections::BTreeMap;

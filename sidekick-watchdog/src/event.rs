@@ -32,6 +32,18 @@ pub enum DeathCause {
     },
     /// Its library speaks another version of the protocol and we ended it.
     Foreign(Versions),
+    /// The game did not say within its time that it is ready, and we ended it.
+    NotReady {
+        /// How long it had been running.
+        after: Duration,
+    },
+    /// It used more memory than it may, and we ended it.
+    Memory {
+        /// How much was resident.
+        rss_bytes: u64,
+    },
+    /// It crashed, but its process did not come to its end and we killed it.
+    CrashLimbo,
     /// It said goodbye, but its process did not come to its end and we killed it.
     StuckInExit {
         /// The exit code that it had announced.
@@ -66,6 +78,9 @@ impl DeathCause {
             Self::ExitedEarly { .. } => "exited_early",
             Self::NoRing { .. } => "no_ring",
             Self::Foreign(_) => "foreign",
+            Self::NotReady { .. } => "not_ready",
+            Self::Memory { .. } => "memory",
+            Self::CrashLimbo => "crash_limbo",
             Self::StuckInExit { .. } => "stuck_in_exit",
             Self::Signaled { .. } => "signaled",
             Self::Hung { .. } => "hung",
@@ -91,6 +106,17 @@ impl fmt::Display for DeathCause {
                 after.as_secs_f64()
             ),
             Self::Foreign(versions) => write!(f, "ended: {versions}"),
+            Self::NotReady { after } => write!(
+                f,
+                "ended: the game did not say within {:.1} s that it is ready",
+                after.as_secs_f64()
+            ),
+            Self::Memory { rss_bytes } => write!(
+                f,
+                "ended: it used {} MiB of memory, more than it may",
+                rss_bytes >> 20
+            ),
+            Self::CrashLimbo => write!(f, "crashed, but did not end; killed"),
             Self::StuckInExit { exit_code, silent } => {
                 write!(f, "quit with exit code {exit_code}, but hung in its exit")?;
                 if let Some(silent) = silent {

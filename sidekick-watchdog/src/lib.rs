@@ -9,7 +9,7 @@
 //! - [`store`]: commits slabs through openraft to a fsynced log; keeps the state.
 //! - [`upload`]: brings committed records to the sinks.
 //! - [`api`]: answers operators over HTTP.
-//! - [`slab`], [`position`], [`event`], [`crash`], [`log_line`]: the words that these parts share.
+//! - [`slab`], [`position`], [`event`], [`schedule`], [`crash`], [`log_line`]: the words that these parts share.
 //!
 //! Supervisor, intake, store, process and upload never import one another (a test enforces it).
 
@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod platform;
 pub mod position;
 pub mod respawn;
+pub mod schedule;
 pub mod slab;
 pub mod store;
 pub mod supervisor;

@@ -4,7 +4,7 @@
 //! - `runtime`: carries them out; one thread, asleep until something happens.
 //! - [`launch`]: launch locks, adoption; [`fence`]: stale engines are ended.
 //! - [`spawn`](mod@spawn): the engine's command line and environment.
-//! - [`output`], [`tail`]: the engine's output and launch numbers; a thread of its own, since disks can stand still.
+//! - [`output`], [`tail`]: the engine's output and launch numbers; threads of their own, since disks can stand still.
 //!
 //! It knows neither rings nor store: the application hands in an [`EngineLink`] once it has attached a ring.
 
@@ -29,11 +29,12 @@ use tokio::sync::mpsc::Sender;
 
 use self::launch::{AdoptError, LaunchLocks, RunningFile, Survey, Survivor};
 use self::machine::{Machine, Policy};
-use self::output::{EngineLog, Output, OutputConfig, OutputError};
+use self::output::{EngineLog, Output, OutputConfig, OutputError, OutputSettings};
 use self::runtime::{Parts, Runtime, Settings};
 use self::spawn::{EngineCommand, LaunchError};
 use self::tail::LogLine;
-use crate::crash::OnReport;
+use crate::crash::reporter::ReportConfig;
+use crate::crash::{OnReport, environment};
 use crate::event::{EngineEvent, Versions};
 use crate::exit::ExitCode;
 use crate::platform::{Waker, become_subreaper};
@@ -91,10 +92,8 @@ pub struct SupervisorConfig {
     pub policy: Policy,
     /// Exit codes of a clean end that count as success.
     pub success_exit_codes: Vec<i32>,
-    /// So many lines of output are kept in memory.
-    pub log_lines_kept: usize,
-    /// So many output files are kept beside the present one.
-    pub logs_kept: usize,
+    /// How much of its output is kept.
+    pub output: OutputSettings,
     /// The highest launch number that the store knows; the next is higher. Zero if it knows none (or is not open yet:
     /// the data directory keeps its own count).
     pub launch_last: u32,
@@ -286,22 +285,23 @@ pub fn spawn(
         .max()
         .unwrap_or(0)
         .max(config.launch_last);
+    let waker = Waker::new()?;
     let output_config = OutputConfig {
-        data_dir: &config.data_dir,
+        report: report_config(&config),
+        settings: config.output,
         used,
-        logs_kept: config.logs_kept,
-        lines_kept: config.log_lines_kept,
+        running: survivor.as_ref().map(|survivor| survivor.launch),
+        supervisor: waker.clone(),
     };
     let launch_last = config.launch_last;
     let was_used = |launch| locks.path(launch).exists();
     let (output, past) = Output::start(
-        &output_config,
+        output_config,
         |launch| !was_used(launch),
         on_line,
         on_report,
     )?;
     let log = output.log();
-    let waker = Waker::new()?;
     let (commands, receiver) = sync_channel(COMMANDS_MAX);
     let heartbeat_required = config.policy.heartbeat_required;
     let hold = config.hold;
@@ -336,6 +336,31 @@ pub fn spawn(
         log,
         thread,
     })
+}
+
+/// What crash reports are made with.
+fn report_config(config: &SupervisorConfig) -> ReportConfig {
+    let engine = &config.engine;
+    let ours: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        // Ours, not the engine's.
+        .filter(|(name, _)| !name.starts_with("SIDEKICK_"))
+        .collect();
+    fn by_ref(pairs: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> {
+        pairs.iter().map(|(name, value)| (&**name, &**value))
+    }
+    ReportConfig {
+        source: engine.source.clone(),
+        data_dir: config.data_dir.clone(),
+        runtime_dir: engine.runtime_dir.clone(),
+        working_dir: engine
+            .working_dir
+            .clone()
+            .or_else(|| std::env::current_dir().ok())
+            .unwrap_or_default(),
+        environment: environment::shown(by_ref(&ours), by_ref(&engine.env)),
+        post_mortem: config.output.post_mortem.clone(),
+    }
 }
 
 /// Ends all engines but the newest. Two at once should never be; a launch number tells which one is to stay.

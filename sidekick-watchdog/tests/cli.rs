@@ -7,12 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sidekick_watchdog::api::operator::{Order, OrderError, Verb};
-use sidekick_watchdog::api::{Api, Death, EngineState, Operator, Status};
+use sidekick_watchdog::api::{Api, Death, EngineState, LogItem, Operator, Status};
 use sidekick_watchdog::config::ApiConfig;
+use sidekick_watchdog::crash::CrashReport;
+use sidekick_watchdog::crash::keep::CrashFolder;
 use sidekick_watchdog::exit::ExitCode;
+use sidekick_watchdog::log_line::LogLine;
 use sidekick_watchdog::metrics::Metrics;
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// The binary in this folder, without anything of Sidekick in its environment.
 fn watchdog(folder: &Path, args: &[&str]) -> Command {
@@ -227,6 +230,7 @@ async fn commands_find_the_watchdog_of_their_data_directory() {
     let (sender, receiver) = watch::channel(first);
     let orders = Arc::new(Orders {
         status: sender,
+        crashes: CrashFolder::new(&data),
         fails: AtomicBool::new(false),
     });
     let operator: Arc<dyn Operator> = orders.clone();
@@ -282,6 +286,43 @@ async fn commands_find_the_watchdog_of_their_data_directory() {
     let output = ask(&["drain", "--grace", "2 weeks"]).await.unwrap();
     assert_code(&output, ExitCode::Usage);
 
+    let output = ask(&["logs", "-n", "2"]).await.unwrap();
+    assert_code(&output, ExitCode::Ok);
+    assert_eq!(out(&output), "7 | two\n7 | three\n");
+    let output = ask(&["logs", "-n", "1", "--incarnation", "3", "--json"])
+        .await
+        .unwrap();
+    let read: LogLine = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(read, line(3, "three"));
+    let output = ask(&["logs", "-f", "-n", "1"]).await.unwrap();
+    assert_eq!(
+        out(&output),
+        "7 | three\n-- 5 lines skipped, this terminal was too slow --\n8 | four\n"
+    );
+
+    let output = ask(&["crashes"]).await.unwrap();
+    assert_code(&output, ExitCode::Ok);
+    assert!(out(&output).starts_with("no crash reports"));
+    let report = CrashReport {
+        report_id: "01930000-0000-7000-8000-00000001bbbb".parse().unwrap(),
+        incarnation: 7,
+        cause: "segmentation fault in frame 3".into(),
+        ..CrashReport::default()
+    };
+    orders.crashes.keep(&report).unwrap();
+    let output = ask(&["crashes"]).await.unwrap();
+    assert!(out(&output).contains("0001bbbb"), "{}", out(&output));
+    let output = ask(&["crashes", "0001bbbb", "--json"]).await.unwrap();
+    assert_code(&output, ExitCode::Ok);
+    let read: CrashReport = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(read, report);
+    for id in ["0001cccc", "../../etc"] {
+        let output = watchdog(&path, &["crashes", id, "--data-dir", "data"]);
+        let output = { output }.output().unwrap();
+        assert_code(&output, ExitCode::Internal);
+        assert!(err(&output).contains("no crash report"), "{}", err(&output));
+    }
+
     // The watchdog died without taking its socket away.
     server.abort();
     let _ = server.await;
@@ -294,11 +335,15 @@ async fn commands_find_the_watchdog_of_their_data_directory() {
             "{text}"
         );
     }
+    let output = ask(&["crashes", "last"]).await.unwrap();
+    assert_code(&output, ExitCode::Ok);
+    assert!(out(&output).starts_with("cause        segmentation fault in frame 3\n"));
 }
 
 /// An engine of words: it does what is asked for in two steps.
 struct Orders {
     status: watch::Sender<Status>,
+    crashes: CrashFolder,
     fails: AtomicBool,
 }
 
@@ -339,5 +384,38 @@ impl Operator for Orders {
             });
         });
         Ok(grace)
+    }
+
+    fn log(&self, incarnation: Option<u32>, lines_max: usize) -> std::io::Result<Vec<LogLine>> {
+        let number = incarnation.unwrap_or(7);
+        let texts = ["one", "\u{1b}[31mtwo\u{1b}[0m", "three"].into_iter();
+        Ok(texts
+            .map(|text| line(number, text))
+            .skip(3 - lines_max.min(3))
+            .collect())
+    }
+
+    fn follow_log(
+        &self,
+        _incarnation: Option<u32>,
+        lines_max: usize,
+    ) -> (Vec<LogLine>, mpsc::Receiver<LogItem>) {
+        let (sender, receiver) = mpsc::channel(8);
+        for item in [LogItem::Skipped(5), LogItem::Line(line(8, "four"))] {
+            sender.try_send(item).unwrap();
+        }
+        (self.log(None, lines_max).unwrap(), receiver)
+    }
+
+    fn crashes(&self) -> CrashFolder {
+        self.crashes.clone()
+    }
+}
+
+fn line(incarnation: u32, text: &str) -> LogLine {
+    LogLine {
+        incarnation,
+        text: text.to_owned(),
+        ..LogLine::default()
     }
 }

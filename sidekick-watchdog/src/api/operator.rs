@@ -5,12 +5,16 @@
 //! come to the same answer.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::Receiver;
 
 use super::status::{EngineState, EngineStatus, Status};
+use crate::crash::keep::CrashFolder;
+use crate::log_line::LogLine;
 
 /// What is to be done with the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +84,7 @@ pub enum OrderError {
         /// The file.
         path: std::path::PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -91,6 +95,33 @@ pub trait Operator: Send + Sync + 'static {
     /// # Errors
     /// See [`OrderError`].
     fn order(&self, order: Order) -> Result<Duration, OrderError>;
+
+    /// The last lines of output, oldest first, at most `lines_max`: of one incarnation as far back as its output is kept,
+    /// of all what is in memory.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn log(&self, incarnation: Option<u32>, lines_max: usize) -> io::Result<Vec<LogLine>>;
+
+    /// The last lines in memory, at most `lines_max`, and what comes after them. Never blocks. Who takes too slowly gets
+    /// [`LogItem::Skipped`]; nobody waits for them.
+    fn follow_log(
+        &self,
+        incarnation: Option<u32>,
+        lines_max: usize,
+    ) -> (Vec<LogLine>, Receiver<LogItem>);
+
+    /// Where the crash reports lie.
+    fn crashes(&self) -> CrashFolder;
+}
+
+/// What a follower of the output gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogItem {
+    /// The next line.
+    Line(LogLine),
+    /// It was too slow: so many lines were skipped.
+    Skipped(u64),
 }
 
 /// The answer to an order.
@@ -189,9 +220,9 @@ impl Goal {
             let why = engine.start_error.as_deref().unwrap_or("unknown");
             return Progress::Failed(format!("it cannot be started: {why}"));
         }
-        let newest = engine.last_deaths.last();
-        let died = newest.filter(|death| death.incarnation > self.incarnation);
-        if let Some(death) = died {
+        // An adopted engine's death may be told after a later one's.
+        let mut deaths = engine.last_deaths.iter().rev();
+        if let Some(death) = deaths.find(|death| death.incarnation > self.incarnation) {
             let number = death.incarnation;
             return Progress::Failed(format!(
                 "incarnation {number} died before it ran: {}",

@@ -12,8 +12,8 @@ use axum::{Json, Router};
 use tokio::sync::watch;
 
 use super::operator::Operator;
-use super::orders;
 use super::status::Status;
+use super::{crashes, logs, orders};
 use crate::metrics::{self, Metrics};
 
 /// The largest body of an order.
@@ -56,6 +56,9 @@ pub(super) fn router(app: App, guard: Arc<Guard>) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(get_metrics))
         .route("/api/v1/status", get(get_status))
+        .route("/api/v1/logs", get(logs::get_logs))
+        .route("/api/v1/crashes", get(crashes::get_crashes))
+        .route("/api/v1/crashes/{id}", get(crashes::get_crash))
         .merge(orders)
         .route_layer(from_fn_with_state(Arc::clone(&guard), check_token));
     Router::new()

@@ -86,11 +86,28 @@ impl App<'_> {
                     self.refresh();
                 }
                 Some(event) = self.intake_events.recv() => self.on_intake(event),
+                Some((report, path)) = self.reports.recv() => self.on_report(report, path),
                 Ok(()) = self.uploads.changed() => self.on_uploads(),
             }
         }
         while let Ok(event) = self.engine_events.try_recv() {
             self.on_engine(&event);
+        }
+        self.store_reports().await;
+    }
+
+    /// Reports of the last deaths are stored before the uploads get their grace. What the store does not take now, the
+    /// next start gives it.
+    async fn store_reports(&mut self) {
+        while let Ok((report, path)) = self.reports.try_recv() {
+            self.on_report(report, path);
+        }
+        let Some((sender, stored)) = self.reports_to_store.take() else {
+            return;
+        };
+        drop(sender);
+        if tokio::time::timeout(LAST_GRACE, stored).await.is_err() {
+            warn!("crash reports wait for the store; the next start stores them");
         }
     }
 

@@ -1,19 +1,26 @@
 //! What an engine printed last, for the log: it ended before the game ran, so nobody else heard it.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tracing::warn;
 
-/// Enough for a screen of errors.
-const BYTES_MAX: u64 = 4096;
-const LINES_MAX: usize = 6;
+use crate::log_line::LogLine;
+use crate::supervisor::output::EngineLog;
 
-/// Logs the last lines of an engine's output; reads them on a thread that may block.
-pub(super) fn quote(incarnation: u32, log: PathBuf) {
+/// Enough for a screen of errors.
+const LINES_MAX: usize = 6;
+/// Lines read, empty ones included.
+const LINES_READ_MAX: usize = 64;
+
+/// Logs the last lines of an engine's output (kept in `log`); reads them on a thread that may block.
+pub(super) fn quote(incarnation: u32, log: PathBuf, engine_log: EngineLog) {
     tokio::task::spawn_blocking(move || {
-        let output = last_lines(&log).unwrap_or_else(|error| format!("(unreadable: {error})"));
+        let output = engine_log
+            .read_back(incarnation, LINES_READ_MAX)
+            .map_or_else(
+                |error| format!("(unreadable: {error})"),
+                |lines| last_lines(&lines),
+            );
         warn!(
             incarnation,
             output,
@@ -24,18 +31,12 @@ pub(super) fn quote(incarnation: u32, log: PathBuf) {
     });
 }
 
-fn last_lines(log: &Path) -> std::io::Result<String> {
-    let mut file = File::open(log)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(BYTES_MAX)))?;
-    let mut bytes = Vec::new();
-    file.take(BYTES_MAX).read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let lines = lines.into_iter().filter(|line| !line.is_empty());
+fn last_lines(lines: &[LogLine]) -> String {
+    let lines = lines.iter().map(|line| line.text.trim());
+    let lines = lines.filter(|line| !line.is_empty());
     let mut last: Vec<&str> = lines.rev().take(LINES_MAX).collect();
     last.reverse();
-    Ok(last.join(" | "))
+    last.join(" | ")
 }
 
 #[cfg(test)]
@@ -44,14 +45,21 @@ mod tests {
 
     #[test]
     fn the_last_lines_of_a_long_output_are_quoted() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let log = dir.path().join("engine.log");
-        std::fs::write(
-            &log,
-            format!("{}\nERROR: no scene\n\n  at: main\n", "x".repeat(9000)),
-        )
-        .expect("written");
-        let quoted = last_lines(&log).expect("readable");
-        assert!(quoted.ends_with("ERROR: no scene | at: main"), "{quoted}");
+        let line = |text: &str| LogLine {
+            text: text.to_owned(),
+            ..LogLine::default()
+        };
+        let mut lines = vec![line("x"); 9000];
+        lines.extend([
+            line("ERROR: no scene"),
+            line(""),
+            line("  at: main"),
+            line(""),
+        ]);
+        let quoted = last_lines(&lines);
+        assert!(
+            quoted.ends_with("x | ERROR: no scene | at: main"),
+            "{quoted}"
+        );
     }
 }

@@ -10,41 +10,57 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::api::operator::{Operator, Order, OrderError, Verb};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::api::operator::{LogItem, Operator, Order, OrderError, Verb};
 use crate::config::ShutdownConfig;
+use crate::crash::keep::CrashFolder;
+use crate::log_line::LogLine;
 use crate::platform;
+use crate::supervisor::output::{EngineLog, Followed, Follower};
 use crate::supervisor::{Command, Remote};
 
 /// The file in the runtime directory that says that an operator has stopped the engine.
 const STOPPED_FILE: &str = "stopped";
+/// Lines of output that are handed over ahead of a reader.
+const FOLLOWED_AHEAD: usize = 64;
 
 /// Serves the API's orders.
 #[derive(Debug)]
 pub(super) struct AppOperator {
     /// There once the supervisor runs.
     remote: OnceLock<Remote>,
+    log: OnceLock<EngineLog>,
+    crashes: CrashFolder,
     stopped: StopNote,
     engine_grace: Duration,
     drain_grace: Duration,
+    runtime: Handle,
     /// One order at a time, so that note and command are of the same one.
     turn: Mutex<()>,
 }
 
 impl AppOperator {
-    pub(super) fn new(runtime_dir: &Path, shutdown: &ShutdownConfig) -> Self {
+    /// Must be called on the runtime.
+    pub(super) fn new(data_dir: &Path, runtime_dir: &Path, shutdown: &ShutdownConfig) -> Self {
         Self {
             remote: OnceLock::new(),
+            log: OnceLock::new(),
+            crashes: CrashFolder::new(data_dir),
             stopped: StopNote::new(runtime_dir),
             engine_grace: shutdown.engine_grace,
             drain_grace: shutdown.drain_grace,
+            runtime: Handle::current(),
             turn: Mutex::new(()),
         }
     }
 
-    /// From now on orders are taken.
-    pub(super) fn serve(&self, remote: Remote) {
+    /// From now on orders are taken, and there is output.
+    pub(super) fn serve(&self, remote: Remote, log: EngineLog) {
         // Called once.
         let _ = self.remote.set(remote);
+        let _ = self.log.set(log);
     }
 }
 
@@ -72,6 +88,54 @@ impl Operator for AppOperator {
         }
         let _ = self.stopped.set(was_stopped);
         Err(OrderError::Busy)
+    }
+
+    fn log(&self, incarnation: Option<u32>, lines_max: usize) -> io::Result<Vec<LogLine>> {
+        let Some(log) = self.log.get() else {
+            return Ok(Vec::new());
+        };
+        if let Some(incarnation) = incarnation {
+            return log.read_back(incarnation, lines_max);
+        }
+        let mut lines = log.last_lines(None);
+        Ok(lines.split_off(lines.len().saturating_sub(lines_max)))
+    }
+
+    fn follow_log(
+        &self,
+        incarnation: Option<u32>,
+        lines_max: usize,
+    ) -> (Vec<LogLine>, mpsc::Receiver<LogItem>) {
+        let (sender, receiver) = mpsc::channel(FOLLOWED_AHEAD);
+        let Some(log) = self.log.get() else {
+            return (Vec::new(), receiver);
+        };
+        let (lines, follower) = log.follow(incarnation, lines_max);
+        self.runtime.spawn(forward(follower, sender));
+        (lines, receiver)
+    }
+
+    fn crashes(&self) -> CrashFolder {
+        self.crashes.clone()
+    }
+}
+
+/// Hands on what comes until either side is gone. What the reader does not take waits in the follower, which skips when
+/// it is too much.
+async fn forward(mut follower: Follower, sender: mpsc::Sender<LogItem>) {
+    loop {
+        let next = tokio::select! {
+            next = follower.next() => next,
+            () = sender.closed() => return,
+        };
+        let item = match next {
+            Some(Followed::Line(line)) => LogItem::Line(line),
+            Some(Followed::Skipped(lines)) => LogItem::Skipped(lines),
+            None => return,
+        };
+        if sender.send(item).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -9,17 +9,17 @@ use crate::config::Config;
 use crate::config::HeartbeatPolicy;
 use crate::config::RestartPolicy;
 use crate::config::{Compression, SinkKind};
+use crate::crash::reporter::PostMortem;
 use crate::store::StoreConfig;
 use crate::supervisor::SupervisorConfig;
 use crate::supervisor::machine::{self, Policy};
+use crate::supervisor::output::OutputSettings;
 use crate::supervisor::spawn::{EngineCommand, RingEnvironment};
 use crate::upload::sink::{self, FileSettings, FileSink, HttpSettings, HttpSink};
 use crate::upload::{Sink, UploadSettings};
 
 /// Lines of output kept in memory for status and crash reports.
 const LOG_LINES_KEPT: usize = 1000;
-/// Output files of earlier engines that are kept.
-const LOGS_KEPT: usize = 10;
 /// Most bytes of frames in one slab: enough that its own costs do not count, little enough that the first slabs of a
 /// flood are on their way to the disk while the next ones are copied.
 const SLAB_BYTES_MAX: u64 = 256 << 10;
@@ -143,14 +143,30 @@ pub(super) fn supervisor(
             stable_after: config.restart.stable_after,
             give_up_after: config.restart.give_up_after,
             give_up_window: config.restart.give_up_window,
+            breaker_deaths: config.restart.crash_loop_deaths,
+            breaker_window: config.restart.crash_loop_window,
+            safe_start: config.restart.safe_start,
+            ready_timeout: (config.health.ready_required).then_some(config.health.ready_timeout),
+            drain_grace: config.shutdown.engine_grace,
+            pre_start_timeout: (config.hooks.pre_start.is_some())
+                .then_some(config.hooks.pre_start_timeout),
             heartbeat_required: config.health.heartbeat == HeartbeatPolicy::Required,
             startup_timeout: config.health.startup_timeout,
             hang_timeout: config.health.hang_timeout,
             ..defaults
         },
         success_exit_codes: config.engine.success_exit_codes.clone(),
-        log_lines_kept: LOG_LINES_KEPT,
-        logs_kept: LOGS_KEPT,
+        output: OutputSettings {
+            report_lines: usize_of(config.engine.log_lines_kept.into()),
+            rotate_bytes: config.engine.log_rotate_bytes,
+            disk_bytes_max: config.engine.log_disk_bytes_max,
+            lines_kept: LOG_LINES_KEPT.max(usize_of(config.engine.log_lines_kept.into())),
+            post_mortem: config.hooks.post_mortem.clone().map(|command| PostMortem {
+                command,
+                timeout: config.hooks.post_mortem_timeout,
+            }),
+            ..OutputSettings::default()
+        },
         launch_last,
         subreaper: true,
         hold,

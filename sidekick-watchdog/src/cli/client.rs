@@ -111,6 +111,31 @@ impl Client {
         Ok((status, json))
     }
 
+    /// Hands each piece of the answer to `GET path` to `take`, until the answer ends or `take` returns `false`.
+    pub(super) fn stream(
+        &mut self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), ClientError> {
+        let sender = &mut self.sender;
+        self.runtime.block_on(async {
+            let response = send(sender, Method::GET, path).await?;
+            if !response.status().is_success() {
+                return read(response).await?.success().map(drop);
+            }
+            let mut body = response.into_body();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(broken)?;
+                if let Some(data) = frame.data_ref()
+                    && !take(data)
+                {
+                    return Ok(());
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn ask(&mut self, method: Method, path: &str) -> Result<Answer, ClientError> {
         let sender = &mut self.sender;
         let answer = self.runtime.block_on(async {

@@ -1,9 +1,10 @@
 //! `[engine]`: what is launched and when it is launched again.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::reader::{Pass, any, between};
-use super::value::{HiddenMap, keywords};
+use super::value::{DURATION_MAX, HiddenMap, Size, keywords};
 
 keywords! {
     /// After which ends of the engine it is launched again.
@@ -30,6 +31,14 @@ pub struct EngineConfig {
     pub restart: RestartPolicy,
     /// Exit codes that count as a clean end.
     pub success_exit_codes: Vec<i32>,
+    /// So many of the last lines of output go into a crash report.
+    pub log_lines_kept: u32,
+    /// A file of output is ended and the next one begun at this many bytes.
+    pub log_rotate_bytes: u64,
+    /// Bytes of all output that is kept; the oldest files go first.
+    pub log_disk_bytes_max: u64,
+    /// Without a living watchdog for so long the engine quits by itself; `None` = it runs on.
+    pub quit_without_watchdog: Option<Duration>,
 }
 
 impl EngineConfig {
@@ -69,7 +78,30 @@ impl EngineConfig {
             "Exit codes that count as a clean end for \"on-failure\".",
             |codes: &Vec<i32>| codes.iter().try_for_each(between(0, 255)),
         );
-        section.later("log_lines_kept", "crash reports with log lines");
+        let log_lines_kept = section.get(
+            "log_lines_kept",
+            200,
+            "So many of the last lines of its output go into a crash report.",
+            between(0, 2000),
+        );
+        let log_rotate = section.get(
+            "log_rotate",
+            Size(16 << 20),
+            "A file of its output is ended and the next one begun at this size.",
+            between(Size(64 << 10), Size(1 << 30)),
+        );
+        let log_disk_max = section.get(
+            "log_disk_max",
+            Size(256 << 20),
+            "Size of all output that is kept, of this and earlier engines; the oldest files go first.",
+            between(Size(1 << 20), Size(1 << 40)),
+        );
+        let quit_without_watchdog = section.optional(
+            "quit_without_watchdog",
+            "\"10m\"",
+            "After so long without a living watchdog the game quits by itself; without this it runs on.",
+            between(Duration::from_secs(5), DURATION_MAX),
+        );
         section.later("standby", "warm standby");
         section.later("project_dir", "finding the project by itself");
         section.finish();
@@ -79,6 +111,10 @@ impl EngineConfig {
             env,
             restart,
             success_exit_codes,
+            log_lines_kept,
+            log_rotate_bytes: log_rotate.0,
+            log_disk_bytes_max: log_disk_max.0,
+            quit_without_watchdog,
         }
     }
 }

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use super::reader::{Pass, any, between};
-use super::value::{DURATION_MAX, keywords};
+use super::value::{DURATION_MAX, Size, keywords};
+
+/// An engine needs more than this for itself.
+const MEMORY_MIN: Size = Size(16 << 20);
+const MEMORY_MAX: Size = Size(1 << 50);
 
 keywords! {
     /// Whether an engine without a heartbeat is a fault.
@@ -24,8 +28,15 @@ pub struct HealthConfig {
     pub hang_timeout: Duration,
     /// Whether an engine without a heartbeat is a fault.
     pub heartbeat: HeartbeatPolicy,
-    /// Whether `/readyz` waits for `Sidekick.mark_ready()`.
+    /// Whether the game has to call `Sidekick.mark_ready()`: `/readyz` waits for it, and without it an engine is
+    /// started anew after `ready_timeout`.
     pub ready_required: bool,
+    /// From launch to `Sidekick.mark_ready()`, where that is required.
+    pub ready_timeout: Duration,
+    /// Resident memory above which it is warned of and the game told; `None` = never.
+    pub memory_soft: Option<u64>,
+    /// Resident memory above which the engine is asked to quit and started anew; `None` = never.
+    pub memory_max: Option<u64>,
 }
 
 impl HealthConfig {
@@ -53,12 +64,46 @@ impl HealthConfig {
             ready_required: section.get(
                 "ready_required",
                 false,
-                "Whether /readyz waits until the game has called Sidekick.mark_ready().",
+                "Whether the game has to call Sidekick.mark_ready(): /readyz waits for it, and a game that does not call \
+                 it within ready_timeout (a script that does not parse idles for ever) is started anew.",
                 any,
             ),
+            ready_timeout: section.get(
+                "ready_timeout",
+                Duration::from_secs(120),
+                "Time from the launch to Sidekick.mark_ready(), if ready_required; Sidekick.expect_stall() extends it.",
+                between(Duration::from_secs(1), DURATION_MAX),
+            ),
+            memory_soft: section
+                .optional(
+                    "memory_soft",
+                    "\"1536MiB\"",
+                    "Resident memory above which a warning is logged and the game gets the signal memory_high(bytes).",
+                    between(MEMORY_MIN, MEMORY_MAX),
+                )
+                .map(|Size(bytes)| bytes),
+            memory_max: section
+                .optional(
+                    "memory_max",
+                    "\"2GiB\"",
+                    "Resident memory above which the engine is asked to quit and started anew, before the kernel kills it.",
+                    between(MEMORY_MIN, MEMORY_MAX),
+                )
+                .map(|Size(bytes)| bytes),
         };
-        section.later("memory_max", "memory limits");
         section.finish();
+        if let (Some(soft), Some(max)) = (config.memory_soft, config.memory_max)
+            && soft > max
+        {
+            pass.complain(
+                "health.memory_soft",
+                format!(
+                    "is {}, more than health.memory_max ({})",
+                    Size(soft),
+                    Size(max)
+                ),
+            );
+        }
         if config.hang_timeout > config.startup_timeout {
             pass.complain(
                 "health.hang_timeout",

@@ -3,7 +3,18 @@
 use std::time::Duration;
 
 use super::reader::{Pass, any, between};
-use super::value::DURATION_MAX;
+use super::value::{DURATION_MAX, keywords};
+use crate::schedule::Schedule;
+
+keywords! {
+    /// When a planned restart happens.
+    pub enum RestartWhen {
+        /// At its time: the game gets `quit_requested` and its grace.
+        Now = "now",
+        /// From its time on, as soon as the game says that it is idle.
+        Idle = "idle",
+    }
+}
 
 /// How long to wait between relaunches, and when to give up.
 #[derive(Clone, Debug)]
@@ -20,7 +31,20 @@ pub struct RestartConfig {
     pub give_up_after: Option<u32>,
     /// The window that `give_up_after` counts in.
     pub give_up_window: Duration,
+    /// Deaths within `crash_loop_window`, none of them after a stable life, that make a crash loop.
+    pub crash_loop_deaths: u32,
+    /// The window that `crash_loop_deaths` counts in.
+    pub crash_loop_window: Duration,
+    /// Whether a crash loop is first answered by one safe start.
+    pub safe_start: bool,
+    /// Planned restarts.
+    pub schedule: Vec<Schedule>,
+    /// Whether a planned restart waits until the game says that it is idle.
+    pub when: RestartWhen,
 }
+
+/// So many planned restarts make sense; more are a mistake.
+const SCHEDULES_MAX: usize = 64;
 
 impl RestartConfig {
     pub(super) fn read(pass: &mut Pass<'_>) -> Self {
@@ -62,8 +86,41 @@ impl RestartConfig {
                 "The window that give_up_after counts deaths in.",
                 between(Duration::from_secs(1), DURATION_MAX),
             ),
+            crash_loop_deaths: section.get(
+                "crash_loop_deaths",
+                10,
+                "Deaths within crash_loop_window that are a crash loop: one safe start, then one try a minute for ever.",
+                between(2, 1000),
+            ),
+            crash_loop_window: section.get(
+                "crash_loop_window",
+                Duration::from_secs(300),
+                "The window that crash_loop_deaths counts in.",
+                between(Duration::from_secs(1), DURATION_MAX),
+            ),
+            safe_start: section.get(
+                "safe_start",
+                true,
+                "Whether a crash loop is first answered by one start with SIDEKICK_SAFE_START=1 in its environment.",
+                any,
+            ),
+            schedule: section
+                .get(
+                    "schedule",
+                    Vec::new(),
+                    "Planned restarts, as [\"04:00 daily\", \"05:30 monday\", \"after 24h\"], in the system's time zone.",
+                    |texts: &Vec<String>| check_schedule(texts),
+                )
+                .iter()
+                .filter_map(|text| text.parse().ok())
+                .collect(),
+            when: section.get(
+                "when",
+                RestartWhen::Now,
+                "When a planned restart happens: \"now\", or \"idle\": once the game has called Sidekick.set_idle(true).",
+                any,
+            ),
         };
-        section.later("safe_start", "safe start after a crash loop");
         section.finish();
         if config.backoff_first > config.backoff_max {
             pass.complain(
@@ -76,4 +133,18 @@ impl RestartConfig {
         }
         config
     }
+}
+
+fn check_schedule(texts: &[String]) -> Result<(), String> {
+    if texts.len() > SCHEDULES_MAX {
+        return Err(format!(
+            "has {} entries, at most {SCHEDULES_MAX}",
+            texts.len()
+        ));
+    }
+    for text in texts {
+        text.parse::<Schedule>()
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }

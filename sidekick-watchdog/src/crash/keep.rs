@@ -24,6 +24,7 @@ const REPORT_BYTES_MAX: u64 = 8 << 20;
 #[derive(Clone, Debug)]
 pub struct CrashFolder {
     dir: PathBuf,
+    kept_max: usize,
 }
 
 impl CrashFolder {
@@ -31,6 +32,7 @@ impl CrashFolder {
     pub fn new(data_dir: &Path) -> Self {
         Self {
             dir: data_dir.join(CRASHES_DIR),
+            kept_max: REPORTS_KEPT,
         }
     }
 
@@ -62,7 +64,7 @@ impl CrashFolder {
         let Ok(ids) = self.ids() else {
             return;
         };
-        for id in ids.into_iter().skip(REPORTS_KEPT) {
+        for id in ids.into_iter().skip(self.kept_max) {
             // What cannot be removed now is tried again with the next report.
             let _ = fs::remove_file(self.path(id));
             let _ = fs::remove_file(self.pending_path(id));
@@ -188,23 +190,24 @@ mod tests {
     #[test]
     fn reports_are_kept_read_marked_and_bounded() {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let folder = CrashFolder::new(dir.path());
+        let mut folder = CrashFolder::new(dir.path());
+        folder.kept_max = 5;
         assert!(folder.ids().expect("readable").is_empty());
         let mut newest = CrashReport::default();
-        for incarnation in 0..=REPORTS_KEPT {
-            newest = report(incarnation as u32);
-            let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(incarnation as u64);
+        for incarnation in 0..=5 {
+            newest = report(incarnation);
+            let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(incarnation.into());
             newest.report_id = new_report_id(at);
             folder.keep(&newest).expect("kept");
         }
         let ids = folder.ids().expect("readable");
-        assert_eq!(ids.len(), REPORTS_KEPT);
+        assert_eq!(ids.len(), 5);
         assert_eq!(ids[0], newest.report_id, "the newest comes first");
         assert_eq!(folder.read(ids[0]).expect("read"), newest);
-        assert_eq!(folder.pending().expect("readable").len(), REPORTS_KEPT);
+        assert_eq!(folder.pending().expect("readable").len(), 5);
         folder.stored(ids[0]);
         assert!(!folder.pending().expect("readable").contains(&ids[0]));
-        assert_eq!(folder.ids().expect("readable").len(), REPORTS_KEPT);
+        assert_eq!(folder.ids().expect("readable").len(), 5);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Condvar, Mutex};
 
 use sidekick_ipc::heartbeat::Phase;
-use sidekick_ipc::session::{Session, SessionOptions, WhenFull};
+use sidekick_ipc::session::{RefusedCause, Session, SessionOptions, WhenFull};
 
 use super::*;
 
@@ -321,14 +321,14 @@ fn a_stale_engines_ring_is_left_alone_until_it_is_dead() {
     });
     assert_eq!(stale.recv_timeout(PATIENCE), Ok(1));
     assert!(memory.comes(PATIENCE, |seen| seen.next_seq.get(&new_epoch) == Some(&2)));
-    // It goes on as if nothing had happened.
-    old.record("stream", b"y").unwrap();
+    // It goes on as if nothing had happened, but what it would record is refused.
+    assert_eq!(old.record("stream", b"y"), Err(RefusedCause::Fenced));
     old.on_frame(Phase::Running);
     assert!(!memory.comes(NEVER, |seen| seen.next_seq[&old_epoch] > 1));
     assert_eq!(memory.with(|seen| seen.opened.clone()), [1, 2]);
     drop(old);
     assert!(memory.comes(PATIENCE, |seen| !seen.ended.is_empty()));
-    assert_eq!(memory.committed(old_epoch), recorded + 1);
+    assert_eq!(memory.committed(old_epoch), recorded);
     assert!(memory.with(|seen| seen.ended[0].tail_known));
     intake.stop();
 }
@@ -351,12 +351,12 @@ fn an_engine_that_becomes_stale_is_drained_no_more() {
     assert!(memory.comes(PATIENCE, |seen| seen.next_seq.get(&epoch) == Some(&2)));
     intake.expect(2);
     assert_eq!(stale.recv_timeout(PATIENCE), Ok(1));
-    old.record("stream", b"y").unwrap();
+    assert_eq!(old.record("stream", b"y"), Err(RefusedCause::Fenced));
     old.on_frame(Phase::Running);
     assert!(!memory.comes(NEVER, |seen| seen.next_seq[&epoch] > 2));
     drop(old);
     assert!(memory.comes(PATIENCE, |seen| !seen.ended.is_empty()));
-    assert_eq!(memory.committed(epoch), 2);
+    assert_eq!(memory.committed(epoch), 1);
     intake.stop();
 }
 

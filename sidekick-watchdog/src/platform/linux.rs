@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod control_socket;
 pub mod files;
+pub mod helper;
 pub mod inotify;
 pub mod lock;
 pub mod oom;

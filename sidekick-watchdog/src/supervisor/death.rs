@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Heartbeat;
 use super::machine::EndedBy;
+use crate::crash::DeathFacts;
 use crate::event::{DeathCause, Versions};
 use crate::platform::Exit;
 
@@ -23,9 +24,47 @@ pub(super) struct Death {
     /// Its ring is of another protocol version.
     pub foreign: Option<Versions>,
     pub log: Option<PathBuf>,
+    /// It was to end.
+    pub is_asked: bool,
+    /// Its end counts as success, as far as is known at once.
+    pub is_success: bool,
 }
 
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+
 impl Death {
+    /// The facts, for a report.
+    pub(super) fn facts(&self, exit: Exit) -> DeathFacts {
+        let heartbeat = self.heartbeat.unwrap_or_default();
+        let tick = Duration::from_micros(heartbeat.last_tick_us.into());
+        let cause = self.cause(exit);
+        DeathFacts {
+            expected: self.is_expected(&cause),
+            uptime: Some(self.uptime),
+            frame: self.heartbeat.map(|heartbeat| heartbeat.frames),
+            last_tick: Some(tick).filter(|tick| !tick.is_zero()),
+            ready: heartbeat.ready,
+            log: self.log.clone(),
+            ..DeathFacts::new(self.launch, self.pid, cause)
+        }
+    }
+
+    /// Clean with success, or as it was asked to end: no report.
+    fn is_expected(&self, cause: &DeathCause) -> bool {
+        match cause {
+            DeathCause::Clean { .. } | DeathCause::Exited { .. } => {
+                self.is_success || self.is_asked
+            }
+            // Asked by SIGTERM, for want of a ring, or killed because we were asked twice.
+            DeathCause::Signaled {
+                signal: SIGTERM | SIGKILL,
+                ..
+            } => self.is_asked,
+            _ => false,
+        }
+    }
+
     /// The cause, by our own deeds, the system's word and the engine's own.
     pub(super) fn cause(&self, exit: Exit) -> DeathCause {
         let goodbye = self.heartbeat.and_then(|heartbeat| heartbeat.clean_exit);
@@ -39,6 +78,9 @@ impl Death {
                 silent: Some(silent),
             },
             (Some(EndedBy::Hang { silent }), ..) => DeathCause::Hung { silent },
+            (Some(EndedBy::NotReady { after }), ..) => DeathCause::NotReady { after },
+            (Some(EndedBy::Memory { rss_bytes }), ..) => DeathCause::Memory { rss_bytes },
+            (Some(EndedBy::CrashLimbo), ..) => DeathCause::CrashLimbo,
             // It said goodbye, so it came to its end by itself, if just beyond the grace.
             (_, Exit::Code(exit_code), Some(_)) => DeathCause::Clean { exit_code },
             (Some(EndedBy::StopTimeout), _, Some(exit_code)) => DeathCause::StuckInExit {
@@ -131,6 +173,8 @@ mod tests {
             let death = Death {
                 launch: 1,
                 pid: 1,
+                is_asked: false,
+                is_success: false,
                 ended_by,
                 uptime: silent,
                 heartbeat: ring.then(|| Heartbeat {

@@ -167,9 +167,14 @@ impl Runtime {
         });
         self.output
             .runs(running(launch, &survivor.process, survivor.log.as_ref()));
-        self.output.started(launch, survivor.log.clone(), true);
+        let pid = survivor.process.pid();
+        let kept = survivor
+            .log
+            .as_deref()
+            .map(|log| self.output.kept(launch, log));
+        self.output.started(launch, pid, survivor.log, true);
         let since = now.saturating_sub(uptime);
-        let engine = Engine::new(launch, survivor.process, survivor.log, since, now);
+        let engine = Engine::new(launch, survivor.process, kept, since, now);
         self.engine = Some(engine);
         self.last_launch = self.last_launch.max(launch);
         self.feed(Event::Adopted { since });
@@ -337,6 +342,8 @@ impl Runtime {
             allowed_silence: heartbeat.allowed_silence,
             paused: heartbeat.paused || engine.process.state() == ProcessState::Traced,
             goodbye: heartbeat.clean_exit.is_some(),
+            ready: heartbeat.ready,
+            crashed: heartbeat.crashed,
         };
         let mut became_ready = None;
         if !engine.ready_told {
@@ -371,7 +378,8 @@ impl Runtime {
         if exit == Exit::Unknown && !self.settings.heartbeat_required && link.is_none() {
             exit = wait_for_exit(&engine.process);
         }
-        let death = Death {
+        let is_asked = self.machine.is_end_asked();
+        let mut death = Death {
             launch: engine.launch,
             pid: engine.process.pid(),
             ended_by: self.machine.ended_by(),
@@ -380,8 +388,11 @@ impl Runtime {
             is_ring_missing: link.is_none() && self.settings.heartbeat_required,
             foreign: engine.foreign,
             log: engine.log,
+            is_asked,
+            is_success: false,
         };
         let success = self.is_success(&death.cause(exit), link.is_some());
+        death.is_success = success;
         self.died_at = Some(now);
         self.is_relaunch = true;
         self.launches_over.push(engine.launch);
@@ -391,7 +402,6 @@ impl Runtime {
         } else {
             self.tell_death(&death, exit);
         }
-        let is_asked = self.machine.phase() == Phase::Stopping;
         self.feed_at(Event::Died { success }, now);
         if self.engine.is_none() && (success || is_asked) {
             self.is_relaunch = false;
@@ -401,6 +411,7 @@ impl Runtime {
     }
 
     fn tell_death(&mut self, death: &Death, exit: Exit) {
+        self.output.ended(death.facts(exit));
         self.emit(EngineEvent::Died {
             incarnation: death.launch,
             pid: death.pid,
@@ -440,7 +451,12 @@ impl Runtime {
         let mut actions = VecDeque::from(self.machine.on_event(event, now));
         while let Some(action) = actions.pop_front() {
             match action {
-                Action::Spawn => match self.start_engine() {
+                Action::Prepare => {
+                    let prepared = Event::Prepared { success: true };
+                    actions.extend(self.machine.on_event(prepared, monotonic_now()));
+                }
+                Action::EndPrepare => {}
+                Action::Spawn { .. } => match self.start_engine() {
                     Ok(()) => {
                         actions.extend(self.machine.on_event(Event::Spawned, monotonic_now()));
                     }
@@ -456,7 +472,7 @@ impl Runtime {
                     }
                 },
                 Action::AskQuit { grace } => self.ask_quit(grace),
-                Action::Backtrace => {
+                Action::Backtrace { .. } => {
                     if let Some(engine) = &self.engine {
                         engine.process.backtrace();
                     }
@@ -491,7 +507,10 @@ impl Runtime {
             launch = prepared.launch;
             self.reserved = self.reserved.max(launch);
         }
+        // The disk is too slow to reserve a number; the output's file is in memory.
+        let prepared = prepared.or_else(|| self.output.unprepared(launch));
         let log = prepared.as_ref().map(|prepared| prepared.path.clone());
+        let kept = prepared.as_ref().map(|prepared| prepared.kept.clone());
         let mut tries = 0;
         let lock = loop {
             self.last_launch = launch;
@@ -524,15 +543,15 @@ impl Runtime {
         let handed_over = lock.hand_over(&process);
         self.output.runs(running(launch, &process, log.as_ref()));
         self.ever_started = true;
-        self.engine = Some(Engine::new(launch, process, log.clone(), now, now));
+        self.engine = Some(Engine::new(launch, process, kept.clone(), now, now));
         let gap = self.died_at.take().map(|died| now.saturating_sub(died));
         self.emit(EngineEvent::Started {
             incarnation: launch,
             pid,
             gap,
-            log: log.clone().unwrap_or_else(|| PathBuf::from("/dev/null")),
+            log: kept.unwrap_or_else(|| PathBuf::from("/dev/null")),
         });
-        self.output.started(launch, log, false);
+        self.output.started(launch, pid, log, false);
         if let Err(error) = handed_over {
             tracing::warn!(launch, %error, "launch lock has no pid; a successor has to search for its holder");
         }
@@ -613,6 +632,7 @@ impl Runtime {
                 incarnation,
                 silent,
             },
+            Told::Ending(_) | Told::SafeStart { .. } => return,
             Told::Backoff { delay } => EngineEvent::Backoff { delay },
             Told::CrashLoop { deaths, every } => EngineEvent::CrashLoop { deaths, every },
             Told::GaveUp { deaths } => EngineEvent::GaveUp { deaths },

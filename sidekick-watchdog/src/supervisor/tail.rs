@@ -75,6 +75,15 @@ impl LineCutter {
     }
 }
 
+/// The lines of a whole text.
+pub fn cut_lines(text: &[u8], incarnation: u32) -> Vec<LogLine> {
+    let mut lines = Vec::new();
+    let mut cutter = LineCutter::new(incarnation);
+    cutter.push(text, &mut |line| lines.push(line));
+    cutter.end(&mut |line| lines.push(line));
+    lines
+}
+
 /// Follows one growing file.
 #[derive(Debug)]
 pub struct Tail {
@@ -104,6 +113,11 @@ impl Tail {
             fresh_from,
             cutter: LineCutter::new(incarnation),
         })
+    }
+
+    /// How far it was read.
+    pub fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// Reads what was written since, at most `bytes_max`; returns whether there may be more.

@@ -14,6 +14,7 @@ use sidekick_watchdog::platform::data_dir::DataDirLock;
 use sidekick_watchdog::platform::runtime_dir::{self, RuntimeDirHints};
 use sidekick_watchdog::platform::{ShutdownSignals, monotonic_now, spawn_other};
 use sidekick_watchdog::supervisor::machine::{Policy, RestartPolicy};
+use sidekick_watchdog::supervisor::output::OutputSettings;
 use sidekick_watchdog::supervisor::spawn::{EngineCommand, RingEnvironment};
 use sidekick_watchdog::supervisor::{
     Command, Ended, EngineLink, Handle, Heartbeat, SupervisorConfig, SupervisorError, spawn,
@@ -176,8 +177,7 @@ pub fn config(dir: &Path) -> SupervisorConfig {
             ..Policy::default()
         },
         success_exit_codes: vec![0],
-        log_lines_kept: 100,
-        logs_kept: 4,
+        output: OutputSettings::default(),
         launch_last: 0,
         subreaper: false,
         hold: None,

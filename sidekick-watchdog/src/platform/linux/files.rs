@@ -108,6 +108,30 @@ pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     file.write_all_at(bytes, offset)
 }
 
+/// Gives the memory or disk of a part of a file back; the part reads as zeros from then on, the length stays.
+///
+/// # Errors
+/// What the system said; `Unsupported` where the file system has no holes.
+pub fn punch_hole(path: &Path, offset: u64, length: u64) -> io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    let file = OpenOptions::new()
+        .write(true)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)?;
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    Ok(fallocate(&file, flags, offset, length)?)
+}
+
+/// Bytes of memory or disk that a file takes; less than its length where it has holes.
+///
+/// # Errors
+/// What the system said.
+pub fn allocated_bytes(path: &Path) -> io::Result<u64> {
+    /// `st_blocks` counts these, whatever the file system's own blocks are.
+    const BLOCK_BYTES: u64 = 512;
+    Ok(fs::metadata(path)?.blocks().saturating_mul(BLOCK_BYTES))
+}
+
 /// The bytes of a text of the system, whatever their encoding.
 pub fn bytes_of(text: &OsStr) -> &[u8] {
     text.as_bytes()

@@ -38,14 +38,13 @@ impl OomCounters {
         }
     }
 
-    /// Whether the process's control group counts a kill since then; `None` = nobody can know.
-    pub fn has_risen(&self) -> Option<bool> {
-        // Where the whole machine saw none, there was none, whatever else cannot be read.
-        if let (Some(before), Some(now)) = (self.machine, machine_kills())
-            && now == before
-        {
-            return Some(false);
-        }
+    /// Whether the machine counts a kill since then; `None` = it does not tell. Where it saw none, there was none.
+    pub fn machine_has_risen(&self) -> Option<bool> {
+        Some(machine_kills()? > self.machine?)
+    }
+
+    /// Whether the process's control group counts a kill since then; `None` = it does not tell.
+    pub fn group_has_risen(&self) -> Option<bool> {
         let (path, before) = self.group.as_ref()?;
         group_kills(path).map(|now| now > *before)
     }
@@ -198,6 +197,6 @@ mod tests {
     #[test]
     fn this_process_was_not_killed() {
         let counters = OomCounters::of(std::process::id());
-        assert_ne!(counters.has_risen(), Some(true));
+        assert_ne!(counters.group_has_risen(), Some(true));
     }
 }

@@ -325,11 +325,15 @@ pub fn own_children() -> Vec<u32> {
 /// Reaps dead orphans and kills those that were left behind by engines that are gone. Returns how many were killed.
 ///
 /// An orphan is a child of ours other than `engine`; it belongs to an earlier engine if it was started before the
-/// present one. Only for a process whose every child is an engine or an orphan ([`become_subreaper`]).
+/// present one. Only for a process whose every child is an engine, a helper ([`super::helper`]) or an orphan ([`become_subreaper`]).
 pub fn kill_strays(engine: Option<&Process>) -> usize {
     let mut killed = 0;
+    // While a helper is being started it cannot be told from a stray; the next sweep comes soon.
+    let Some(helpers) = super::helper::helpers() else {
+        return killed;
+    };
     for pid in own_children() {
-        if engine.is_some_and(|engine| engine.pid() == pid) {
+        if engine.is_some_and(|engine| engine.pid() == pid) || helpers.contains(&pid) {
             continue;
         }
         let (Some(stat), Some(raw)) = (

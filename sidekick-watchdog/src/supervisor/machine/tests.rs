@@ -1,5 +1,7 @@
 //! The machine by tables, and driven through hours in milliseconds by random worlds.
 
+use std::collections::VecDeque;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -26,6 +28,9 @@ struct World {
     asked: Vec<Duration>,
     next_spawn_fails: bool,
     left: bool,
+    safe_starts: u32,
+    hooks: u32,
+    hook_kills: u32,
 }
 
 impl World {
@@ -41,6 +46,9 @@ impl World {
             asked: Vec::new(),
             next_spawn_fails: false,
             left: false,
+            safe_starts: 0,
+            hooks: 0,
+            hook_kills: 0,
         }
     }
 
@@ -54,8 +62,14 @@ impl World {
         let mut actions = VecDeque::from(self.machine.on_event(event, self.now));
         while let Some(action) = actions.pop_front() {
             match action {
-                Action::Spawn => {
-                    assert_eq!(self.engines, 0, "two engines at once");
+                Action::Prepare => {
+                    assert_eq!((self.engines, self.hooks), (0, 0), "two at once");
+                    self.hooks = 1;
+                }
+                Action::EndPrepare => self.hook_kills += 1,
+                Action::Spawn { safe } => {
+                    assert_eq!((self.engines, self.hooks), (0, 0), "two engines at once");
+                    self.safe_starts += u32::from(safe);
                     self.starts.push(self.now);
                     let event = if std::mem::take(&mut self.next_spawn_fails) {
                         Event::SpawnFailed
@@ -66,7 +80,7 @@ impl World {
                     actions.extend(self.machine.on_event(event, self.now));
                 }
                 Action::AskQuit { grace } => self.asked.push(grace),
-                Action::Backtrace => self.backtraces += 1,
+                Action::Backtrace { .. } => self.backtraces += 1,
                 Action::KillGroup => self.kills += 1,
                 Action::Leave => self.left = true,
                 Action::Tell(told) => self.told.push(told),
@@ -78,6 +92,12 @@ impl World {
         assert_eq!(self.engines, 1);
         self.engines = 0;
         self.feed(Event::Died { success });
+    }
+
+    fn hook_ends(&mut self, success: bool) {
+        assert_eq!(self.hooks, 1);
+        self.hooks = 0;
+        self.feed(Event::Prepared { success });
     }
 
     fn pass(&mut self, time: Duration) {
@@ -118,16 +138,19 @@ fn the_first_relaunch_is_at_once_and_the_next_ones_wait_longer_and_longer() {
 #[test]
 fn a_crash_loop_tries_once_a_minute_for_ever_and_a_stable_life_closes_it() {
     let mut world = World::started(quiet());
-    for _ in 0..9 {
+    for _ in 0..10 {
+        assert_eq!(world.safe_starts, 0);
         world.die(false);
         if world.engines == 0 {
             world.let_it_come();
         }
     }
+    assert!(world.told.contains(&Told::SafeStart { deaths: 10 }));
+    assert_eq!(world.safe_starts, 1);
     world.die(false);
     assert_eq!(world.machine.phase(), Phase::HalfOpen);
     let every = SECOND * 60;
-    assert!(world.told.contains(&Told::CrashLoop { deaths: 10, every }));
+    assert!(world.told.contains(&Told::CrashLoop { deaths: 11, every }));
     for _ in 0..1000 {
         let died = world.now;
         world.let_it_come();
@@ -138,7 +161,7 @@ fn a_crash_loop_tries_once_a_minute_for_ever_and_a_stable_life_closes_it() {
         let is_loop = |told: &&Told| matches!(told, Told::CrashLoop { .. });
         told.iter().filter(is_loop).count()
     };
-    assert_eq!(loops(&world.told), 1);
+    assert_eq!((loops(&world.told), world.safe_starts), (1, 1));
     world.let_it_come();
     world.feed(Event::Connected);
     world.now += SECOND * 60;
@@ -522,13 +545,240 @@ fn no_configuration_makes_a_busy_loop_of_starts_that_fail() {
     let mut actions = VecDeque::from(machine.on_event(Event::Start, SECOND));
     let mut starts = 0;
     while let Some(action) = actions.pop_front() {
-        if action == Action::Spawn {
+        if matches!(action, Action::Spawn { .. }) {
             starts += 1;
             actions.extend(machine.on_event(Event::SpawnFailed, SECOND));
         }
         assert!(starts < 100);
     }
     assert_eq!(machine.phase(), Phase::HalfOpen);
+}
+
+/// A server that dies now and then, each time soon after its backoff, is no crash loop while its deaths lie far apart.
+#[test]
+fn deaths_far_apart_do_not_open_the_breaker() {
+    let mut world = World::started(quiet());
+    for _ in 0..100 {
+        world.feed(Event::Connected);
+        world.now += SECOND * 50;
+        world.beat(1);
+        world.die(false);
+        if world.engines == 0 {
+            assert_eq!(world.machine.phase(), Phase::Backoff);
+            world.let_it_come();
+        }
+    }
+    assert_eq!(world.safe_starts, 0);
+}
+
+#[test]
+fn a_safe_start_that_lives_ends_the_crash_loop() {
+    let mut world = World::started(quiet());
+    for _ in 0..10 {
+        world.die(false);
+        if world.engines == 0 {
+            world.let_it_come();
+        }
+    }
+    assert_eq!(world.safe_starts, 1);
+    world.feed(Event::Connected);
+    world.now += SECOND * 61;
+    world.beat(1);
+    let died = world.now;
+    world.die(false);
+    assert_eq!((world.engines, world.now), (1, died), "at once");
+    assert_eq!(world.safe_starts, 1, "and as usual");
+}
+
+#[test]
+fn a_crash_loop_without_a_safe_start_goes_half_open() {
+    let mut world = World::started(Policy {
+        safe_start: false,
+        ..quiet()
+    });
+    for _ in 0..10 {
+        world.die(false);
+        if world.machine.phase() == Phase::Backoff {
+            world.let_it_come();
+        }
+    }
+    assert_eq!(
+        (world.machine.phase(), world.safe_starts),
+        (Phase::HalfOpen, 0)
+    );
+    world.feed(Event::Start);
+    assert_eq!(
+        (world.engines, world.machine.failures()),
+        (1, 0),
+        "a manual start is free"
+    );
+}
+
+/// A script that does not parse: frames go on for ever, and nobody can play.
+#[test]
+fn a_game_that_never_becomes_ready_is_started_anew_if_it_has_to() {
+    let mut world = World::started(Policy {
+        ready_timeout: Some(SECOND * 30),
+        ..quiet()
+    });
+    world.feed(Event::Connected);
+    for frame in 1..=30 {
+        world.now += SECOND;
+        world.beat(frame);
+        world.feed(Event::Tick);
+    }
+    let after = SECOND * 30;
+    let ended_by = EndedBy::NotReady { after };
+    assert_eq!(world.machine.ended_by(), Some(ended_by));
+    assert_eq!(world.told, [Told::Ending(ended_by)]);
+    assert_eq!((world.asked.len(), world.kills), (1, 0), "it may save");
+    assert!(!world.machine.is_end_asked());
+    world.die(true);
+    assert_eq!((world.engines, world.machine.failures()), (1, 1));
+
+    // Ready once is ready for life, and an announced load is waited for.
+    world.feed(Event::Connected);
+    let loading = Beat {
+        frames: 1,
+        stamp: world.now,
+        allowed_silence: SECOND * 300,
+        ..Beat::default()
+    };
+    world.feed(Event::Beat(loading));
+    world.pass(SECOND * 299);
+    assert_eq!(world.machine.phase(), Phase::Running);
+    for frame in 2..1000 {
+        world.now += SECOND;
+        let (stamp, ready) = (world.now, frame == 2);
+        world.feed(Event::Beat(Beat {
+            frames: frame,
+            stamp,
+            ready,
+            ..Beat::default()
+        }));
+        world.feed(Event::Tick);
+    }
+    assert_eq!(world.machine.phase(), Phase::Running);
+}
+
+#[test]
+fn too_much_memory_is_a_planned_end_that_counts_as_a_failure() {
+    let mut world = World::started(quiet());
+    for times in 1..=12 {
+        world.feed(Event::MemoryOver { rss_bytes: 7 });
+        world.feed(Event::MemoryOver { rss_bytes: 8 });
+        assert_eq!(
+            world.machine.ended_by(),
+            Some(EndedBy::Memory { rss_bytes: 7 })
+        );
+        assert_eq!(world.asked.len(), times, "asked once");
+        world.die(true);
+        if world.engines == 0 {
+            world.let_it_come();
+        }
+    }
+    assert!(
+        world
+            .told
+            .iter()
+            .any(|told| matches!(told, Told::CrashLoop { .. }))
+    );
+}
+
+#[test]
+fn who_crashed_and_prints_no_more_is_killed() {
+    let mut world = World::started(quiet());
+    world.feed(Event::Connected);
+    world.beat(1);
+    for _ in 0..5 {
+        let last_output = world.now;
+        world.feed(Event::Crashing { last_output });
+        assert_eq!(world.machine.deadline(), Some(world.now + LIMBO_SILENCE));
+        world.pass(SECOND);
+        assert_eq!(world.kills, 0, "its backtrace is still coming");
+    }
+    world.let_it_come();
+    assert_eq!((world.kills, world.backtraces), (1, 0));
+    assert_eq!(world.machine.ended_by(), Some(EndedBy::CrashLimbo));
+    world.die(false);
+    assert_eq!(world.engines, 1);
+
+    // One that prints without end is over too.
+    for _ in 0..100 {
+        if world.kills == 2 {
+            break;
+        }
+        let last_output = world.now;
+        world.feed(Event::Crashing { last_output });
+        world.pass(SECOND);
+    }
+    assert_eq!(world.kills, 2);
+}
+
+#[test]
+fn a_crash_handler_that_hangs_is_not_made_to_crash_again() {
+    let mut world = World::started(quiet());
+    world.feed(Event::Connected);
+    world.beat(1);
+    world.now += SECOND * 5;
+    world.feed(Event::Beat(Beat {
+        frames: 1,
+        crashed: true,
+        ..Beat::default()
+    }));
+    world.feed(Event::Tick);
+    assert_eq!((world.kills, world.backtraces), (1, 0));
+    assert_eq!(world.machine.ended_by(), Some(EndedBy::CrashLimbo));
+}
+
+#[test]
+fn the_backtrace_of_a_hung_engine_is_waited_for_while_it_comes() {
+    let mut world = World::started(quiet());
+    world.feed(Event::Connected);
+    world.beat(1);
+    world.now += SECOND * 5;
+    world.beat(1);
+    world.feed(Event::Tick);
+    assert_eq!(world.backtraces, 1);
+    for _ in 0..5 {
+        world.now += SECOND;
+        let last_output = world.now;
+        world.feed(Event::Crashing { last_output });
+        world.feed(Event::Tick);
+        assert_eq!(world.kills, 0);
+    }
+    world.let_it_come();
+    assert_eq!(world.kills, 1);
+    assert!(matches!(
+        world.machine.ended_by(),
+        Some(EndedBy::Hang { .. })
+    ));
+}
+
+#[test]
+fn each_start_waits_for_the_command_before_it_and_fails_with_it() {
+    let mut world = World::started(Policy {
+        pre_start_timeout: Some(SECOND * 30),
+        ..quiet()
+    });
+    assert_eq!((world.hooks, world.engines), (1, 0));
+    world.hook_ends(true);
+    assert_eq!(world.engines, 1);
+    world.die(false);
+    assert_eq!(world.hooks, 1);
+    // It takes too long: killed, and its start has failed.
+    world.let_it_come();
+    assert_eq!(world.hook_kills, 1);
+    world.hook_ends(false);
+    assert_eq!(
+        (world.machine.phase(), world.machine.failures()),
+        (Phase::Backoff, 2)
+    );
+    world.let_it_come();
+    world.feed(Event::Stop { grace: SECOND });
+    assert_eq!(world.hook_kills, 2);
+    world.hook_ends(false);
+    assert_eq!((world.machine.phase(), world.engines), (Phase::Stopped, 0));
 }
 
 #[derive(Clone, Debug)]
@@ -539,6 +789,7 @@ enum Step {
     SpawnFails,
     Command(Event),
     Beat(u64, u64, bool),
+    HookEnds(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -548,6 +799,11 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::ToDeadline),
         4 => any::<bool>().prop_map(Step::Die),
         1 => Just(Step::SpawnFails),
+        4 => any::<bool>().prop_map(Step::HookEnds),
+        1 => Just(Step::Command(Event::MemoryOver { rss_bytes: 1 })),
+        1 => (0_u64..5000).prop_map(|ago| Step::Command(Event::Crashing {
+            last_output: Duration::from_millis(1_000_000 + ago),
+        })),
         1 => grace.clone().prop_map(|grace| Step::Command(Event::Stop { grace })),
         1 => grace.prop_map(|grace| Step::Command(Event::Restart { grace })),
         1 => Just(Step::Command(Event::Start)),
@@ -567,13 +823,17 @@ fn policy() -> impl Strategy<Value = Policy> {
     (
         restart,
         any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
         proptest::option::of(1_u32..6),
         0_u64..100_000,
     )
         .prop_map(
-            |(restart, heartbeat_required, give_up_after, stable_ms)| Policy {
+            |(restart, heartbeat_required, ready, hook, give_up_after, stable_ms)| Policy {
                 restart,
                 heartbeat_required,
+                ready_timeout: ready.then_some(SECOND * 20),
+                pre_start_timeout: hook.then_some(SECOND * 30),
                 give_up_after,
                 stable_after: MS * u32::try_from(stable_ms).unwrap_or(0),
                 ..Policy::default()
@@ -596,6 +856,7 @@ proptest! {
                 Step::ToDeadline => if world.machine.deadline().is_some() { world.let_it_come() },
                 Step::Die(success) => if world.engines == 1 { world.die(success) },
                 Step::SpawnFails => world.next_spawn_fails = true,
+                Step::HookEnds(success) => if world.hooks == 1 { world.hook_ends(success) },
                 Step::Command(event) => {
                     match event {
                         Event::Stop { .. } | Event::Kill => last_asked_to_run = false,
@@ -609,13 +870,15 @@ proptest! {
                     stamp: Duration::from_nanos(stamp),
                     allowed_silence: Duration::ZERO,
                     paused,
-                    goodbye: false,
+                    ready: frames % 2 == 1,
+                    ..Beat::default()
                 })),
             }
             let phase = world.machine.phase();
             let lives = matches!(phase, Phase::Starting | Phase::Running | Phase::Hung | Phase::Stopping);
             prop_assert_eq!(lives, world.engines == 1, "{:?}", phase);
-            if matches!(phase, Phase::Backoff | Phase::HalfOpen | Phase::Hung | Phase::Stopping | Phase::Running) {
+            prop_assert_eq!(phase == Phase::Preparing, world.hooks == 1);
+            if matches!(phase, Phase::Backoff | Phase::HalfOpen | Phase::Hung | Phase::Stopping | Phase::Running | Phase::Preparing) {
                 prop_assert!(world.machine.deadline().is_some(), "{:?}", phase);
             }
             if phase == Phase::Starting && heartbeat_required {
@@ -629,6 +892,10 @@ proptest! {
         world.next_spawn_fails = false;
         let end = world.now + SECOND * 3600;
         let mut was_killed = world.kills;
+        let mut hook_was_killed = world.hook_kills;
+        if world.hooks == 1 && hook_was_killed > 0 {
+            world.hook_ends(false);
+        }
         while let Some(deadline) = world.machine.deadline().filter(|&deadline| deadline < end) {
             let at_rest = world.machine.phase() == Phase::Running && restart == RestartPolicy::Always;
             world.now = world.now.max(deadline);
@@ -636,6 +903,10 @@ proptest! {
             if world.kills > was_killed && world.engines == 1 {
                 was_killed = world.kills;
                 world.die(false);
+            }
+            if world.hook_kills > hook_was_killed && world.hooks == 1 {
+                hook_was_killed = world.hook_kills;
+                world.hook_ends(false);
             }
             if at_rest && world.starts.len() > 10_000 {
                 break;
@@ -650,7 +921,7 @@ proptest! {
             let phase = world.machine.phase();
             let next = world.machine.deadline().unwrap_or(Duration::MAX).saturating_sub(world.now);
             prop_assert!(
-                matches!(phase, Phase::Stopped | Phase::GaveUp) || next <= SECOND * 61,
+                matches!(phase, Phase::Stopped | Phase::GaveUp) || next <= SECOND * 61 || world.hooks == 1,
                 "{:?} {:?}", phase, next
             );
             if phase == Phase::Stopped && last_asked_to_run {

@@ -1,0 +1,111 @@
+//! Other programs than engines, run to their end within a time: hooks.
+
+use std::io;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use super::process::spawn_other;
+
+/// Children of ours that are no engine's orphans.
+static HELPERS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// How a helper ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HelperEnd {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// It was killed, with its process group, when its time was over.
+    TimedOut,
+}
+
+/// Runs a program in a process group of its own, to its end or for at most `limit`. Blocks; usable from any thread.
+/// [`super::process::kill_strays`] leaves it alone.
+///
+/// # Errors
+/// It cannot be started or watched.
+pub fn run_helper(command: &mut Command, limit: Duration) -> io::Result<HelperEnd> {
+    command.process_group(0);
+    let mut helpers = lock();
+    let mut child = spawn_other(command)?;
+    let pid = child.id();
+    helpers.push(pid);
+    drop(helpers);
+    let ended = wait(pid, limit);
+    if !matches!(ended, Ok(true))
+        && let Some(group) = i32::try_from(pid).ok().and_then(Pid::from_raw)
+    {
+        // Not reaped yet, so the number is still its own.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    let status = child.wait();
+    lock().retain(|helper| *helper != pid);
+    if !ended? {
+        return Ok(HelperEnd::TimedOut);
+    }
+    let status = status?;
+    Ok(match (status.code(), status.signal()) {
+        (Some(code), _) => HelperEnd::Code(code),
+        (None, signal) => HelperEnd::Signal(signal.unwrap_or_default()),
+    })
+}
+
+/// Whether it has ended within `limit`.
+fn wait(pid: u32, limit: Duration) -> io::Result<bool> {
+    let raw = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(io::ErrorKind::NotFound)?;
+    let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
+    let until = std::time::Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        let timeout = Timespec {
+            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn lock() -> MutexGuard<'static, Vec<u32>> {
+    HELPERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The helpers that run, held still; `None` while one is being started.
+pub(super) fn helpers() -> Option<MutexGuard<'static, Vec<u32>>> {
+    HELPERS.try_lock().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn ends_are_told_apart() {
+        let day = Duration::from_secs(86_400);
+        let run = |script, limit| run_helper(&mut shell(script), limit).expect("run");
+        assert_eq!(run("exit 3", day), HelperEnd::Code(3));
+        assert_eq!(run("kill -9 $$", day), HelperEnd::Signal(9));
+        let long = run("sleep 1000 & wait", Duration::from_millis(20));
+        assert_eq!(long, HelperEnd::TimedOut);
+        assert!(run_helper(&mut Command::new("/nowhere"), day).is_err());
+    }
+}

@@ -1,0 +1,102 @@
+//! What an engine's heartbeat tells, and until when it may be silent.
+
+use std::time::Duration;
+
+use super::policy::Policy;
+use super::words::Beat;
+
+/// A check for a hang that comes later than this after its time says that *we* stood still (a suspended machine, a
+/// stopped container); the engine then gets a whole period more, once.
+const LATE_MAX: Duration = Duration::from_secs(1);
+
+/// The heartbeat of one life.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Heart {
+    pub(super) connected: bool,
+    pub(super) ready: bool,
+    pub(super) crashed: bool,
+    pub(super) goodbye: bool,
+    frames: u64,
+    read_at: Duration,
+    moved_at: Duration,
+    /// From here the time to become ready counts.
+    ready_since: Duration,
+    allowed_silence: Duration,
+    late_forgiven: bool,
+}
+
+impl Heart {
+    /// The heart of an engine that is watched from `now` on.
+    pub(super) fn new(now: Duration) -> Self {
+        Self {
+            read_at: now,
+            moved_at: now,
+            ready_since: now,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn connect(&mut self, now: Duration) {
+        self.connected = true;
+        self.read_at = now;
+    }
+
+    /// Takes one reading and returns whether a frame has passed since the last one.
+    pub(super) fn on_beat(&mut self, beat: &Beat, now: Duration) -> bool {
+        self.allowed_silence = beat.allowed_silence;
+        self.goodbye = beat.goodbye;
+        self.crashed = beat.crashed;
+        // For a whole life: who has said it once is ready.
+        self.ready |= beat.ready;
+        let moved = beat.frames != self.frames;
+        if moved {
+            // The counter moved since the last reading, so the true time lies between that and now.
+            self.moved_at = beat.stamp.clamp(self.read_at.min(now), now);
+            self.frames = beat.frames;
+            self.late_forgiven = false;
+        }
+        if beat.paused {
+            self.moved_at = now;
+            self.ready_since = now;
+        }
+        self.read_at = now;
+        moved
+    }
+
+    pub(super) fn silent(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.moved_at)
+    }
+
+    /// Until when there must be a first frame. From the watch's beginning: an adopted engine's time begins there.
+    pub(super) fn startup_deadline(&self, policy: &Policy) -> Duration {
+        let limit = policy.startup_timeout.max(self.allowed_silence);
+        self.moved_at.saturating_add(limit)
+    }
+
+    /// Until when there must be another frame.
+    pub(super) fn hang_deadline(&self, policy: &Policy) -> Duration {
+        let limit = policy.hang_timeout.max(self.allowed_silence);
+        self.moved_at.saturating_add(limit)
+    }
+
+    /// Until when it must be ready, if it has to be and is not. A load that was announced is waited for.
+    pub(super) fn ready_deadline(&self, policy: &Policy) -> Option<Duration> {
+        let limit = policy.ready_timeout?;
+        if self.ready || !self.connected || self.goodbye {
+            return None;
+        }
+        let announced = self.moved_at.saturating_add(self.allowed_silence);
+        Some(self.ready_since.saturating_add(limit).max(announced))
+    }
+
+    /// Whether the silence may be our own: then it is forgiven, once.
+    pub(super) fn forgive_lateness(&mut self, policy: &Policy, now: Duration) -> bool {
+        let late = now.saturating_sub(self.hang_deadline(policy));
+        if late <= LATE_MAX || self.late_forgiven {
+            return false;
+        }
+        self.late_forgiven = true;
+        self.moved_at = now;
+        true
+    }
+}
