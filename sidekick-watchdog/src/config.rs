@@ -48,6 +48,8 @@ pub use write::{effective, template};
 
 use reader::Pass;
 
+use crate::platform::host_name;
+
 /// The file that is read when no other is named.
 pub const FILE_NAME: &str = "sidekick.toml";
 /// A configuration file beyond this size is refused: it is something else.
@@ -156,7 +158,7 @@ pub fn load(
 ) -> Result<Config, ConfigErrors> {
     let mut sources = Sources {
         working_dir: working_dir.to_owned(),
-        hostname: hostname(),
+        hostname: host_name(),
         command: (!flags.command.is_empty()).then(|| flags.command.clone()),
         ..Sources::default()
     };
@@ -329,11 +331,4 @@ fn valid_name(hostname: &str) -> String {
         true => "sidekick".into(),
         false => name,
     }
-}
-
-fn hostname() -> String {
-    rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned()
 }

@@ -1,7 +1,8 @@
 //! The seam behind which every system call of the watchdog lies.
 //!
 //! What is here so far is Linux (`platform/linux/`); another system is a sibling of that folder with the same names.
-//! Everything is safe Rust over rustix and the standard library; nothing outside this module tells systems apart.
+//! Everything is safe Rust over rustix and the standard library (the one ioctl that needs more lies in
+//! `sidekick_ipc::sys`); nothing outside this module tells systems apart or names rustix, which a test enforces.
 //!
 //! - [`Process`]: a process held by its pidfd: told of its death, signalled without pid reuse, reaped.
 //! - [`spawn`]: starts a program that inherits a launch lock.
@@ -9,6 +10,28 @@
 //! - [`ShutdownSignals`]: SIGTERM and its kin as a future.
 //! - [`ControlListener`], [`connect_control`]: how commands reach a running watchdog.
 //! - [`data_dir`], [`runtime_dir`]: the folders that belong to one watchdog alone.
+//!
+//! # What another system has to fill in
+//!
+//! | here | Linux | Windows | macOS |
+//! |---|---|---|---|
+//! | [`Process`]: told of a death, never mistaken for another | pidfd, start ticks | process handle, creation time | `kqueue` with `EVFILT_PROC`, start time of `proc_pidinfo` |
+//! | how it ended: [`Process::reap`] | `waitid`; not ours: `PIDFD_INFO_EXIT` (Linux 6.15) | `GetExitCodeProcess`, ours or not | `waitid`; not ours: `NOTE_EXITSTATUS` |
+//! | ask, kill it and its children: [`Process::terminate`], [`Process::kill_group`] | signals to the process group | the control word of the ring; a job object for each engine, `TerminateJobObject` | as Linux |
+//! | children that left the group: [`become_subreaper`], [`kill_strays`] | subreaper, `/proc` | the job object holds them | nothing like it: only what holds the launch lock |
+//! | an engine outlives its watchdog | nothing to do | the job must be named and without `KILL_ON_JOB_CLOSE` | nothing to do |
+//! | [`try_lock`] held from before the first instruction by [`spawn`] | `flock` inherited with its descriptor | a locked handle in the list of inherited ones | as Linux |
+//! | [`lock_holders`] | `/proc/<pid>/fd` | the restart manager (`RmGetList`) | `proc_listpidspath` |
+//! | [`ProcessState`], memory, CPU | `/proc/<pid>/stat` | `NtQuerySystemInformation`, `GetProcessMemoryInfo` | `proc_pidinfo` |
+//! | evidence of a hang: [`Process::backtrace`] | SIGSEGV, at which Godot prints its stack | `MiniDumpWriteDump` | as Linux |
+//! | [`wait`], [`Waker`], [`FileWatch`] | `poll`, eventfd, inotify | wait handles, events, `ReadDirectoryChangesW` | `kqueue` |
+//! | [`ShutdownSignals`] | SIGTERM, SIGINT | console control events, the service's stop | as Linux |
+//! | [`ControlListener`] | unix socket, mode 0600 | named pipe with an access list | as Linux |
+//! | ours alone: [`is_private_dir`] and its kin | owner and mode | access lists | as Linux |
+//! | [`runtime_dir`] in memory | `/run`, `/dev/shm` | none: `%LOCALAPPDATA%` | none: `$TMPDIR` |
+//! | out of memory: [`OomCounters`] | cgroup counters, kernel log | a limit of the job object | jetsam tells nobody |
+//! | [`boot_id`], [`monotonic_now`] | `/proc`, CLOCK_MONOTONIC | boot time, `QueryUnbiasedInterruptTime` | `kern.bootsessionuuid`, `CLOCK_UPTIME_RAW` |
+//! | [`leave_session`], [`close_inherited_on_exec`] | `setsid`, `close_range` | `DETACHED_PROCESS`, no inherited handles | `setsid`, a flag on each descriptor |
 
 pub mod data_dir;
 #[cfg(target_os = "linux")]
@@ -33,6 +56,10 @@ pub use linux::{
         close_inherited_on_exec, kill_strays, leave_session, own_children, spawn, spawn_other,
     },
     signals::ShutdownSignals,
+    system::{
+        FileSystem, check_folder_access, file_system, free_bytes, host_name, is_executable,
+        is_superuser, kernel_release,
+    },
     wake::{Ready, Waitable, Waker, wait},
 };
 

@@ -44,6 +44,12 @@ const FENCED: [(&str, &str, &[&str]); 7] = [
 /// Files outside `sidekick-ipc` that may say `unsafe`: the extension's entry point, and `record`'s, registered by hand.
 const UNSAFE_FILES: [(&str, &str); 2] = [("sidekick-gdext", "lib"), ("sidekick-gdext", "hot_call")];
 
+/// Crates by which the system is called; in the watchdog `platform` alone may.
+const SYSTEM_CALLS: [&str; 2] = ["rustix", "libc"];
+
+/// A test, compiled for nothing else, that kills itself.
+const CRASHING_TEST: &str = "store::crash";
+
 /// Words that make a `cfg` depend on the system.
 const SYSTEM_WORDS: [&str; 7] = [
     "unix",
@@ -137,6 +143,10 @@ impl Source {
         }
         if self.krate != "sidekick-watchdog" {
             return None;
+        }
+        let may_call_system = self.part() == "platform" || self.module == CRASHING_TEST;
+        if SYSTEM_CALLS.contains(&first.as_str()) && !may_call_system {
+            return Some(format!("names {first}; system calls are for platform/"));
         }
         let target = self.target(path)?;
         if target == self.part() {
@@ -420,6 +430,11 @@ fn each_rule_catches_its_violation() {
             "use {axum::Router, std::fmt};",
         ),
         ("sidekick-watchdog", "app", "use godot::prelude::*;"),
+        (
+            "sidekick-watchdog",
+            "cli::doctor",
+            "fn f() { rustix::system::uname(); }",
+        ),
         ("sidekick-ipc", "value", "extern crate godot;"),
         ("sidekick-watchdog", "platform", "fn f() { unsafe { g() } }"),
         (
@@ -503,6 +518,7 @@ fn what_is_allowed_is_not_caught() {
             "upload",
             "struct S { store: u8 } fn f(s: S) -> u8 { s.store }",
         ),
+        ("sidekick-watchdog", "platform::linux", "use rustix::fs;"),
         (
             "sidekick-watchdog",
             "platform::linux",

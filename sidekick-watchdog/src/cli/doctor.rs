@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::ConfigArgs;
 use crate::config::{Config, SinkKind, Size};
 use crate::exit::ExitCode;
+use crate::platform::{is_executable, kernel_release};
 
 mod filesystem;
 mod project;
@@ -103,10 +104,7 @@ fn examine(config: &Config) -> Vec<Finding> {
 }
 
 fn kernel() -> Finding {
-    let release = rustix::system::uname()
-        .release()
-        .to_string_lossy()
-        .into_owned();
+    let release = kernel_release();
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
         .map_while(|number| number.parse::<u32>().ok());
@@ -151,9 +149,6 @@ fn engine(config: &Config) -> Finding {
 
 /// Where the program lies, found as the system would find it.
 fn find_program(program: &str, folder: &Path) -> Result<PathBuf, String> {
-    let is_executable = |path: &Path| {
-        path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
-    };
     if program.contains('/') {
         let path = folder.join(program);
         return match (path.is_file(), is_executable(&path)) {

@@ -10,4 +10,5 @@ pub mod oom;
 pub mod process;
 pub mod procfs;
 pub mod signals;
+pub mod system;
 pub mod wake;

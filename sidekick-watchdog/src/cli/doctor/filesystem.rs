@@ -6,16 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Finding, failure, fine, gib, warning};
 use crate::config::Config;
 use crate::exit::ExitCode;
-
-/// Filesystem magic numbers of `statfs(2)`.
-const TMPFS_MAGIC: u64 = 0x0102_1994;
-const RAMFS_MAGIC: u64 = 0x8584_58f6;
-const NETWORK_MAGICS: [(u64, &str); 4] = [
-    (0x6969, "NFS"),
-    (0xff53_4d42, "CIFS"),
-    (0xfe53_4d42, "SMB"),
-    (0x0102_1997, "9P"),
-];
+use crate::platform::{FileSystem, check_folder_access, file_system, free_bytes, is_superuser};
 
 pub(super) fn data_dir(config: &Config) -> Vec<Finding> {
     let dir = &config.data_dir;
@@ -31,23 +22,18 @@ pub(super) fn data_dir(config: &Config) -> Vec<Finding> {
         Err(why) => failure(ExitCode::StoreUnusable, "data_dir", why),
     }];
     let existing = nearest_existing(dir);
-    match filesystem_type(&existing) {
-        Some(TMPFS_MAGIC | RAMFS_MAGIC) => findings.push(warning(
+    match file_system(&existing) {
+        FileSystem::Memory => findings.push(warning(
             "data_dir",
             "lies in memory: what is stored is gone after a reboot; name a folder on a disk",
         )),
-        Some(found) => {
-            if let Some((_, name)) = NETWORK_MAGICS.iter().find(|(magic, _)| *magic == found) {
-                findings.push(warning(
-                    "data_dir",
-                    format!("lies on {name}: locks and fsync may not hold what they promise there"),
-                ));
-            }
-        }
-        None => {}
+        FileSystem::Network(name) => findings.push(warning(
+            "data_dir",
+            format!("lies on {name}: locks and fsync may not hold what they promise there"),
+        )),
+        FileSystem::Disk => {}
     }
-    if let Ok(space) = rustix::fs::statvfs(&existing) {
-        let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
+    if let Ok(free_bytes) = free_bytes(&existing) {
         let quota = config.store.disk_quota_bytes;
         findings.push(match free_bytes < quota {
             true => warning(
@@ -81,10 +67,7 @@ pub(super) fn runtime_dir(config: &Config) -> Vec<Finding> {
             format!("{why}; or set runtime_dir"),
         )];
     }
-    let in_memory = matches!(
-        filesystem_type(&nearest_existing(&dir)),
-        Some(TMPFS_MAGIC | RAMFS_MAGIC)
-    );
+    let in_memory = file_system(&nearest_existing(&dir)) == FileSystem::Memory;
     let mut findings = vec![match in_memory {
         true => fine("runtime_dir", format!("in {}, in memory", dir.display())),
         false => warning(
@@ -96,7 +79,7 @@ pub(super) fn runtime_dir(config: &Config) -> Vec<Finding> {
     }];
     let is_login_session = Path::new("/run/systemd/system").exists()
         && std::env::var_os("INVOCATION_ID").is_none()
-        && !rustix::process::geteuid().is_root();
+        && !is_superuser();
     let is_cleared = dir.starts_with("/run/user") || dir.starts_with("/dev/shm");
     if is_login_session && is_cleared {
         findings.push(warning(
@@ -134,8 +117,7 @@ pub(super) fn check_writable(dir: &Path) -> Result<(), String> {
     if !existing.is_dir() {
         return Err(format!("{existing:?} is not a folder"));
     }
-    use rustix::fs::Access;
-    match rustix::fs::access(&existing, Access::WRITE_OK | Access::EXEC_OK) {
+    match check_folder_access(&existing) {
         Ok(()) => Ok(()),
         Err(error) => Err(format!(
             "{existing:?} cannot be written: {error}; correct its owner or mode"
@@ -163,13 +145,6 @@ fn is_in_use(dir: &Path) -> Result<bool, String> {
         Err(TryLockError::WouldBlock) => Ok(true),
         Err(TryLockError::Error(error)) => Err(format!("{path:?} cannot be locked: {error}")),
     }
-}
-
-fn filesystem_type(path: &Path) -> Option<u64> {
-    // The field's width and sign differ between platforms; the magic numbers are 32 bits.
-    rustix::fs::statfs(path)
-        .ok()
-        .map(|found| found.f_type as u64 & 0xffff_ffff)
 }
 
 #[cfg(test)]
