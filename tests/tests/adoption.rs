@@ -6,6 +6,8 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+use serde_json::Value;
 use sidekick_tests::godot::Godot;
 use sidekick_tests::history::{Look, faults_of_one_life};
 use sidekick_tests::journal;
@@ -106,4 +108,76 @@ fn next_frame(setup: &Setup, watchdog: &Watchdog<'_>, last: &Look) -> Look {
     })
 }
 
-sidekick_tests::godot_claims!(a_game_does_not_notice_that_its_watchdogs_are_killed);
+/// Turns on the project setting by which a game starts its dead watchdog again.
+fn set_respawn(project: &Project) {
+    let path = project.path().join("project.godot");
+    let settings = fs::read_to_string(path).expect("the project's settings");
+    project.write(
+        "project.godot",
+        &format!("{settings}\n[sidekick]\n\nwatchdog/respawn=true\n"),
+    );
+}
+
+/// Whichever of game and watchdog is killed, the other brings it back; no record is lost.
+fn game_and_watchdog_bring_each_other_back(godot: &Godot) {
+    let project = Project::new(journal::SCRIPT);
+    set_respawn(&project);
+    let mut setup = Setup::new();
+    let journals = setup.scratch().join("journals");
+    fs::create_dir(&journals).expect("a folder for the journals");
+    setup.set_engine(project.command_line(godot, &["--journal", &journals.display().to_string()]));
+    setup.set_config(
+        "[upload]\nbatch_max_age = \"50ms\"\n[restart]\nbackoff_first = \"10ms\"\n\
+         [shutdown]\nupload_grace = \"60s\"\n",
+    );
+    // What answers `status`: the watchdog's process, the engine's, and its incarnation.
+    let pair = |what: &str, pick: &dyn Fn(u32, u64) -> bool| {
+        wait::until(what, PATIENCE, || {
+            let answer = setup.run(&["status", "--json"], PATIENCE);
+            let status: Value = serde_json::from_str(&answer.stdout.join("\n")).ok()?;
+            let number =
+                |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
+            let (watchdog, engine) = (number(&status["pid"])?, number(&status["engine"]["pid"])?);
+            let incarnation = status["engine"]["incarnation"].as_u64()?;
+            let plays = status["engine"]["ready"] == true && pick(watchdog, incarnation);
+            plays.then_some((watchdog, engine, incarnation))
+        })
+    };
+    let first = setup.start();
+    let (mut watchdog, mut engine, mut incarnation) = pair("a game", &|_, _| true);
+    // Ours to reap; those that follow are the system's children.
+    first.kill();
+    for round in 0..2 {
+        if round > 0 {
+            setup.signal(watchdog, Signal::KILL);
+        }
+        let dead = watchdog;
+        let next = pair("another watchdog", &|pid, _| pid != dead);
+        assert_eq!((next.1, next.2), (engine, incarnation), "the same game");
+        watchdog = next.0;
+        setup.signal(engine, Signal::KILL);
+        let next = pair("another game", &|_, number| number > incarnation);
+        assert_eq!(
+            next.0, watchdog,
+            "the watchdog did not die with the game that started it"
+        );
+        (_, engine, incarnation) = next;
+        assert_eq!(setup.engines(None), [engine]);
+    }
+    setup.signal(watchdog, Signal::TERM);
+    wait::until("the end of all", PATIENCE, || {
+        setup.descendants(None).is_empty().then_some(())
+    });
+    let broken = journal::broken_promises(&journal::read(&journals), &setup.uploaded_files());
+    assert!(
+        broken.is_empty(),
+        "{} broken promises: {:#?}",
+        broken.len(),
+        broken.first()
+    );
+}
+
+sidekick_tests::godot_claims!(
+    a_game_does_not_notice_that_its_watchdogs_are_killed,
+    game_and_watchdog_bring_each_other_back,
+);
