@@ -18,6 +18,7 @@ mod names;
 mod operator;
 mod outbox;
 mod parts;
+mod service;
 mod tell;
 #[cfg(test)]
 mod tests;
@@ -25,10 +26,10 @@ mod tests;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sidekick_ipc::SessionInfo;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, error, info, warn};
 
@@ -38,6 +39,7 @@ pub use self::error::AppError;
 use self::names::Names;
 use self::operator::{AppOperator, StopNote};
 use self::outbox::StoreOutbox;
+use self::service::{Probe, Service};
 use self::tell::tell;
 use crate::api::{Api, Status};
 use crate::config::{Config, HeartbeatPolicy};
@@ -65,6 +67,8 @@ const EVENTS_MAX: usize = 256;
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// How long the parts have to end after their work is done; then the process ends without them.
 const LAST_GRACE: Duration = Duration::from_secs(5);
+/// How long a service manager is asked to wait for the store at most.
+const OPEN_MAX: Duration = Duration::from_secs(600);
 
 /// Runs the watchdog until it is asked to end (SIGTERM, SIGINT), the engine ends for good, or something breaks that
 /// only a new process can mend. Blocks; makes its own runtime.
@@ -114,7 +118,11 @@ async fn serve(
         doing: "signals cannot be received",
         error,
     })?;
+    let service = Service::from_environment();
+    // A long log is read to its end before anything runs.
+    let opening = service.extend(OPEN_MAX);
     let store = Arc::new(Store::open(parts::store(&config, &data_dir)).await?);
+    drop(opening);
     let ended = serve_with(
         &config,
         &data_dir,
@@ -122,6 +130,7 @@ async fn serve(
         log,
         Arc::clone(&store),
         signals,
+        service,
     )
     .await;
     store.shutdown().await;
@@ -135,6 +144,7 @@ async fn serve_with(
     log: &LogGuard,
     store: Arc<Store>,
     signals: ShutdownSignals,
+    service: Service,
 ) -> Result<(), AppError> {
     let sinks = parts::sinks(config)?;
     let lanes = sinks
@@ -279,9 +289,11 @@ async fn serve_with(
         }
     };
     operator.serve(supervisor.remote(), supervisor.log());
+    service.ready();
     let mut app = App {
         store,
         board,
+        service,
         stop_note,
         remote: supervisor.remote(),
         intake: Some(intake),
@@ -339,6 +351,23 @@ async fn end_vanished_sessions(
     Ok(())
 }
 
+/// Asks supervisor and store for a word.
+fn probe(remote: &Remote, store: &Arc<Store>) -> Probe {
+    let (answer, supervisor) = oneshot::channel();
+    remote.send(Command::Ping(answer));
+    let (answer, from_store) = oneshot::channel();
+    let store = Arc::clone(store);
+    tokio::spawn(async move {
+        if store.is_answering().await {
+            let _ = answer.send(());
+        }
+    });
+    Probe {
+        supervisor,
+        store: from_store,
+    }
+}
+
 /// Why the main loop ended.
 enum Outcome {
     /// Somebody asked.
@@ -358,6 +387,7 @@ enum Outcome {
 struct App<'a> {
     store: Arc<Store>,
     board: Board,
+    service: Service,
     stop_note: StopNote,
     remote: Remote,
     intake: Option<Intake>,
@@ -406,7 +436,11 @@ impl App<'_> {
                 }
                 Some((report, path)) = self.reports.recv() => self.on_report(report, path),
                 Ok(()) = self.uploads.changed() => self.on_uploads(),
-                _ = refresh.tick() => self.refresh(),
+                _ = refresh.tick() => {
+                    self.refresh();
+                    let ask = || probe(&self.remote, &self.store);
+                    self.service.turn(Instant::now(), self.board.status(), ask);
+                }
             }
         }
     }

@@ -9,6 +9,7 @@
 //! - [`Waker`], [`wait`]: sleeping until one of a few things happens.
 //! - [`ShutdownSignals`]: SIGTERM and its kin as a future.
 //! - [`ControlListener`], [`connect_control`]: how commands reach a running watchdog.
+//! - [`ServiceManager`]: telling systemd how we do.
 //! - [`data_dir`], [`runtime_dir`]: the folders that belong to one watchdog alone.
 //!
 //! # What another system has to fill in
@@ -55,6 +56,7 @@ pub use linux::{
         Exit, NO_EXECUTABLE_FORMAT, Process, ProcessState, Spawn, become_subreaper,
         close_inherited_on_exec, kill_strays, leave_session, own_children, spawn, spawn_other,
     },
+    service_manager::{ServiceHints, ServiceManager},
     signals::ShutdownSignals,
     system::{
         FileSystem, check_folder_access, file_system, free_bytes, host_name, is_executable,

@@ -406,6 +406,13 @@ impl Store {
         StoreError::Stopped { why }
     }
 
+    /// Whether the store goes on: its core has taken notice of this question. Waits for no disk, and for ever for a core
+    /// that stands still.
+    pub async fn is_answering(&self) -> bool {
+        let raft = self.node.read().await.raft.clone();
+        raft.with_raft_state(|_| ()).await.is_ok()
+    }
+
     /// Stops. What was answered is durable; what was not answered gets [`AppendError::Stopped`].
     pub async fn shutdown(&self) {
         self.node.write().await.stop().await;

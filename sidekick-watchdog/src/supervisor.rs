@@ -121,6 +121,8 @@ pub enum Command {
         /// What the two sides are.
         versions: Versions,
     },
+    /// Say that the supervisor goes on.
+    Ping(tokio::sync::oneshot::Sender<()>),
     /// Start an engine if none runs; earlier deaths are forgotten.
     Start,
     /// End the engine and start no other until told.

@@ -69,6 +69,11 @@ impl Board {
         self.sender.subscribe()
     }
 
+    /// All that is known, as of the last refresh.
+    pub(super) fn status(&self) -> &Status {
+        &self.status
+    }
+
     /// Where the rings are.
     pub(super) fn runtime_dir(&self) -> &std::path::Path {
         &self.status.runtime_dir

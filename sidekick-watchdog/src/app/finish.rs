@@ -32,6 +32,9 @@ impl App<'_> {
             },
         };
         self.board.stopping();
+        self.service.stopping();
+        let graces = self.engine_grace.saturating_add(upload_grace);
+        let _more_time = self.service.extend(graces.saturating_add(LAST_GRACE * 4));
         // Who ends the watchdog ends the stop with it: the next `run` is an order to run.
         if matches!(outcome, Outcome::Signaled | Outcome::EngineDone)
             && let Err(error) = self.stop_note.set(false)

@@ -9,6 +9,7 @@ pub mod lock;
 pub mod oom;
 pub mod process;
 pub mod procfs;
+pub mod service_manager;
 pub mod signals;
 pub mod system;
 pub mod wake;

@@ -269,6 +269,10 @@ impl Runtime {
                     self.feed(Event::Foreign);
                 }
             }
+            Command::Ping(answer) => {
+                // Whoever asked may have gone.
+                let _ = answer.send(());
+            }
             Command::Start => self.feed(Event::Start),
             Command::Stop { grace } => self.feed(Event::Stop { grace }),
             Command::Restart { grace } => self.feed(Event::Restart { grace }),
