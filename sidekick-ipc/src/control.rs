@@ -45,7 +45,7 @@ impl Control {
     pub fn is_watchdog_dead(&self) -> bool {
         self.watchdog_pid != 0
             && self.watchdog_start_time != 0
-            && sys::process_start_time(self.watchdog_pid) != Some(self.watchdog_start_time)
+            && sys::is_process_dead(self.watchdog_pid, self.watchdog_start_time)
     }
 }
 

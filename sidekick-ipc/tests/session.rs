@@ -741,3 +741,29 @@ fn the_wall_clocks_offset_is_kept_up_to_date() {
         (attachment.realtime_offset_ns() - at_start).abs() < 1_000_000_000
     });
 }
+
+/// The watchdog's death is proven by pid and start time, also while nobody has reaped it; silence proves nothing.
+#[test]
+fn a_watchdogs_death_is_proven() {
+    let mut child = std::process::Command::new("sleep")
+        .arg("60")
+        .spawn()
+        .unwrap();
+    let control = Control {
+        watchdog_alive_age: Duration::MAX,
+        watchdog_pid: child.id(),
+        watchdog_start_time: sys::process_start_time(child.id()).unwrap(),
+        ..Control::default()
+    };
+    assert!(!control.is_watchdog_dead());
+    assert!(!Control::default().is_watchdog_dead(), "none was there yet");
+    let other = Control {
+        watchdog_start_time: control.watchdog_start_time + 1,
+        ..control
+    };
+    assert!(other.is_watchdog_dead(), "another process has its pid");
+    child.kill().unwrap();
+    eventually("the proof", || control.is_watchdog_dead());
+    child.wait().unwrap();
+    assert!(control.is_watchdog_dead());
+}

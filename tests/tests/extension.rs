@@ -342,6 +342,25 @@ fn the_editor_is_left_alone_and_the_plugin_repairs(godot: &Godot) {
     assert_eq!(mode & 0o111, 0o111);
 }
 
+/// Somebody installs the addon and only ever opens the editor: it finds the extension by itself, and the game loads it from then
+/// on. (That first editor aborts when it is closed, godotengine/godot#111048; nothing is lost by it.)
+fn opening_the_editor_once_is_enough(godot: &Godot) {
+    let project = Project::new(&main_script(
+        "print(\"mode \", Sidekick.get_stats().mode)\nget_tree().quit(3)",
+    ));
+    fs::remove_dir_all(project.path().join(".godot")).expect("there");
+    let mut command = Command::new(&godot.path);
+    command
+        .args(["--headless", "--editor", "--quit", "--path"])
+        .arg(project.path());
+    project.confine(&mut command);
+    let mut editor = Running::start(&mut command).expect("an engine");
+    editor.wait(DEADLINE).expect("the editor ends");
+    let output = project.run(godot, &Options::default(), DEADLINE);
+    output.assert_clean_exit(3);
+    assert_eq!(output.answer("mode "), Some("unsupervised"));
+}
+
 /// The debug library brings the text that F1 shows, for the class, each method and each signal.
 fn f1_shows_every_member(godot: &Godot) {
     let project = Project::new(&main_script("get_tree().quit()"));
@@ -395,5 +414,6 @@ sidekick_tests::godot_claims!(
     a_class_of_the_same_name_is_warned_of,
     the_launch_script_starts_a_fresh_checkout,
     the_editor_is_left_alone_and_the_plugin_repairs,
+    opening_the_editor_once_is_enough,
     f1_shows_every_member,
 );

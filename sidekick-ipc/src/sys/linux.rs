@@ -45,10 +45,26 @@ pub fn boot_id() -> [u8; 16] {
 /// When the process started, in clock ticks since boot (field 22 of `/proc/<pid>/stat`). With the pid it names one
 /// process for ever. `None` when there is none, or no `/proc`.
 pub fn process_start_time(pid: u32) -> Option<u64> {
+    Some(process_state(pid)?.1)
+}
+
+/// Whether the process of this pid and start time is dead: it is gone, another one has its pid, or nobody has reaped it
+/// yet. False where nothing can be known, without `/proc` that is.
+pub fn is_process_dead(pid: u32, start_time: u64) -> bool {
+    match process_state(pid) {
+        Some((state, found)) => found != start_time || matches!(state, 'Z' | 'X'),
+        None => process_state(std::process::id()).is_some(),
+    }
+}
+
+/// State letter and start time.
+fn process_state(pid: u32) -> Option<(char, u64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the name in parentheses and may hold anything, so count from the last one.
     let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 // ---- files ----
