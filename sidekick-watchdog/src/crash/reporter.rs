@@ -8,9 +8,11 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use sidekick_ipc::errors::{self, ErrorKind};
+
 use super::build::{Findings, build};
 use super::keep::{CrashFolder, keep_death};
-use super::parse::CrashScan;
+use super::parse::{CrashScan, ERRORS_KEPT};
 use super::{CrashReport, DeathFacts, OnReport, OutOfMemory, ScriptError, cores};
 use crate::event::DeathCause;
 use crate::log_line::LogLine;
@@ -108,9 +110,6 @@ impl Reporter {
 
     /// Makes a report of a death, unless it was expected. Never blocks.
     pub fn death(&self, facts: DeathFacts, collected: Collected) {
-        if facts.expected {
-            return;
-        }
         let incarnation = facts.incarnation;
         let Some(jobs) = &self.jobs else {
             return;
@@ -152,8 +151,13 @@ struct Worker {
 impl Worker {
     fn run(mut self, jobs: &Receiver<Job>) {
         while let Ok(Job { facts, collected }) = jobs.recv() {
-            let report = make(&self.config, facts, collected);
-            self.keep(report);
+            let incarnation = facts.incarnation;
+            if !facts.expected {
+                let report = make(&self.config, facts, collected);
+                self.keep(report);
+            }
+            // What cannot be removed now lies in memory until the next boot.
+            let _ = errors::remove(&self.config.runtime_dir, incarnation);
         }
     }
 
@@ -239,8 +243,30 @@ fn core(facts: &DeathFacts, working_dir: &Path, started: Option<SystemTime>) -> 
 }
 
 /// The errors that the extension noted in the runtime directory; taken away once read.
-fn noted_errors(_runtime_dir: &Path, _incarnation: u32) -> Vec<ScriptError> {
-    Vec::new()
+fn noted_errors(runtime_dir: &Path, incarnation: u32) -> Vec<ScriptError> {
+    let noted = match errors::read(runtime_dir, incarnation) {
+        Ok(noted) => noted,
+        Err(error) => {
+            tracing::warn!(incarnation, %error, "noted errors cannot be read; those of the output are taken");
+            return Vec::new();
+        }
+    };
+    let word = |kind| match kind {
+        ErrorKind::Script => "script",
+        ErrorKind::Shader => "shader",
+        ErrorKind::Error => "error",
+    };
+    let from = noted.len().saturating_sub(ERRORS_KEPT);
+    let error = |error: errors::ScriptError| ScriptError {
+        kind: word(error.kind).to_owned(),
+        message: error.text,
+        function: error.function,
+        file: error.file,
+        line: error.line,
+        backtrace: error.backtrace.lines().map(str::to_owned).collect(),
+        count: error.count,
+    };
+    noted.into_iter().skip(from).map(error).collect()
 }
 
 fn run_hooks(hook: &PostMortem, reports: &Receiver<(PathBuf, CrashReport)>) {

@@ -74,6 +74,11 @@ fn root(facts: &DeathFacts, scan: &CrashScan, oom: OutOfMemory) -> Verdict {
             format!("quit with exit code {exit_code}"),
             Some(*exit_code),
         ),
+        DeathCause::ExitedEarly { exit_code } | DeathCause::StuckInExit { exit_code, .. } => plain(
+            facts.cause.label(),
+            facts.cause.to_string(),
+            Some(*exit_code),
+        ),
         cause => plain(cause.label(), cause.to_string(), None),
     }
 }

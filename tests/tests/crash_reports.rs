@@ -1,0 +1,174 @@
+//! What is told of a real server's deaths: each leaves a report with the true cause, where it happened and what was
+//! printed last; the report is a file and a record at the backend.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use serde_json::Value;
+use sidekick_tests::godot::Godot;
+use sidekick_tests::project::Project;
+use sidekick_tests::wait;
+use sidekick_tests::watchdog::{Setup, Watchdog};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Every engine counts as stable at once, so that twelve deaths in a row are no crash loop.
+const CONFIG: &str = "[restart]\nbackoff_first = \"10ms\"\nbackoff_max = \"50ms\"\nstable_after = \"1ms\"\n\
+                      [health]\nhang_timeout = \"500ms\"\n[upload]\nbatch_max_age = \"100ms\"\n\
+                      [engine]\nenv = { ADMIN_PASSWORD = \"hunter2\" }\n";
+
+fn setup(godot: &Godot, project: &Project, acts: &[&str]) -> Setup {
+    let mut setup = Setup::new();
+    setup.set_engine(project.command_line(godot, acts));
+    setup.set_config(CONFIG);
+    setup
+}
+
+fn project() -> Project {
+    Project::new(include_str!("../gd/crash_reports/main.gd"))
+}
+
+/// The reports that are kept, by incarnation.
+fn reports(setup: &Setup) -> BTreeMap<u64, Value> {
+    let mut reports = BTreeMap::new();
+    let Ok(entries) = fs::read_dir(setup.data_dir().join("crashes")) else {
+        return reports;
+    };
+    for path in entries.map(|entry| entry.expect("an entry").path()) {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            // A report that is being written has another name.
+            let text = fs::read(&path).expect("a report");
+            let report: Value = serde_json::from_slice(&text).expect("a whole report");
+            let incarnation = report["incarnation"].as_u64().expect("a number");
+            assert!(
+                reports.insert(incarnation, report).is_none(),
+                "two reports of one death"
+            );
+        }
+    }
+    reports
+}
+
+#[track_caller]
+fn wait_for_reports(watchdog: &Watchdog<'_>, setup: &Setup, count: usize) -> BTreeMap<u64, Value> {
+    let found = wait::poll(PATIENCE, || {
+        Some(reports(setup)).filter(|reports| reports.len() >= count)
+    });
+    found.unwrap_or_else(|| {
+        let log = watchdog.running.lines.all().join("\n");
+        panic!(
+            "{} reports of {count}; the log says:\n{log}",
+            reports(setup).len()
+        )
+    })
+}
+
+/// Twelve deaths of one server, one after the other; each gets its verdict, and all are records at the backend.
+fn twelve_deaths_get_their_reports(godot: &Godot) {
+    // Act; kind, signal, exit code, a part of the cause's words, whether there is a C++ backtrace.
+    type Expected = (&'static str, Option<i64>, Option<i64>, &'static str, bool);
+    let table: [(&str, Expected); 12] = [
+        ("SEGV", ("segv", Some(11), None, "segmentation fault", true)),
+        ("crash", ("ill", Some(4), None, "illegal instruction", true)),
+        ("FPE", ("fpe", Some(8), None, "arithmetic error", true)),
+        ("ILL", ("ill", Some(4), None, "illegal instruction", true)),
+        ("ABRT", ("abort", Some(6), None, "aborted", false)),
+        ("BUS", ("bus", Some(7), None, "bus error", false)),
+        ("KILL", ("killed", Some(9), None, "SIGKILL", false)),
+        ("quit", ("exit", None, Some(3), "exit code 3", false)),
+        ("banner", ("exit", None, Some(4), "exit code 4", false)),
+        (
+            "errors",
+            ("segv", Some(11), None, "segmentation fault", true),
+        ),
+        ("loop", ("hang", None, None, "hung for", true)),
+        ("STOP", ("hang", None, None, "hung for", false)),
+    ];
+    let acts: Vec<&str> = table.iter().map(|(act, _)| *act).collect();
+    let project = project();
+    let setup = setup(godot, &project, &acts);
+    let watchdog = setup.start();
+    let reports = wait_for_reports(&watchdog, &setup, table.len());
+    for ((act, (kind, signal, exit_code, words, has_backtrace)), incarnation) in
+        table.into_iter().zip(1..)
+    {
+        let report = &reports[&incarnation];
+        let told = format!("{act}: {report:#}");
+        assert_eq!(report["kind"], kind, "{told}");
+        assert_eq!(report["signal"].as_i64(), signal, "{told}");
+        assert_eq!(report["exit_code"].as_i64(), exit_code, "{told}");
+        let cause = report["cause"].as_str().expect("words");
+        assert!(
+            cause.contains(words) && cause.contains(" in frame "),
+            "{told}"
+        );
+        assert!(cause.contains(" after "), "{told}");
+        let backtrace = report["backtrace"].as_array().expect("frames");
+        if has_backtrace {
+            assert!(backtrace.len() > 3, "{told}");
+            let script = report["script_backtrace"].to_string();
+            assert!(script.contains("_process (res://main.gd:"), "{told}");
+        } else if kind != "hang" {
+            assert!(backtrace.is_empty(), "{told}");
+        }
+        let lines = report["log_lines"].to_string();
+        assert!(lines.contains(&format!("act: {act}")), "{told}");
+        assert!(report["uptime_s"].as_f64() > Some(0.0), "{told}");
+        assert!(
+            report["engine_version"]
+                .as_str()
+                .is_some_and(|version| version.starts_with("Godot Engine v4")),
+            "{told}"
+        );
+        assert!(report["environment"].get("PATH").is_none(), "{told}");
+        assert_eq!(
+            report["environment"]["ADMIN_PASSWORD"], "(hidden)",
+            "{told}"
+        );
+    }
+    let errors = reports[&10]["script_errors"].as_array().expect("errors");
+    let messages: Vec<_> = errors
+        .iter()
+        .filter_map(|error| error["message"].as_str())
+        .collect();
+    assert!(
+        messages
+            .iter()
+            .any(|message| message.contains("Nonexistent function")),
+        "{messages:?}"
+    );
+    assert!(messages.contains(&"about to die"), "{messages:?}");
+    let finished = watchdog.stop(PATIENCE);
+    assert_eq!(finished.status.code(), Some(0), "{:#?}", finished.lines);
+    assert_eq!(
+        reports.len(),
+        self::reports(&setup).len(),
+        "none for the end that was asked for"
+    );
+    let mut uploaded: Vec<Value> = Vec::new();
+    for line in fs::read_dir(setup.data_dir().join("uploads"))
+        .expect("uploads")
+        .flat_map(|entry| {
+            let text = fs::read_to_string(entry.expect("an entry").path()).unwrap_or_default();
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+    {
+        if let Ok(record) = serde_json::from_str::<Value>(&line)
+            && record["stream"] == "sidekick.crash"
+        {
+            uploaded.push(record);
+        }
+    }
+    assert_eq!(uploaded.len(), acts.len(), "each death once at the backend");
+    for record in &uploaded {
+        let report = &reports[&record["incarnation"].as_u64().expect("a number")];
+        assert_eq!(record["data"]["cause"], report["cause"]);
+        assert_eq!(record["data"]["report_id"], report["report_id"]);
+        assert_eq!(record["data"]["backtrace"], report["backtrace"]);
+    }
+}
+
+sidekick_tests::godot_claims!(twelve_deaths_get_their_reports);
