@@ -13,10 +13,11 @@ use rustix::process::Signal;
 use serde_json::Value;
 use sidekick_tests::godot::Godot;
 use sidekick_tests::journal;
+use sidekick_tests::ledger::Arrival;
 use sidekick_tests::process;
 use sidekick_tests::project::Project;
 use sidekick_tests::wait;
-use sidekick_tests::watchdog::{Setup, Watchdog};
+use sidekick_tests::watchdog::{LogLine, Setup, Watchdog};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -29,6 +30,8 @@ const QUICK: &str = "[restart]\nbackoff_first = \"10ms\"\nbackoff_max = \"50ms\"
 struct Scene {
     project: Project,
     setup: Setup,
+    /// The engine's command.
+    command: Vec<OsString>,
 }
 
 impl Scene {
@@ -46,18 +49,20 @@ impl Scene {
         let mut words = vec!["--journal", &journals, "--notes", &notes];
         words.extend(["--threads", "0", "--per-frame", "5"]);
         words.extend(arguments);
-        setup.set_engine(project.command_line(godot, &words));
+        let command = project.command_line(godot, &words);
+        setup.set_engine(&command);
         setup.set_config(&format!("{QUICK}{config}"));
-        Self { project, setup }
+        Self {
+            project,
+            setup,
+            command,
+        }
     }
 
-    /// Wraps the engine's command: `words` come before it.
-    fn wrap(&mut self, words: &[&str], godot: &Godot) {
-        let journals = self.setup.scratch().join("journals").display().to_string();
-        let game = ["--journal", &journals, "--threads", "0", "--per-frame", "5"];
-        let mut command: Vec<OsString> = words.iter().map(OsString::from).collect();
-        command.extend(self.project.command_line(godot, &game));
-        self.setup.set_engine(command);
+    /// Runs the engine by this shell script, which finds it in `"$0" "$@"`.
+    fn wrap(&mut self, script: &str) {
+        let words: [OsString; 3] = ["sh".into(), "-c".into(), script.into()];
+        self.setup.set_engine(words.iter().chain(&self.command));
     }
 
     fn note(&self, name: &str) -> PathBuf {
@@ -87,6 +92,21 @@ impl Scene {
         let log = finished.lines.join("\n");
         assert_eq!(finished.status.code(), Some(0), "{log}");
         self.nothing_is_left(&log);
+    }
+
+    /// The backend has the report, once.
+    #[track_caller]
+    fn has_arrived(&self, report: &Value) {
+        let ledger = self.setup.uploaded_files();
+        let reports: Vec<Value> = ledger
+            .records()
+            .values()
+            .filter(|arrival| arrival.stream == "sidekick.crash")
+            .map(Arrival::data)
+            .collect();
+        let ids: Vec<&Value> = reports.iter().map(|data| &data["report_id"]).collect();
+        assert_eq!(ids, [&report["report_id"]]);
+        assert_eq!(reports[0]["cause"], report["cause"]);
     }
 
     /// No process of the scene's lives, and every record that the game says it made has arrived.
@@ -120,6 +140,17 @@ fn plays(watchdog: &Watchdog<'_>, incarnation: u64) {
     });
 }
 
+/// The report of the `number`th death, counted from 1, once it lies in its file.
+#[track_caller]
+fn report(watchdog: &Watchdog<'_>, number: usize) -> Value {
+    let path = watchdog.wait_for_status("a crash report", PATIENCE, |status| {
+        let death = status["engine"]["last_deaths"].get(number - 1)?;
+        death["report"].as_str().map(PathBuf::from)
+    });
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("no {path:?}: {error}"));
+    serde_json::from_str(&text).expect("a report is JSON")
+}
+
 /// The `number`th death, counted from 1, once it is known.
 #[track_caller]
 fn death(watchdog: &Watchdog<'_>, number: usize) -> Value {
@@ -129,76 +160,117 @@ fn death(watchdog: &Watchdog<'_>, number: usize) -> Value {
 }
 
 #[track_caller]
-fn assert_cause(death: &Value, expected: &[&str]) {
-    let cause = death["cause"].as_str().unwrap_or_default();
-    for words in expected {
-        assert!(cause.contains(words), "not {words:?}: {death:#}");
+fn assert_cause(report: &Value, kind: &str, words: &[&str]) {
+    assert_eq!(report["kind"], kind, "{report:#}");
+    let cause = report["cause"].as_str().unwrap_or_default();
+    for words in words {
+        assert!(cause.contains(words), "not {words:?}: {report:#}");
     }
 }
 
-/// The engine gets a signal while it plays; the cause names it, and the next incarnation plays.
+/// The engine gets a signal while it plays; the report names it, and the next incarnation plays.
 #[track_caller]
-fn dies_of(godot: &Godot, signal: Signal, words: &[&str]) {
+fn dies_of(godot: &Godot, signal: Signal, kind: &str, words: &[&str]) -> Value {
     let scene = Scene::new(godot, &[], "");
     let watchdog = scene.setup.start();
     plays(&watchdog, 1);
     scene.setup.signal(scene.engine(&watchdog), signal);
-    let death = death(&watchdog, 1);
-    assert_cause(&death, words);
-    assert!(death["frame"].as_u64() > Some(0), "{death:#}");
+    let report = report(&watchdog, 1);
+    assert_cause(&report, kind, words);
+    assert_eq!(report["signal"], signal.as_raw(), "{report:#}");
+    assert!(report["frame"].as_u64() > Some(0), "{report:#}");
     scene.ends_well(watchdog, 2);
+    scene.has_arrived(&report);
+    report
 }
 
-/// The engine acts by itself; the cause has these words, and the next incarnation plays.
+/// The engine acts by itself; the report has this kind and these words, and the next incarnation plays.
 #[track_caller]
-fn dies_by(godot: &Godot, act: &[&str], config: &str, words: &[&str]) {
+fn dies_by(godot: &Godot, act: &[&str], config: &str, kind: &str, words: &[&str]) -> Value {
     let scene = Scene::new(godot, act, config);
     let watchdog = scene.setup.start();
-    assert_cause(&death(&watchdog, 1), words);
+    let report = report(&watchdog, 1);
+    assert_cause(&report, kind, words);
     scene.ends_well(watchdog, 2);
+    scene.has_arrived(&report);
+    report
 }
 
 /// SIGKILL, as the kernel's out-of-memory killer sends it.
 fn a_kill(godot: &Godot) {
-    dies_of(godot, Signal::KILL, &["SIGKILL"]);
+    dies_of(godot, Signal::KILL, "killed", &["SIGKILL"]);
 }
 
 /// SIGABRT kills without a word of the engine's own.
 fn an_abort(godot: &Godot) {
-    dies_of(godot, Signal::ABORT, &["SIGABRT"]);
+    dies_of(godot, Signal::ABORT, "abort", &["SIGABRT"]);
+}
+
+/// SIGSEGV: Godot prints its backtrace and aborts, so the system tells of SIGABRT; its text tells the truth.
+fn a_segmentation_fault(godot: &Godot) {
+    let report = dies_of(
+        godot,
+        Signal::SEGV,
+        "segv",
+        &["segmentation fault (SIGSEGV) in frame"],
+    );
+    let backtrace = report["backtrace"].as_array().map(Vec::len);
+    assert!(backtrace > Some(0), "{report:#}");
+}
+
+/// `OS.crash()`, a trap that ends in an abort as well.
+fn a_crash_on_purpose(godot: &Godot) {
+    let report = dies_by(
+        godot,
+        &["--act", "crash"],
+        "",
+        "ill",
+        &["illegal instruction"],
+    );
+    let scripts = report["script_backtrace"].to_string();
+    assert!(scripts.contains("_do (res://main.gd:"), "{report:#}");
 }
 
 /// `quit(0)` is clean; who wants a server that is always up says so, and gets the next one.
 fn a_clean_quit_where_the_server_is_to_be_up_always(godot: &Godot) {
     let act = ["--act", "quit", "--code", "0"];
-    dies_by(godot, &act, "[engine]\nrestart = \"always\"\n", &["quit"]);
+    let scene = Scene::new(godot, &act, "[engine]\nrestart = \"always\"\n");
+    let watchdog = scene.setup.start();
+    let death = death(&watchdog, 1);
+    assert_eq!(
+        (&death["cause"], &death["report"]),
+        (&"quit".into(), &Value::Null)
+    );
+    scene.ends_well(watchdog, 2);
 }
 
-/// `quit(0)` ends it all by default: the engine is not started again, and the watchdog says so.
+/// `quit(0)` ends it all by default: no engine is started again, and the watchdog ends as well.
 fn a_clean_quit(godot: &Godot) {
     let scene = Scene::new(godot, &["--act", "quit", "--code", "0"], "");
     let watchdog = scene.setup.start();
-    assert_eq!(death(&watchdog, 1)["cause"], "quit");
-    watchdog.wait_for_status("the end", PATIENCE, |status| {
-        (status["engine"]["state"] == "stopped").then_some(())
-    });
-    assert!(scene.setup.engines(Some(&watchdog)).is_empty());
-    let finished = watchdog.stop(PATIENCE);
+    let finished = watchdog.wait(PATIENCE);
     let log = finished.lines.join("\n");
     assert_eq!(finished.status.code(), Some(0), "{log}");
+    let causes = finished
+        .lines
+        .iter()
+        .filter_map(|line| LogLine::parse(line)?.text("cause").map(str::to_owned));
+    assert_eq!(causes.collect::<Vec<_>>(), ["quit"]);
     scene.nothing_is_left(&log);
 }
 
 /// `quit(3)` is the game's own doing, and still a failure: the next one is started.
 fn a_quit_with_a_code(godot: &Godot) {
     let act = ["--act", "quit", "--code", "3"];
-    dies_by(godot, &act, "", &["quit with exit code 3"]);
+    dies_by(godot, &act, "", "exit", &["quit with exit code 3"]);
 }
 
 /// An endless loop in `_process`: found by the silence of the main loop, and ended.
 fn a_busy_loop(godot: &Godot) {
     let config = "[health]\nhang_timeout = \"500ms\"\n";
-    dies_by(godot, &["--act", "loop"], config, &["hung for"]);
+    let report = dies_by(godot, &["--act", "loop"], config, "hang", &["hung for"]);
+    let scripts = report["script_backtrace"].to_string();
+    assert!(scripts.contains("_do (res://main.gd:"), "{report:#}");
 }
 
 /// A stopped process is silent as well.
@@ -207,7 +279,7 @@ fn a_stopped_process(godot: &Godot) {
     let watchdog = scene.setup.start();
     plays(&watchdog, 1);
     scene.setup.signal(scene.engine(&watchdog), Signal::STOP);
-    assert_cause(&death(&watchdog, 1), &["hung for"]);
+    assert_cause(&report(&watchdog, 1), "hang", &["hung for"]);
     scene.ends_well(watchdog, 2);
 }
 
@@ -229,7 +301,7 @@ fn a_stall_that_nobody_announced(godot: &Godot) {
     let config = "[health]\nhang_timeout = \"500ms\"\n";
     let scene = Scene::new(godot, &["--act", "stall"], config);
     let watchdog = scene.setup.start();
-    assert_cause(&death(&watchdog, 1), &["hung for"]);
+    assert_cause(&report(&watchdog, 1), "hang", &["hung for"]);
     assert!(!scene.note("over").exists());
     scene.ends_well(watchdog, 2);
 }
@@ -252,7 +324,7 @@ fn an_engine_with_children(godot: &Godot) {
         .into_iter()
         .find(|pid| !children.contains(pid));
     scene.setup.signal(engine.expect("an engine"), Signal::KILL);
-    assert_cause(&death(&watchdog, 1), &["SIGKILL"]);
+    assert_cause(&report(&watchdog, 1), "killed", &["SIGKILL"]);
     wait::until("the children to die", PATIENCE, || {
         let living = scene.setup.descendants(Some(&watchdog));
         (!children.iter().any(|pid| living.contains(pid))).then_some(())
@@ -263,11 +335,8 @@ fn an_engine_with_children(godot: &Godot) {
 /// Asked to quit, a game that does not want to, and whose process ignores SIGTERM, is killed after its grace.
 fn an_engine_that_does_not_want_to_end(godot: &Godot) {
     let config = "[shutdown]\nengine_grace = \"1s\"\n";
-    let mut scene = Scene::new(godot, &[], config);
-    scene.wrap(
-        &["sh", "-c", "trap '' TERM; exec \"$0\" \"$@\" --act deaf"],
-        godot,
-    );
+    let mut scene = Scene::new(godot, &["--act", "deaf"], config);
+    scene.wrap("trap '' TERM; exec \"$0\" \"$@\"");
     let watchdog = scene.setup.start();
     plays(&watchdog, 1);
     scene.setup.signal(scene.engine(&watchdog), Signal::TERM);
@@ -283,9 +352,91 @@ fn an_engine_that_does_not_want_to_end(godot: &Godot) {
     scene.nothing_is_left(&log);
 }
 
+/// The main script does not parse: the engine idles for ever, with a heartbeat, but never gets ready. It is started anew,
+/// and plays once the script is mended.
+fn a_script_that_does_not_parse(godot: &Godot) {
+    let config = "[health]\nready_required = true\nready_timeout = \"3s\"\n";
+    let scene = Scene::new(godot, &[], config);
+    let script = include_str!("../gd/deaths/main.gd");
+    scene
+        .project
+        .write("main.gd", &format!("{script}\nfunc (\n"));
+    let watchdog = scene.setup.start();
+    let report = report(&watchdog, 1);
+    assert_cause(
+        &report,
+        "not_ready",
+        &["did not say within", "that it is ready"],
+    );
+    assert!(
+        report["frame"].as_u64() > Some(0),
+        "it has a heartbeat: {report:#}"
+    );
+    scene.project.write("main.gd", script);
+    let incarnation = wait_for_ready(&watchdog);
+    scene.ends_well(watchdog, incarnation);
+}
+
+/// A hundred deaths in a row are answered by a safe start and, when that dies too, by a try now and then, for ever; the
+/// watchdog says so. Once the cause is gone the next try plays, with nobody's help.
+///
+/// The deaths are those of a program that stands in for an engine which does not get as far as its first frame; who comes
+/// back is the real one.
+fn a_hundred_deaths_in_a_row(godot: &Godot) {
+    const DEATHS: usize = 100;
+    let mut scene = Scene::new(godot, &[], "");
+    let restart = format!("[restart]\ncrash_loop_deaths = {DEATHS}\nhalf_open_every = \"2s\"\n");
+    scene
+        .setup
+        .set_config(&QUICK.replace("[restart]\n", &restart));
+    let cause = scene.note("cause");
+    fs::write(&cause, "").expect("writable");
+    let starts = scene.note("starts");
+    scene.wrap(&format!(
+        "echo start >> '{}'; test ! -e '{}' || kill -KILL $$; exec \"$0\" \"$@\"",
+        starts.display(),
+        cause.display()
+    ));
+    let started = || {
+        let text = fs::read_to_string(&starts).unwrap_or_default();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut watchdog = scene.setup.start();
+    let deaths = watchdog.wait_for_log("a crash loop", PATIENCE, |line| {
+        let is_loop = line.message.contains("try");
+        is_loop.then(|| line.number("deaths")).flatten()
+    });
+    assert_eq!(deaths as usize, DEATHS + 1);
+    // Tried again, in vain.
+    wait::until("a try", PATIENCE, || {
+        (started().len() > DEATHS + 1).then_some(())
+    });
+    fs::remove_file(&cause).expect("ours");
+    let incarnation = wait_for_ready(&watchdog);
+    let started = started();
+    assert_eq!(incarnation as usize, started.len());
+    assert!(
+        incarnation as usize <= DEATHS + 8,
+        "tried {incarnation} times"
+    );
+    scene.ends_well(watchdog, incarnation);
+}
+
+/// The incarnation that says it is ready.
+#[track_caller]
+fn wait_for_ready(watchdog: &Watchdog<'_>) -> u64 {
+    watchdog.wait_for_status("a ready game", PATIENCE, |status| {
+        let engine = &status["engine"];
+        let is_ready = engine["ready"] == true;
+        is_ready.then(|| engine["incarnation"].as_u64()).flatten()
+    })
+}
+
 sidekick_tests::godot_claims!(
     a_kill,
     an_abort,
+    a_segmentation_fault,
+    a_crash_on_purpose,
     a_clean_quit,
     a_clean_quit_where_the_server_is_to_be_up_always,
     a_quit_with_a_code,
@@ -295,4 +446,6 @@ sidekick_tests::godot_claims!(
     a_stall_that_nobody_announced,
     an_engine_with_children,
     an_engine_that_does_not_want_to_end,
+    a_script_that_does_not_parse,
+    a_hundred_deaths_in_a_row,
 );

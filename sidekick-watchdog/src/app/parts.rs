@@ -145,6 +145,7 @@ pub(super) fn supervisor(
             give_up_window: config.restart.give_up_window,
             breaker_deaths: config.restart.crash_loop_deaths,
             breaker_window: config.restart.crash_loop_window,
+            half_open_every: config.restart.half_open_every,
             safe_start: config.restart.safe_start,
             ready_timeout: (config.health.ready_required).then_some(config.health.ready_timeout),
             drain_grace: config.shutdown.engine_grace,

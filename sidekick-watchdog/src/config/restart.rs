@@ -35,6 +35,8 @@ pub struct RestartConfig {
     pub crash_loop_deaths: u32,
     /// The window that `crash_loop_deaths` counts in.
     pub crash_loop_window: Duration,
+    /// The pause between two tries after a crash loop.
+    pub half_open_every: Duration,
     /// Whether a crash loop is first answered by one safe start.
     pub safe_start: bool,
     /// Planned restarts.
@@ -89,13 +91,19 @@ impl RestartConfig {
             crash_loop_deaths: section.get(
                 "crash_loop_deaths",
                 10,
-                "Deaths within crash_loop_window that are a crash loop: one safe start, then one try a minute for ever.",
+                "Deaths within crash_loop_window that are a crash loop: one safe start, then one try every half_open_every.",
                 between(2, 1000),
             ),
             crash_loop_window: section.get(
                 "crash_loop_window",
                 Duration::from_secs(300),
                 "The window that crash_loop_deaths counts in.",
+                between(Duration::from_secs(1), DURATION_MAX),
+            ),
+            half_open_every: section.get(
+                "half_open_every",
+                Duration::from_secs(60),
+                "Pause between two tries after a crash loop; they go on for ever.",
                 between(Duration::from_secs(1), DURATION_MAX),
             ),
             safe_start: section.get(
