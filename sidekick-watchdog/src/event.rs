@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::crash::HangKind;
+
 /// Why an engine's life ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -62,6 +64,8 @@ pub enum DeathCause {
     Hung {
         /// How long it had been silent.
         silent: Duration,
+        /// How it hung, as far as could be seen.
+        how: HangKind,
     },
     /// We asked it to quit and had to kill it after the grace.
     StopTimeout,
@@ -137,7 +141,13 @@ impl fmt::Display for DeathCause {
                 }
                 Ok(())
             }
-            Self::Hung { silent } => write!(f, "hung for {:.1} s", silent.as_secs_f64()),
+            Self::Hung { silent, how } => {
+                write!(f, "hung for {:.1} s", silent.as_secs_f64())?;
+                match how.words() {
+                    "" => Ok(()),
+                    words => write!(f, " {words}"),
+                }
+            }
             Self::StopTimeout => write!(f, "killed, did not quit within its grace"),
             Self::Unknown => write!(f, "gone, nobody saw how"),
         }
@@ -270,6 +280,36 @@ pub enum EngineEvent {
         incarnation: u32,
         /// How long it has been silent.
         silent: Duration,
+        /// How it hangs, as far as can be seen.
+        how: HangKind,
+    },
+    /// The engine uses more memory than it should; the game was told.
+    MemoryHigh {
+        /// Its incarnation number.
+        incarnation: u32,
+        /// Its resident memory.
+        rss_bytes: u64,
+        /// The limit that it is beyond.
+        limit_bytes: u64,
+    },
+    /// We end the engine by our own decision; another follows.
+    Ending {
+        /// Its incarnation number.
+        incarnation: u32,
+        /// Why: the cause of death to be, in words.
+        why: String,
+    },
+    /// The engine is restarted by plan, or because the game asked for it.
+    Planned {
+        /// Its incarnation number.
+        incarnation: u32,
+        /// Which entry of the schedule, or whose wish.
+        why: String,
+    },
+    /// The engine dies again and again: the next start is a safe one.
+    SafeStart {
+        /// Deaths in a row.
+        deaths: u32,
     },
     /// The engine's death is proven.
     Died {
@@ -365,6 +405,7 @@ mod tests {
         };
         let hung = DeathCause::Hung {
             silent: Duration::from_millis(10_230),
+            how: HangKind::BusyLoop,
         };
         for (cause, words) in [
             (
@@ -375,7 +416,7 @@ mod tests {
             (signaled(64, false), "killed by signal 64"),
             (DeathCause::Exited { exit_code: 3 }, "exit code 3"),
             (DeathCause::Clean { exit_code: 0 }, "quit"),
-            (hung, "hung for 10.2 s"),
+            (hung, "hung for 10.2 s in a busy loop"),
         ] {
             assert_eq!(cause.to_string(), words);
         }

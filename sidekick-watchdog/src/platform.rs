@@ -62,6 +62,7 @@ pub use linux::{
         FileSystem, check_folder_access, file_system, free_bytes, host_name, is_executable,
         is_superuser, kernel_release,
     },
+    threads::{ThreadState, ticks_per_second},
     wake::{Ready, Waitable, Waker, wait},
 };
 

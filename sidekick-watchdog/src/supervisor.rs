@@ -9,11 +9,15 @@
 //! It knows neither rings nor store: the application hands in an [`EngineLink`] once it has attached a ring.
 
 mod death;
+mod evidence;
 pub mod fence;
 mod late;
 pub mod launch;
 pub mod machine;
+pub mod memory;
 pub mod output;
+pub mod planned;
+pub mod pre_start;
 mod runtime;
 pub mod spawn;
 pub mod tail;
@@ -29,7 +33,10 @@ use tokio::sync::mpsc::Sender;
 
 use self::launch::{AdoptError, LaunchLocks, RunningFile, Survey, Survivor};
 use self::machine::{Machine, Policy};
+use self::memory::MemoryLimits;
 use self::output::{EngineLog, Output, OutputConfig, OutputError, OutputSettings};
+use self::planned::RestartPlan;
+use self::pre_start::PreStart;
 use self::runtime::{Parts, Runtime, Settings};
 use self::spawn::{EngineCommand, LaunchError};
 use self::tail::LogLine;
@@ -65,6 +72,8 @@ pub struct Heartbeat {
     pub restart_wanted: bool,
     /// The engine's crash handler has begun (NOTIFICATION_CRASH).
     pub crashed: bool,
+    /// What it is doing, in one word for people.
+    pub phase: &'static str,
     /// The exit code with which the engine said goodbye, if it did.
     pub clean_exit: Option<i32>,
 }
@@ -75,6 +84,10 @@ pub trait EngineLink: Send + Sync + fmt::Debug {
     fn heartbeat(&self) -> Heartbeat;
     /// Asks the game to quit within `grace`.
     fn ask_quit(&self, grace: Duration);
+    /// Tells the game that its process uses more memory than it should.
+    fn memory_high(&self, rss_bytes: u64) {
+        let _ = rss_bytes;
+    }
 }
 
 /// Finds the ring of a launch that ended before the application had attached it, so that a clean exit is known for
@@ -92,6 +105,12 @@ pub struct SupervisorConfig {
     pub policy: Policy,
     /// Exit codes of a clean end that count as success.
     pub success_exit_codes: Vec<i32>,
+    /// How much memory it may use.
+    pub memory: MemoryLimits,
+    /// When it is restarted by plan.
+    pub plan: RestartPlan,
+    /// What runs before each start.
+    pub pre_start: Option<PreStart>,
     /// How much of its output is kept.
     pub output: OutputSettings,
     /// The highest launch number that the store knows; the next is higher. Zero if it knows none (or is not open yet:
@@ -306,6 +325,9 @@ pub fn spawn(
     let log = output.log();
     let (commands, receiver) = sync_channel(COMMANDS_MAX);
     let heartbeat_required = config.policy.heartbeat_required;
+    let drain_grace = config.policy.drain_grace;
+    let mut policy = config.policy;
+    policy.pre_start_timeout = config.pre_start.as_ref().map(|hook| hook.timeout);
     let hold = config.hold;
     let mut runtime = Runtime::new(Parts {
         settings: Settings {
@@ -313,8 +335,12 @@ pub fn spawn(
             success_exit_codes: config.success_exit_codes,
             heartbeat_required,
             subreaper: config.subreaper,
+            memory: config.memory,
+            plan: config.plan,
+            pre_start: config.pre_start,
+            drain_grace,
         },
-        machine: Machine::new(config.policy, fastrand::u64(..)),
+        machine: Machine::new(policy, fastrand::u64(..)),
         locks,
         output,
         find_link,

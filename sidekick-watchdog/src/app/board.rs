@@ -197,7 +197,13 @@ impl Board {
                 self.killed_at = Some(Instant::now() + *grace);
             }
             EngineEvent::Stopped { .. } => engine.state = EngineState::Stopped,
-            EngineEvent::Unconnected { .. } | EngineEvent::Unfit { .. } => {}
+            EngineEvent::Ending { .. } | EngineEvent::Planned { .. } => {
+                engine.state = EngineState::Stopping;
+            }
+            EngineEvent::SafeStart { .. } => engine.state = EngineState::Backoff,
+            EngineEvent::MemoryHigh { .. }
+            | EngineEvent::Unconnected { .. }
+            | EngineEvent::Unfit { .. } => {}
         }
     }
 
@@ -211,6 +217,7 @@ impl Board {
         let link = RingLink {
             heartbeat: session.heartbeat.clone(),
             controls: session.controls.clone(),
+            downlink: session.downlink.clone(),
         };
         // By its pid the game knows whether we live; the clock makes each watchdog's number higher than the last one's.
         let generation = u64::try_from(monotonic_now().as_nanos()).unwrap_or(u64::MAX);

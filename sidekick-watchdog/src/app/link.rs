@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sidekick_ipc::attach::{AttachError, Attachment};
-use sidekick_ipc::{Controls, HeartbeatReader, Phase};
+use sidekick_ipc::{Controls, Downlink, HeartbeatReader, Phase};
 use uuid::Uuid;
 
 use crate::event::Versions;
@@ -16,6 +16,7 @@ use crate::supervisor::{EngineLink, Heartbeat, LinkFinder};
 pub(super) struct RingLink {
     pub(super) heartbeat: HeartbeatReader,
     pub(super) controls: Controls,
+    pub(super) downlink: Downlink,
 }
 
 impl EngineLink for RingLink {
@@ -31,12 +32,25 @@ impl EngineLink for RingLink {
             idle: beat.idle,
             restart_wanted: beat.restart_wanted,
             crashed: beat.phase == Phase::Crashed,
+            phase: match beat.phase {
+                Phase::Boot => "boot",
+                Phase::Loading => "loading",
+                Phase::Running => "running",
+                Phase::Paused => "paused",
+                Phase::Stopping => "stopping",
+                Phase::Crashed => "crashed",
+            },
             clean_exit: beat.clean_exit,
         }
     }
 
     fn ask_quit(&self, grace: Duration) {
         self.controls.set_quit(grace);
+    }
+
+    fn memory_high(&self, rss_bytes: u64) {
+        // A full downlink means that the game does not look; the log has it too.
+        let _ = self.downlink.memory_high(rss_bytes);
     }
 }
 
@@ -80,6 +94,7 @@ impl SessionLink {
         Some(RingLink {
             heartbeat: attachment.heartbeats(),
             controls: attachment.controls(),
+            downlink: attachment.downlink(),
         })
     }
 }
@@ -91,6 +106,10 @@ impl EngineLink for SessionLink {
 
     fn ask_quit(&self, grace: Duration) {
         self.words().ask_quit(grace);
+    }
+
+    fn memory_high(&self, rss_bytes: u64) {
+        self.words().memory_high(rss_bytes);
     }
 }
 
@@ -117,6 +136,7 @@ pub(super) fn finder(runtime_dir: PathBuf) -> LinkFinder {
         let link = RingLink {
             heartbeat: attachment.heartbeats(),
             controls: attachment.controls(),
+            downlink: attachment.downlink(),
         };
         Some(Arc::new(link) as Arc<dyn EngineLink>)
     })

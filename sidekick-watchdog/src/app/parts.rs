@@ -7,13 +7,16 @@ use std::time::Duration;
 use super::AppError;
 use crate::config::Config;
 use crate::config::HeartbeatPolicy;
-use crate::config::RestartPolicy;
 use crate::config::{Compression, SinkKind};
+use crate::config::{RestartPolicy, RestartWhen};
 use crate::crash::reporter::PostMortem;
 use crate::store::StoreConfig;
 use crate::supervisor::SupervisorConfig;
 use crate::supervisor::machine::{self, Policy};
+use crate::supervisor::memory::MemoryLimits;
 use crate::supervisor::output::OutputSettings;
+use crate::supervisor::planned::RestartPlan;
+use crate::supervisor::pre_start::PreStart;
 use crate::supervisor::spawn::{EngineCommand, RingEnvironment};
 use crate::upload::sink::{self, FileSettings, FileSink, HttpSettings, HttpSink};
 use crate::upload::{Sink, UploadSettings};
@@ -129,7 +132,20 @@ pub(super) fn supervisor(
                 block_max: config.ring.block_max,
                 spill_bytes_max: config.ring.spill_bytes_max,
             },
+            quit_without_watchdog: config.engine.quit_without_watchdog,
         },
+        memory: MemoryLimits {
+            soft_bytes: config.health.memory_soft,
+            max_bytes: config.health.memory_max,
+        },
+        plan: RestartPlan {
+            schedule: config.restart.schedule.clone(),
+            when_idle: config.restart.when == RestartWhen::Idle,
+        },
+        pre_start: config.hooks.pre_start.clone().map(|command| PreStart {
+            command,
+            timeout: config.hooks.pre_start_timeout,
+        }),
         data_dir: data_dir.to_owned(),
         policy: Policy {
             restart: match config.engine.restart {
@@ -149,8 +165,6 @@ pub(super) fn supervisor(
             safe_start: config.restart.safe_start,
             ready_timeout: (config.health.ready_required).then_some(config.health.ready_timeout),
             drain_grace: config.shutdown.engine_grace,
-            pre_start_timeout: (config.hooks.pre_start.is_some())
-                .then_some(config.hooks.pre_start_timeout),
             heartbeat_required: config.health.heartbeat == HeartbeatPolicy::Required,
             startup_timeout: config.health.startup_timeout,
             hang_timeout: config.health.hang_timeout,

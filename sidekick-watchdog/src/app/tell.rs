@@ -33,8 +33,32 @@ pub(super) fn tell(event: &EngineEvent) {
         EngineEvent::Hung {
             incarnation,
             silent,
+            how,
         } => {
-            warn!(incarnation, silent_ms = ms(*silent), "engine hung");
+            let how = how.words();
+            warn!(incarnation, silent_ms = ms(*silent), how, "engine hung");
+        }
+        EngineEvent::MemoryHigh {
+            incarnation,
+            rss_bytes,
+            limit_bytes,
+        } => {
+            warn!(
+                incarnation,
+                rss_bytes, limit_bytes, "the engine uses more memory than it should"
+            );
+        }
+        EngineEvent::Ending { incarnation, why } => {
+            warn!(incarnation, %why, "the engine is asked to quit, another follows");
+        }
+        EngineEvent::Planned { incarnation, why } => {
+            info!(incarnation, %why, "planned restart");
+        }
+        EngineEvent::SafeStart { deaths } => {
+            warn!(
+                deaths,
+                "the engine dies again and again; the next start is a safe one (SIDEKICK_SAFE_START)"
+            );
         }
         EngineEvent::Died {
             incarnation,

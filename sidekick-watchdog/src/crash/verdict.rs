@@ -63,7 +63,7 @@ fn root(facts: &DeathFacts, scan: &CrashScan, oom: OutOfMemory) -> Verdict {
             by_signal(exit_code - SHELL_SIGNAL_BASE, scan, oom)
         }
         DeathCause::Unknown if scan.banner().is_some() => by_signal(SIGABRT, scan, oom),
-        DeathCause::Hung { silent } => hang(facts, scan, *silent),
+        DeathCause::Hung { silent, .. } => hang(facts, scan, *silent),
         DeathCause::Exited { exit_code } => plain(
             "exit",
             format!("ended by itself with exit code {exit_code}"),

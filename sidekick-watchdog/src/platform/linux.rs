@@ -12,4 +12,5 @@ pub mod procfs;
 pub mod service_manager;
 pub mod signals;
 pub mod system;
+pub mod threads;
 pub mod wake;

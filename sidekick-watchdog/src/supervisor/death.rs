@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Heartbeat;
 use super::machine::EndedBy;
-use crate::crash::DeathFacts;
+use crate::crash::{DeathFacts, HangEvidence, MemorySample};
 use crate::event::{DeathCause, Versions};
 use crate::platform::Exit;
 
@@ -28,6 +28,10 @@ pub(super) struct Death {
     pub is_asked: bool,
     /// Its end counts as success, as far as is known at once.
     pub is_success: bool,
+    /// Its memory over time.
+    pub memory: Vec<MemorySample>,
+    /// How it hung.
+    pub hang: Option<HangEvidence>,
 }
 
 const SIGKILL: i32 = 9;
@@ -45,6 +49,9 @@ impl Death {
             frame: self.heartbeat.map(|heartbeat| heartbeat.frames),
             last_tick: Some(tick).filter(|tick| !tick.is_zero()),
             ready: heartbeat.ready,
+            phase: Some(heartbeat.phase.to_owned()).filter(|phase| !phase.is_empty()),
+            memory: self.memory.clone(),
+            hang: self.hang.clone(),
             log: self.log.clone(),
             ..DeathFacts::new(self.launch, self.pid, cause)
         }
@@ -77,7 +84,10 @@ impl Death {
                 exit_code: goodbye.unwrap_or(0),
                 silent: Some(silent),
             },
-            (Some(EndedBy::Hang { silent }), ..) => DeathCause::Hung { silent },
+            (Some(EndedBy::Hang { silent }), ..) => DeathCause::Hung {
+                silent,
+                how: self.hang.as_ref().map(|hang| hang.kind).unwrap_or_default(),
+            },
             (Some(EndedBy::NotReady { after }), ..) => DeathCause::NotReady { after },
             (Some(EndedBy::Memory { rss_bytes }), ..) => DeathCause::Memory { rss_bytes },
             (Some(EndedBy::CrashLimbo), ..) => DeathCause::CrashLimbo,
@@ -112,6 +122,7 @@ impl Death {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crash::HangKind;
 
     #[test]
     fn the_cause_is_the_best_word_of_all_who_tell() {
@@ -159,7 +170,10 @@ mod tests {
                 killed,
                 None,
                 true,
-                DeathCause::Hung { silent },
+                DeathCause::Hung {
+                    silent,
+                    how: HangKind::Unknown,
+                },
             ),
             (
                 Some(EndedBy::StopTimeout),
@@ -184,6 +198,8 @@ mod tests {
                 is_ring_missing: !ring,
                 foreign: None,
                 log: None,
+                memory: Vec::new(),
+                hang: None,
             };
             assert_eq!(
                 death.cause(exit),

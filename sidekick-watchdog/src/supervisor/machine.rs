@@ -213,8 +213,12 @@ impl Machine {
             Event::Foreign => self.on_foreign(now, &mut out),
             Event::Beat(beat) => {
                 let moved = self.heart.on_beat(&beat, now);
-                if self.state == State::Starting && moved {
-                    self.state = State::Running;
+                if moved {
+                    // Whatever was printed: who goes on has not crashed.
+                    self.limbo = None;
+                    if self.state == State::Starting {
+                        self.state = State::Running;
+                    }
                 }
             }
             Event::Crashing { last_output } => self.on_crashing(last_output.min(now), now),

@@ -3,44 +3,50 @@
 //! The thread sleeps in one poll on the engine's pidfd and a waker until the machine's next deadline. It shares no
 //! lock with store or upload and touches no disk but the runtime directory's memory; see [`super::output`].
 
+mod care;
+mod start;
+mod telling;
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
+use jiff::Zoned;
 use tokio::sync::mpsc::Sender;
-use tokio::sync::mpsc::error::TrySendError;
 
 use super::death::Death;
+use super::evidence::CpuLooks;
 use super::late::LateExits;
 use super::launch::{LaunchLocks, Running, Survivor};
-use super::machine::{self, Action, Beat, Event, Machine, Phase, Told};
+use super::machine::{Action, Event, Machine, Phase};
+use super::memory::{MemoryLimits, MemoryWatch};
 use super::output::Output;
-use super::spawn::{self, EngineCommand, LaunchError};
+use super::planned::{Planned, RestartPlan};
+use super::pre_start::{PreStart, PreStartRun};
+use super::spawn::{EngineCommand, LaunchError};
 use super::{Command, Ended, EngineLink, LinkFinder};
-use crate::event::{DeathCause, EngineEvent, Unfit, Versions};
-use crate::platform::{
-    Exit, Process, ProcessState, Waitable, Waker, kill_strays, monotonic_now, wait,
-};
+use crate::crash::HangEvidence;
+use crate::crash::keep::death_path;
+use crate::event::{DeathCause, EngineEvent, Versions};
+use crate::platform::{Exit, Process, Waitable, Waker, monotonic_now, wait};
 
-/// How long a relaunch waits for a launch that is not prepared yet (deaths in quick succession, a slow disk) before it
-/// starts without an output file.
-const PREPARED_WAIT: Duration = Duration::from_millis(50);
 /// Pause between two looks whether the game is ready: growing, so that a game that never says so costs nothing.
+/// How often the engine's threads, memory and plan are looked at; more often where its memory has a limit, and at the
+/// beginning of its life.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY_LIMITED: Duration = Duration::from_secs(1);
+const LOOK_FIRST: Duration = Duration::from_millis(250);
 const READY_POLL_FIRST: Duration = Duration::from_millis(20);
 const READY_POLL_MAX: Duration = Duration::from_secs(5);
 /// How often dead orphans are reaped, and what an engine left behind is looked for after its death.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 const SWEEP_AFTER_DEATH: Duration = Duration::from_millis(200);
-/// Events kept for a receiver that does not keep up; beyond it the oldest are dropped and counted.
-const EVENTS_KEPT_MAX: usize = 256;
 const EVENTS_RETRY: Duration = Duration::from_millis(100);
 /// How long a restart that hangs on the exit code of somebody else's child waits for it.
 const EXIT_NEEDED_MAX: Duration = Duration::from_secs(2);
 const EXIT_NEEDED_POLL: Duration = Duration::from_millis(5);
-/// How many numbers are tried when a launch lock is held by who knows whom.
-const LOCKS_TRIED_MAX: u32 = 16;
 
 /// What the thread needs from the configuration.
 #[derive(Debug)]
@@ -49,6 +55,10 @@ pub(super) struct Settings {
     pub success_exit_codes: Vec<i32>,
     pub heartbeat_required: bool,
     pub subreaper: bool,
+    pub memory: MemoryLimits,
+    pub plan: RestartPlan,
+    pub pre_start: Option<PreStart>,
+    pub drain_grace: Duration,
 }
 
 /// The engine that lives.
@@ -61,6 +71,15 @@ struct Engine {
     /// Its ring is of another protocol version.
     foreign: Option<Versions>,
     log: Option<PathBuf>,
+    cpu: CpuLooks,
+    memory: MemoryWatch,
+    planned: Planned,
+    /// How it hangs, once it does.
+    hang: Option<HangEvidence>,
+    /// The last line after a crash banner that the machine was told of.
+    banner_at: Option<Duration>,
+    look_at: Duration,
+    look_pause: Duration,
     ready_told: bool,
     ready_poll: Duration,
     ready_poll_at: Duration,
@@ -83,9 +102,14 @@ pub(super) struct Runtime {
     reserved: u32,
     launches_over: Vec<u32>,
     is_relaunch: bool,
+    /// Where the report of the last unasked death is, or will be.
+    last_death: Option<PathBuf>,
+    pre_start: Option<PreStartRun>,
     died_at: Option<Duration>,
     late: LateExits<Death>,
     ever_started: bool,
+    /// The first start is behind us: who calls hears of it no more.
+    is_begun: bool,
     first_error: Option<LaunchError>,
     sweep_at: Option<Duration>,
     leaving: bool,
@@ -110,6 +134,10 @@ pub(super) struct Parts {
 impl Runtime {
     pub(super) fn new(parts: Parts) -> Self {
         let sweep_at = parts.settings.subreaper.then(monotonic_now);
+        let runtime_dir = &parts.settings.command.runtime_dir;
+        let last_death = (parts.is_relaunch)
+            .then(|| death_path(runtime_dir, parts.last_launch))
+            .filter(|path| path.exists());
         Self {
             settings: parts.settings,
             machine: parts.machine,
@@ -126,9 +154,12 @@ impl Runtime {
             reserved: 0,
             launches_over: parts.launches_over,
             is_relaunch: parts.is_relaunch,
+            last_death,
+            pre_start: None,
             died_at: None,
             late: LateExits::new(),
             ever_started: false,
+            is_begun: false,
             first_error: None,
             sweep_at,
             leaving: false,
@@ -152,6 +183,7 @@ impl Runtime {
             self.ever_started = true;
             self.feed(Event::Stop { grace });
         }
+        self.is_begun = true;
         self.first_error.take().map_or(Ok(()), Err)
     }
 
@@ -174,7 +206,8 @@ impl Runtime {
             .map(|log| self.output.kept(launch, log));
         self.output.started(launch, pid, survivor.log, true);
         let since = now.saturating_sub(uptime);
-        let engine = Engine::new(launch, survivor.process, kept, since, now);
+        let plan = &self.settings.plan;
+        let engine = Engine::new(launch, survivor.process, kept, since, now, plan);
         self.engine = Some(engine);
         self.last_launch = self.last_launch.max(launch);
         self.feed(Event::Adopted { since });
@@ -229,12 +262,14 @@ impl Runtime {
             .map(|engine| engine.ready_poll_at);
         let retry = (!self.events_kept.is_empty()).then(|| monotonic_now() + EVENTS_RETRY);
         let late = self.late.deadline();
+        let look = self.engine.as_ref().map(|engine| engine.look_at);
         [
             self.machine.deadline(),
             ready_poll,
             self.sweep_at,
             retry,
             late,
+            look,
         ]
         .into_iter()
         .flatten()
@@ -312,6 +347,9 @@ impl Runtime {
         let now = monotonic_now();
         self.flush_events();
         self.tell_late(now, false);
+        self.take_pre_start();
+        self.heed_banner();
+        self.look(now);
         let due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
         let machine_due = due(self.machine.deadline());
         let ready_due = self
@@ -332,40 +370,6 @@ impl Runtime {
         }
     }
 
-    fn read_heartbeat(&mut self, now: Duration) {
-        let Some(engine) = self.engine.as_mut() else {
-            return;
-        };
-        let Some(link) = &engine.link else {
-            return;
-        };
-        let heartbeat = link.heartbeat();
-        let beat = Beat {
-            frames: heartbeat.frames,
-            stamp: Duration::from_nanos(heartbeat.monotonic_ns),
-            allowed_silence: heartbeat.allowed_silence,
-            paused: heartbeat.paused || engine.process.state() == ProcessState::Traced,
-            goodbye: heartbeat.clean_exit.is_some(),
-            ready: heartbeat.ready,
-            crashed: heartbeat.crashed,
-        };
-        let mut became_ready = None;
-        if !engine.ready_told {
-            // A game may call mark_ready() before its first frame. It is looked at until there is one: the machine must
-            // hear of it, or a hang would go unnoticed for as long as a start may take.
-            engine.ready_told = heartbeat.ready && heartbeat.frames > 0;
-            if engine.ready_told {
-                became_ready = Some((engine.launch, now.saturating_sub(engine.started_at)));
-            }
-            engine.ready_poll_at = now + engine.ready_poll;
-            engine.ready_poll = (engine.ready_poll * 3 / 2).min(READY_POLL_MAX);
-        }
-        if let Some((incarnation, after)) = became_ready {
-            self.emit(EngineEvent::Ready { incarnation, after });
-        }
-        self.feed_at(Event::Beat(beat), now);
-    }
-
     /// The engine's death is proven: end its group, start the next one, and only then clean up.
     fn on_death(&mut self) {
         let now = monotonic_now();
@@ -377,6 +381,7 @@ impl Runtime {
             .link
             .or_else(|| self.find_link.as_ref().and_then(|find| find(engine.launch)));
         let heartbeat = link.as_ref().map(|link| link.heartbeat());
+        let (memory, hang) = (engine.memory.into_samples(), engine.hang);
         let said_goodbye = heartbeat.is_some_and(|heartbeat| heartbeat.clean_exit.is_some());
         let mut exit = engine.process.reap();
         if exit == Exit::Unknown && !self.settings.heartbeat_required && link.is_none() {
@@ -394,11 +399,15 @@ impl Runtime {
             log: engine.log,
             is_asked,
             is_success: false,
+            memory,
+            hang,
         };
         let success = self.is_success(&death.cause(exit), link.is_some());
         death.is_success = success;
         self.died_at = Some(now);
         self.is_relaunch = true;
+        let runtime_dir = &self.settings.command.runtime_dir;
+        self.last_death = (!success && !is_asked).then(|| death_path(runtime_dir, engine.launch));
         self.launches_over.push(engine.launch);
         if exit == Exit::Unknown && !said_goodbye {
             // Told when it is known how; the next start does not wait for that.
@@ -456,15 +465,22 @@ impl Runtime {
         while let Some(action) = actions.pop_front() {
             match action {
                 Action::Prepare => {
-                    let prepared = Event::Prepared { success: true };
-                    actions.extend(self.machine.on_event(prepared, monotonic_now()));
+                    self.pre_start = self.begin_pre_start();
+                    if self.pre_start.is_none() {
+                        let prepared = Event::Prepared { success: false };
+                        actions.extend(self.machine.on_event(prepared, monotonic_now()));
+                    }
                 }
-                Action::EndPrepare => {}
-                Action::Spawn { .. } => match self.start_engine() {
+                Action::EndPrepare => {
+                    if let Some(run) = &self.pre_start {
+                        run.cancel();
+                    }
+                }
+                Action::Spawn { safe } => match self.start_engine(safe) {
                     Ok(()) => {
                         actions.extend(self.machine.on_event(Event::Spawned, monotonic_now()));
                     }
-                    Err(error) if !self.ever_started => {
+                    Err(error) if !self.ever_started && !self.is_begun => {
                         self.first_error = Some(error);
                         return;
                     }
@@ -476,11 +492,7 @@ impl Runtime {
                     }
                 },
                 Action::AskQuit { grace } => self.ask_quit(grace),
-                Action::Backtrace { .. } => {
-                    if let Some(engine) = &self.engine {
-                        engine.process.backtrace();
-                    }
-                }
+                Action::Backtrace { silent } => self.backtrace(silent),
                 Action::KillGroup => {
                     if let Some(engine) = &self.engine {
                         engine.process.kill_group();
@@ -501,175 +513,6 @@ impl Runtime {
             }
             let incarnation = engine.launch;
             self.emit(EngineEvent::Stopping { incarnation, grace });
-        }
-    }
-
-    fn start_engine(&mut self) -> Result<(), LaunchError> {
-        let prepared = self.output.take(self.last_launch, PREPARED_WAIT);
-        let mut launch = self.last_launch.saturating_add(1);
-        if let Some(prepared) = &prepared {
-            launch = prepared.launch;
-            self.reserved = self.reserved.max(launch);
-        }
-        // The disk is too slow to reserve a number; the output's file is in memory.
-        let prepared = prepared.or_else(|| self.output.unprepared(launch));
-        let log = prepared.as_ref().map(|prepared| prepared.path.clone());
-        let kept = prepared.as_ref().map(|prepared| prepared.kept.clone());
-        let mut tries = 0;
-        let lock = loop {
-            self.last_launch = launch;
-            match self.locks.lock(launch, log.as_deref()) {
-                Ok(Some(lock)) => break lock,
-                Ok(None) if tries < LOCKS_TRIED_MAX => {
-                    // A number that is in use though nobody told us: not ours to disturb, take another.
-                    tries += 1;
-                    launch = launch.saturating_add(1);
-                }
-                Ok(None) => {
-                    return Err(self.lock_error(launch, std::io::ErrorKind::WouldBlock.into()));
-                }
-                Err(source) => return Err(self.lock_error(launch, source)),
-            }
-        };
-        let command = &self.settings.command;
-        let started = spawn::start(command, launch, self.is_relaunch, &lock, prepared.as_ref());
-        let process = match started {
-            Ok(process) => process,
-            Err(error) => {
-                drop(lock);
-                // No engine ever had this number.
-                self.locks.remove_if_free(launch);
-                return Err(error);
-            }
-        };
-        let now = monotonic_now();
-        let pid = process.pid();
-        let handed_over = lock.hand_over(&process);
-        self.output.runs(running(launch, &process, log.as_ref()));
-        self.ever_started = true;
-        self.engine = Some(Engine::new(launch, process, kept.clone(), now, now));
-        let gap = self.died_at.take().map(|died| now.saturating_sub(died));
-        self.emit(EngineEvent::Started {
-            incarnation: launch,
-            pid,
-            gap,
-            log: kept.unwrap_or_else(|| PathBuf::from("/dev/null")),
-        });
-        self.output.started(launch, pid, log, false);
-        if let Err(error) = handed_over {
-            tracing::warn!(launch, %error, "launch lock has no pid; a successor has to search for its holder");
-        }
-        Ok(())
-    }
-
-    fn lock_error(&self, launch: u32, source: std::io::Error) -> LaunchError {
-        LaunchError::Lock {
-            path: self.locks.path(launch),
-            source,
-        }
-    }
-
-    /// Removes the locks of launches that are over and ends what still holds them.
-    fn remove_launch_files(&mut self) {
-        let (locks, reserved) = (&self.locks, self.reserved);
-        let mut is_held = false;
-        self.launches_over.retain(|&launch| {
-            if !locks.is_free(launch) {
-                let killed = locks.kill_leftovers(launch);
-                tracing::warn!(launch, killed, "descendants of a dead engine were killed");
-                is_held = true;
-                return true;
-            }
-            // The file shows that its number was used, as long as no higher one is durable.
-            let is_needed = launch >= reserved;
-            if !is_needed {
-                locks.remove_if_free(launch);
-            }
-            is_needed
-        });
-        if is_held {
-            self.sweep_soon(monotonic_now());
-        }
-    }
-
-    /// Never later than planned already: deaths in quick succession must not put it off for ever.
-    fn sweep_soon(&mut self, now: Duration) {
-        let soon = now + SWEEP_AFTER_DEATH;
-        self.sweep_at = Some(self.sweep_at.map_or(soon, |planned| planned.min(soon)));
-    }
-
-    fn sweep(&self) {
-        if self.settings.subreaper {
-            let killed = kill_strays(self.engine.as_ref().map(|engine| &engine.process));
-            if killed > 0 {
-                tracing::warn!(killed, "orphans of a dead engine were killed");
-            }
-        }
-    }
-
-    fn tell(&mut self, told: Told) {
-        let incarnation = self
-            .engine
-            .as_ref()
-            .map_or(self.last_launch, |engine| engine.launch);
-        let event = match told {
-            Told::Unfit(unfit) => {
-                // The application is about to end us; until it does, nothing is started any more.
-                self.leaving = true;
-                let engine = self.engine.as_ref();
-                let versions = engine.and_then(|engine| engine.foreign.clone());
-                let left_running = unfit == machine::Unfit::ForeignAdopted;
-                EngineEvent::Unfit {
-                    incarnation,
-                    unfit: match unfit {
-                        machine::Unfit::NoRing { after } => Unfit::NoExtension { after },
-                        machine::Unfit::Foreign | machine::Unfit::ForeignAdopted => {
-                            Unfit::Version(versions.unwrap_or_default())
-                        }
-                    },
-                    log: engine.and_then(|engine| engine.log.clone()),
-                    left_running,
-                }
-            }
-            Told::Unconnected { after } => EngineEvent::Unconnected { incarnation, after },
-            Told::Hung { silent } => EngineEvent::Hung {
-                incarnation,
-                silent,
-            },
-            Told::Ending(_) | Told::SafeStart { .. } => return,
-            Told::Backoff { delay } => EngineEvent::Backoff { delay },
-            Told::CrashLoop { deaths, every } => EngineEvent::CrashLoop { deaths, every },
-            Told::GaveUp { deaths } => EngineEvent::GaveUp { deaths },
-            Told::Stopped { asked } => EngineEvent::Stopped { asked },
-        };
-        self.emit(event);
-    }
-
-    /// Never blocks: what the receiver does not take is kept, up to a bound.
-    fn emit(&mut self, event: EngineEvent) {
-        self.events_kept.push_back(event);
-        self.flush_events();
-        while self.events_kept.len() > EVENTS_KEPT_MAX {
-            self.events_kept.pop_front();
-            self.events_dropped += 1;
-        }
-    }
-
-    fn flush_events(&mut self) {
-        while let Some(event) = self.events_kept.pop_front() {
-            match self.events.try_send(event) {
-                Ok(()) => {}
-                Err(TrySendError::Full(event)) => {
-                    self.events_kept.push_front(event);
-                    return;
-                }
-                // Nobody listens any more.
-                Err(TrySendError::Closed(_)) => {}
-            }
-        }
-        if self.events_dropped > 0 {
-            tracing::warn!(dropped = self.events_dropped, "engine events were dropped");
-            self.events_dropped = 0;
         }
     }
 }
@@ -703,6 +546,7 @@ impl Engine {
         log: Option<PathBuf>,
         started_at: Duration,
         now: Duration,
+        plan: &RestartPlan,
     ) -> Self {
         Self {
             launch,
@@ -711,6 +555,13 @@ impl Engine {
             link: None,
             foreign: None,
             log,
+            cpu: CpuLooks::default(),
+            memory: MemoryWatch::new(started_at, LOOK_FIRST),
+            planned: Planned::new(plan, Zoned::now),
+            hang: None,
+            banner_at: None,
+            look_at: now + LOOK_FIRST,
+            look_pause: LOOK_FIRST,
             ready_told: false,
             ready_poll: READY_POLL_FIRST,
             ready_poll_at: now,

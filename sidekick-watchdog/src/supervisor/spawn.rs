@@ -37,6 +37,21 @@ pub struct EngineCommand {
     pub runtime_dir: PathBuf,
     /// About its ring.
     pub ring: RingEnvironment,
+    /// Without a living watchdog for so long the engine quits by itself; `None` = it runs on.
+    pub quit_without_watchdog: Option<Duration>,
+}
+
+/// What is particular to one launch.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Its number.
+    pub number: u32,
+    /// Whether it follows an end that was not asked for.
+    pub is_relaunch: bool,
+    /// Whether it is the safe start of a crash loop.
+    pub is_safe: bool,
+    /// Where the report of the death before it is, or will be.
+    pub last_death: Option<PathBuf>,
 }
 
 /// Why an engine could not be started.
@@ -87,21 +102,20 @@ const NOT_FOR_THE_ENGINE: [&str; 6] = [
     "LISTEN_FDNAMES",
 ];
 
-/// Starts the engine as launch `launch`; `lock` is inherited. Output goes to `output`, or nowhere.
+/// Starts the engine as `launch`; `lock` is inherited. Output goes to `output`, or nowhere.
 ///
 /// # Errors
 /// See [`LaunchError`].
 pub fn start(
     engine: &EngineCommand,
-    launch: u32,
-    relaunch: bool,
+    launch: &Launch,
     lock: &LaunchLock,
     output: Option<&Prepared>,
 ) -> Result<Process, LaunchError> {
     let (program, arguments) = engine.command.split_first().ok_or(LaunchError::NoCommand)?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
-    set_environment(&mut command, engine, launch, relaunch);
+    set_environment(&mut command, engine, launch);
     if let Some(dir) = &engine.working_dir {
         command.current_dir(dir);
     }
@@ -117,21 +131,44 @@ pub fn start(
     platform::spawn(&mut command, &with).map_err(|source| explain(engine, program, source))
 }
 
-fn set_environment(command: &mut Command, engine: &EngineCommand, launch: u32, relaunch: bool) {
+/// The environment of a command before a start: the engine's own without what it is told of its launch.
+pub(super) fn set_environment_of_hook(command: &mut Command, engine: &EngineCommand) {
+    remove_ours(command);
+    command
+        .envs(engine.env.iter().map(|(name, value)| (name, value)))
+        .env("SIDEKICK_SOURCE", &engine.source);
+}
+
+fn remove_ours(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("SIDEKICK_") || NOT_FOR_THE_ENGINE.contains(&&*text) {
             command.env_remove(&name);
         }
     }
+}
+
+fn set_environment(command: &mut Command, engine: &EngineCommand, launch: &Launch) {
+    remove_ours(command);
+    if launch.is_safe {
+        command.env("SIDEKICK_SAFE_START", "1");
+    }
+    if let Some(path) = &launch.last_death {
+        command.env("SIDEKICK_LAST_DEATH", path);
+    }
+    if let Some(limit) = engine.quit_without_watchdog {
+        let limit_ms = limit.as_millis().to_string();
+        command.env("SIDEKICK_QUIT_WITHOUT_WATCHDOG_MS", limit_ms);
+    }
+    let relaunch = if launch.is_relaunch { "1" } else { "0" };
     let ring = &engine.ring;
     command
         .envs(engine.env.iter().map(|(name, value)| (name, value)))
         .env("SIDEKICK_RUNTIME_DIR", &engine.runtime_dir)
-        .env("SIDEKICK_LAUNCH", launch.to_string())
-        .env("SIDEKICK_INCARNATION", launch.to_string())
+        .env("SIDEKICK_LAUNCH", launch.number.to_string())
+        .env("SIDEKICK_INCARNATION", launch.number.to_string())
         .env("SIDEKICK_SOURCE", &engine.source)
-        .env("SIDEKICK_RELAUNCH", if relaunch { "1" } else { "0" })
+        .env("SIDEKICK_RELAUNCH", relaunch)
         .env("SIDEKICK_RING_SIZE", ring.ring_bytes.to_string())
         .env("SIDEKICK_RING_WHEN_FULL", &ring.when_full)
         .env(

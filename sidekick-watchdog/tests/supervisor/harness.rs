@@ -14,7 +14,9 @@ use sidekick_watchdog::platform::data_dir::DataDirLock;
 use sidekick_watchdog::platform::runtime_dir::{self, RuntimeDirHints};
 use sidekick_watchdog::platform::{ShutdownSignals, monotonic_now, spawn_other};
 use sidekick_watchdog::supervisor::machine::{Policy, RestartPolicy};
+use sidekick_watchdog::supervisor::memory::MemoryLimits;
 use sidekick_watchdog::supervisor::output::OutputSettings;
+use sidekick_watchdog::supervisor::planned::RestartPlan;
 use sidekick_watchdog::supervisor::spawn::{EngineCommand, RingEnvironment};
 use sidekick_watchdog::supervisor::{
     Command, Ended, EngineLink, Handle, Heartbeat, SupervisorConfig, SupervisorError, spawn,
@@ -164,7 +166,11 @@ pub fn config(dir: &Path) -> SupervisorConfig {
                 block_max: Duration::from_micros(100),
                 spill_bytes_max: 1 << 20,
             },
+            quit_without_watchdog: None,
         },
+        memory: MemoryLimits::default(),
+        plan: RestartPlan::default(),
+        pre_start: None,
         data_dir: dir.join("data"),
         policy: Policy {
             restart: RestartPolicy::OnFailure,

@@ -225,7 +225,7 @@ fn an_engine_whose_frames_stand_still_is_ended() {
     assert!(watched.handle.send(Command::Connected { launch, link }));
     let silent = watched.until(|event| match event {
         EngineEvent::Died {
-            cause: DeathCause::Hung { silent },
+            cause: DeathCause::Hung { silent, .. },
             ..
         } => Some(*silent),
         _ => None,

@@ -76,7 +76,10 @@ fn twelve_deaths_get_their_verdicts() {
         };
         let facts = DeathFacts {
             hang: Some(hang),
-            ..facts(DeathCause::Hung { silent })
+            ..facts(DeathCause::Hung {
+                silent,
+                how: HangKind::Unknown,
+            })
         };
         (facts, text, OutOfMemory::No)
     };

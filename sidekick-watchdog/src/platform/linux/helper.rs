@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::process::spawn_other;
+use super::wake::Waker;
 
 /// Children of ours that are no engine's orphans.
 static HELPERS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
@@ -21,23 +22,27 @@ pub enum HelperEnd {
     Code(i32),
     /// By this signal.
     Signal(i32),
-    /// It was killed, with its process group, when its time was over.
+    /// It was killed, with its process group, when its time was over or it was cancelled.
     TimedOut,
 }
 
-/// Runs a program in a process group of its own, to its end or for at most `limit`. Blocks; usable from any thread.
+/// Runs a program in a process group of its own, to its end or for at most `limit`, or until `cancel` is woken. Blocks; usable from any thread.
 /// [`super::process::kill_strays`] leaves it alone.
 ///
 /// # Errors
 /// It cannot be started or watched.
-pub fn run_helper(command: &mut Command, limit: Duration) -> io::Result<HelperEnd> {
+pub fn run_helper(
+    command: &mut Command,
+    limit: Duration,
+    cancel: Option<&Waker>,
+) -> io::Result<HelperEnd> {
     command.process_group(0);
     let mut helpers = lock();
     let mut child = spawn_other(command)?;
     let pid = child.id();
     helpers.push(pid);
     drop(helpers);
-    let ended = wait(pid, limit);
+    let ended = wait(pid, limit, cancel);
     if !matches!(ended, Ok(true))
         && let Some(group) = i32::try_from(pid).ok().and_then(Pid::from_raw)
     {
@@ -56,8 +61,8 @@ pub fn run_helper(command: &mut Command, limit: Duration) -> io::Result<HelperEn
     })
 }
 
-/// Whether it has ended within `limit`.
-fn wait(pid: u32, limit: Duration) -> io::Result<bool> {
+/// Whether it has ended within `limit` and before `cancel` was woken.
+fn wait(pid: u32, limit: Duration, cancel: Option<&Waker>) -> io::Result<bool> {
     let raw = i32::try_from(pid)
         .ok()
         .and_then(Pid::from_raw)
@@ -70,9 +75,13 @@ fn wait(pid: u32, limit: Duration) -> io::Result<bool> {
             tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().into(),
         };
-        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        fds.extend(cancel.map(|cancel| PollFd::new(cancel, PollFlags::IN)));
         match poll(&mut fds, Some(&timeout)) {
-            Ok(ready) => return Ok(ready > 0),
+            Ok(_) => {
+                let ended = fds.first().is_some_and(|fd| !fd.revents().is_empty());
+                return Ok(ended);
+            }
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -101,11 +110,15 @@ mod tests {
     #[test]
     fn ends_are_told_apart() {
         let day = Duration::from_secs(86_400);
-        let run = |script, limit| run_helper(&mut shell(script), limit).expect("run");
+        let run = |script, limit| run_helper(&mut shell(script), limit, None).expect("run");
         assert_eq!(run("exit 3", day), HelperEnd::Code(3));
         assert_eq!(run("kill -9 $$", day), HelperEnd::Signal(9));
         let long = run("sleep 1000 & wait", Duration::from_millis(20));
         assert_eq!(long, HelperEnd::TimedOut);
-        assert!(run_helper(&mut Command::new("/nowhere"), day).is_err());
+        assert!(run_helper(&mut Command::new("/nowhere"), day, None).is_err());
+        let cancel = Waker::new().expect("a descriptor");
+        cancel.wake();
+        let cancelled = run_helper(&mut shell("sleep 1000"), day, Some(&cancel));
+        assert_eq!(cancelled.expect("run"), HelperEnd::TimedOut);
     }
 }

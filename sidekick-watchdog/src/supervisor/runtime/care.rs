@@ -1,0 +1,162 @@
+//! Looks after the engine that runs: its heartbeat, its memory, how it hangs, when it is to be restarted by plan.
+
+use std::time::Duration;
+
+use jiff::Zoned;
+
+use super::{LOOK_EVERY, LOOK_EVERY_LIMITED, READY_POLL_MAX, Runtime};
+use crate::crash::HangKind;
+use crate::event::EngineEvent;
+use crate::platform::{ProcessState, monotonic_now};
+use crate::supervisor::machine::{Beat, Event, Phase};
+use crate::supervisor::memory::MemoryLevel;
+use crate::supervisor::planned::Wishes;
+use crate::supervisor::pre_start::PreStartRun;
+
+impl Runtime {
+    pub(super) fn read_heartbeat(&mut self, now: Duration) {
+        let Some(engine) = self.engine.as_mut() else {
+            return;
+        };
+        let Some(link) = &engine.link else {
+            return;
+        };
+        let heartbeat = link.heartbeat();
+        let beat = Beat {
+            frames: heartbeat.frames,
+            stamp: Duration::from_nanos(heartbeat.monotonic_ns),
+            allowed_silence: heartbeat.allowed_silence,
+            paused: heartbeat.paused || engine.process.state() == ProcessState::Traced,
+            goodbye: heartbeat.clean_exit.is_some(),
+            ready: heartbeat.ready,
+            crashed: heartbeat.crashed,
+        };
+        let mut became_ready = None;
+        if !engine.ready_told {
+            // A game may call mark_ready() before its first frame. It is looked at until there is one: the machine must
+            // hear of it, or a hang would go unnoticed for as long as a start may take.
+            engine.ready_told = heartbeat.ready && heartbeat.frames > 0;
+            if engine.ready_told {
+                became_ready = Some((engine.launch, now.saturating_sub(engine.started_at)));
+            }
+            engine.ready_poll_at = now + engine.ready_poll;
+            engine.ready_poll = (engine.ready_poll * 3 / 2).min(READY_POLL_MAX);
+        }
+        if let Some((incarnation, after)) = became_ready {
+            self.emit(EngineEvent::Ready { incarnation, after });
+        }
+        self.feed_at(Event::Beat(beat), now);
+    }
+
+    /// Now and then: the threads' work (to compare with at a hang), the memory, the plan.
+    pub(super) fn look(&mut self, now: Duration) {
+        let Some(engine) = self.engine.as_mut().filter(|engine| engine.look_at <= now) else {
+            return;
+        };
+        let limits = &self.settings.memory;
+        let every = if limits.any() {
+            LOOK_EVERY_LIMITED
+        } else {
+            LOOK_EVERY
+        };
+        engine.look_pause = (engine.look_pause * 2).min(every);
+        engine.look_at = now + engine.look_pause;
+        engine.cpu.look(&engine.process, now);
+        if let Some(rss_bytes) = engine.process.resident_bytes() {
+            let level = engine.memory.on_sample(rss_bytes, limits, now);
+            self.on_memory(level, rss_bytes, now);
+        }
+        self.look_at_plan(now);
+    }
+
+    fn on_memory(&mut self, level: MemoryLevel, rss_bytes: u64, now: Duration) {
+        match level {
+            MemoryLevel::Fine => {}
+            MemoryLevel::High { limit_bytes } => {
+                let Some(engine) = &self.engine else {
+                    return;
+                };
+                if let Some(link) = &engine.link {
+                    link.memory_high(rss_bytes);
+                }
+                let incarnation = engine.launch;
+                self.emit(EngineEvent::MemoryHigh {
+                    incarnation,
+                    rss_bytes,
+                    limit_bytes,
+                });
+            }
+            MemoryLevel::Over => self.feed_at(Event::MemoryOver { rss_bytes }, now),
+        }
+    }
+
+    fn look_at_plan(&mut self, now: Duration) {
+        let is_free = matches!(self.machine.phase(), Phase::Starting | Phase::Running);
+        if self.leaving || !is_free {
+            return;
+        }
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let heartbeat = engine.link.as_ref().map(|link| link.heartbeat());
+        let wishes = heartbeat.map_or_else(Wishes::default, |heartbeat| Wishes {
+            idle: heartbeat.idle,
+            restart_wanted: heartbeat.restart_wanted,
+        });
+        let uptime = now.saturating_sub(engine.started_at);
+        let plan = &self.settings.plan;
+        if let Some(why) = engine.planned.look(plan, Zoned::now, uptime, wishes) {
+            let incarnation = engine.launch;
+            let grace = self.settings.drain_grace;
+            self.emit(EngineEvent::Planned { incarnation, why });
+            self.feed_at(Event::Restart { grace }, now);
+        }
+    }
+
+    /// Finds out how the engine hangs, then makes it print where. One that is stopped prints nothing any more.
+    pub(super) fn backtrace(&mut self, silent: Duration) {
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let now = monotonic_now();
+        let evidence = engine.cpu.evidence(&engine.process, silent, now);
+        let how = evidence.kind;
+        engine.hang = Some(evidence);
+        if how == HangKind::Stopped {
+            engine.process.kill_group();
+        } else {
+            engine.process.backtrace();
+        }
+        let incarnation = engine.launch;
+        self.emit(EngineEvent::Hung {
+            incarnation,
+            silent,
+            how,
+        });
+    }
+
+    /// Tells the machine of a crash banner in the engine's output, and of each line after it.
+    pub(super) fn heed_banner(&mut self) {
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
+        let banner = self.output.banner();
+        let Some(banner) = banner.filter(|banner| banner.launch == engine.launch) else {
+            return;
+        };
+        if engine.banner_at != Some(banner.last_line) {
+            engine.banner_at = Some(banner.last_line);
+            let last_output = banner.last_line;
+            self.feed(Event::Crashing { last_output });
+        }
+    }
+
+    /// Goes on with a start once the command before it has ended.
+    pub(super) fn take_pre_start(&mut self) {
+        let ended = self.pre_start.as_ref().and_then(PreStartRun::ended);
+        if let Some(success) = ended {
+            self.pre_start = None;
+            self.feed(Event::Prepared { success });
+        }
+    }
+}

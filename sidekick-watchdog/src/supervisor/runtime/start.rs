@@ -1,0 +1,134 @@
+//! Starts engines, and clears away what dead ones left in the runtime directory and among our children.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Engine, Runtime, SWEEP_AFTER_DEATH, running};
+use crate::event::EngineEvent;
+use crate::platform::{kill_strays, monotonic_now};
+use crate::supervisor::pre_start::PreStartRun;
+use crate::supervisor::spawn::{self, Launch, LaunchError};
+
+/// How long a relaunch waits for a launch that is not prepared yet (deaths in quick succession, a slow disk) before it
+/// starts without an output file.
+const PREPARED_WAIT: Duration = Duration::from_millis(50);
+/// How many numbers are tried when a launch lock is held by who knows whom.
+const LOCKS_TRIED_MAX: u32 = 16;
+
+impl Runtime {
+    pub(super) fn start_engine(&mut self, is_safe: bool) -> Result<(), LaunchError> {
+        let prepared = self.output.take(self.last_launch, PREPARED_WAIT);
+        let mut launch = self.last_launch.saturating_add(1);
+        if let Some(prepared) = &prepared {
+            launch = prepared.launch;
+            self.reserved = self.reserved.max(launch);
+        }
+        // The disk is too slow to reserve a number; the output's file is in memory.
+        let prepared = prepared.or_else(|| self.output.unprepared(launch));
+        let log = prepared.as_ref().map(|prepared| prepared.path.clone());
+        let kept = prepared.as_ref().map(|prepared| prepared.kept.clone());
+        let mut tries = 0;
+        let lock = loop {
+            self.last_launch = launch;
+            match self.locks.lock(launch, log.as_deref()) {
+                Ok(Some(lock)) => break lock,
+                Ok(None) if tries < LOCKS_TRIED_MAX => {
+                    // A number that is in use though nobody told us: not ours to disturb, take another.
+                    tries += 1;
+                    launch = launch.saturating_add(1);
+                }
+                Ok(None) => {
+                    return Err(self.lock_error(launch, std::io::ErrorKind::WouldBlock.into()));
+                }
+                Err(source) => return Err(self.lock_error(launch, source)),
+            }
+        };
+        let command = &self.settings.command;
+        let particular = Launch {
+            number: launch,
+            is_relaunch: self.is_relaunch,
+            is_safe,
+            last_death: self.last_death.clone(),
+        };
+        let started = spawn::start(command, &particular, &lock, prepared.as_ref());
+        let process = match started {
+            Ok(process) => process,
+            Err(error) => {
+                drop(lock);
+                // No engine ever had this number.
+                self.locks.remove_if_free(launch);
+                return Err(error);
+            }
+        };
+        let now = monotonic_now();
+        let pid = process.pid();
+        let handed_over = lock.hand_over(&process);
+        self.output.runs(running(launch, &process, log.as_ref()));
+        self.ever_started = true;
+        let plan = &self.settings.plan;
+        self.engine = Some(Engine::new(launch, process, kept.clone(), now, now, plan));
+        let gap = self.died_at.take().map(|died| now.saturating_sub(died));
+        self.emit(EngineEvent::Started {
+            incarnation: launch,
+            pid,
+            gap,
+            log: kept.unwrap_or_else(|| PathBuf::from("/dev/null")),
+        });
+        self.output.started(launch, pid, log, false);
+        if let Err(error) = handed_over {
+            tracing::warn!(launch, %error, "launch lock has no pid; a successor has to search for its holder");
+        }
+        Ok(())
+    }
+
+    pub(super) fn lock_error(&self, launch: u32, source: std::io::Error) -> LaunchError {
+        LaunchError::Lock {
+            path: self.locks.path(launch),
+            source,
+        }
+    }
+
+    /// Removes the locks of launches that are over and ends what still holds them.
+    pub(super) fn remove_launch_files(&mut self) {
+        let (locks, reserved) = (&self.locks, self.reserved);
+        let mut is_held = false;
+        self.launches_over.retain(|&launch| {
+            if !locks.is_free(launch) {
+                let killed = locks.kill_leftovers(launch);
+                tracing::warn!(launch, killed, "descendants of a dead engine were killed");
+                is_held = true;
+                return true;
+            }
+            // The file shows that its number was used, as long as no higher one is durable.
+            let is_needed = launch >= reserved;
+            if !is_needed {
+                locks.remove_if_free(launch);
+            }
+            is_needed
+        });
+        if is_held {
+            self.sweep_soon(monotonic_now());
+        }
+    }
+
+    /// Never later than planned already: deaths in quick succession must not put it off for ever.
+    pub(super) fn sweep_soon(&mut self, now: Duration) {
+        let soon = now + SWEEP_AFTER_DEATH;
+        self.sweep_at = Some(self.sweep_at.map_or(soon, |planned| planned.min(soon)));
+    }
+
+    pub(super) fn sweep(&self) {
+        if self.settings.subreaper {
+            let killed = kill_strays(self.engine.as_ref().map(|engine| &engine.process));
+            if killed > 0 {
+                tracing::warn!(killed, "orphans of a dead engine were killed");
+            }
+        }
+    }
+
+    /// Begins the command before a start; `None` = it cannot be begun.
+    pub(super) fn begin_pre_start(&self) -> Option<PreStartRun> {
+        let hook = self.settings.pre_start.as_ref()?;
+        PreStartRun::begin(hook, &self.settings.command, &self.waker)
+    }
+}
