@@ -71,6 +71,8 @@ struct Engine {
     /// Its ring is of another protocol version.
     foreign: Option<Versions>,
     log: Option<PathBuf>,
+    /// It was started by an earlier watchdog, which may have seen its ring.
+    is_adopted: bool,
     cpu: CpuLooks,
     memory: MemoryWatch,
     planned: Planned,
@@ -208,7 +210,10 @@ impl Runtime {
         let since = now.saturating_sub(uptime);
         let plan = &self.settings.plan;
         let engine = Engine::new(launch, survivor.process, kept, since, now, plan);
-        self.engine = Some(engine);
+        self.engine = Some(Engine {
+            is_adopted: true,
+            ..engine
+        });
         self.last_launch = self.last_launch.max(launch);
         self.feed(Event::Adopted { since });
     }
@@ -394,7 +399,9 @@ impl Runtime {
             ended_by: self.machine.ended_by(),
             uptime: now.saturating_sub(engine.started_at),
             heartbeat,
-            is_ring_missing: link.is_none() && self.settings.heartbeat_required,
+            is_ring_missing: link.is_none()
+                && self.settings.heartbeat_required
+                && !engine.is_adopted,
             foreign: engine.foreign,
             log: engine.log,
             is_asked,
@@ -555,6 +562,7 @@ impl Engine {
             link: None,
             foreign: None,
             log,
+            is_adopted: false,
             cpu: CpuLooks::default(),
             memory: MemoryWatch::new(started_at, LOOK_FIRST),
             planned: Planned::new(plan, Zoned::now),

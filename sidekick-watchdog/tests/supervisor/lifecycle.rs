@@ -195,6 +195,7 @@ fn a_connected_engine_is_asked_to_quit_through_its_ring() {
         launch,
         link: handed
     }));
+    link.frames.store(1, Ordering::Relaxed);
     link.ready.store(true, Ordering::Relaxed);
     watched.until(|event| matches!(event, EngineEvent::Ready { .. }).then_some(()));
     assert!(watched.handle.send(Command::Shutdown {
