@@ -1,6 +1,7 @@
 //! Tells the watchdog that the engine's crash handler has begun, so that one that never ends is seen (godot#108268).
 //!
-//! Godot sends NOTIFICATION_CRASH to the nodes of the tree, inside the signal handler: one store and nothing else.
+//! Godot sends NOTIFICATION_CRASH to the nodes of the tree, inside the signal handler: one store and nothing else. It does so only
+//! when the main thread crashes (another may not touch the tree, 4.6.3); for other threads the watchdog sees the handler's text.
 
 use godot::classes::node::InternalMode;
 use godot::classes::notify::NodeNotification;
@@ -40,7 +41,8 @@ pub(crate) fn listen() -> bool {
     let Some(mut root) = root else {
         return false;
     };
-    let listener = SidekickCrashListener::new_alloc();
+    let mut listener = SidekickCrashListener::new_alloc();
+    listener.set_name("SidekickCrashListener");
     root.add_child_ex(&listener)
         .internal(InternalMode::BACK)
         .done();

@@ -1,54 +1,68 @@
-//! Engine and watchdog bring one another back, and what is told then. The real Godot, the real watchdog.
+//! What a relaunched game is told of the one before. The real Godot, the real watchdog.
 
 use std::time::Duration;
 
-use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sidekick_tests::godot::Godot;
 use sidekick_tests::project::Project;
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::Setup;
 
 const PATIENCE: Duration = Duration::from_secs(90);
-const ANSWER: Duration = Duration::from_secs(10);
-const QUICK: &str = "[restart]\nbackoff_first = \"10ms\"\n[upload]\nbatch_max_age = \"100ms\"\n";
 
-/// Both pids, watchdog's and engine's, once somebody answers with a living engine and `pick` likes it.
-fn status_of(setup: &Setup, what: &str, pick: impl Fn(u64, u64) -> bool) -> (u64, u64) {
-    wait::until(what, PATIENCE, || {
-        let finished = setup.run(&["status", "--json"], ANSWER);
-        let status: Value = serde_json::from_str(&finished.stdout.join("\n")).ok()?;
-        if status["engine"]["connected"] != true {
-            return None;
-        }
-        let pids = (status["pid"].as_u64()?, status["engine"]["pid"].as_u64()?);
-        pick(pids.0, pids.1).then_some(pids)
-    })
+const GAME: &str = r#"extends Node
+
+
+func _ready() -> void:
+	Sidekick.mark_ready()
+	if not Sidekick.is_relaunch():
+		Sidekick.record(&"first", Sidekick.get_last_death())
+		push_error("shortly before the end")
+		await get_tree().create_timer(0.3).timeout
+		OS.execute("kill", ["-SEGV", str(OS.get_process_id())])
+		return
+	var waited: int = 0
+	while Sidekick.get_last_death().is_empty():
+		waited += 1
+		await get_tree().process_frame
+	var death: Dictionary = Sidekick.get_last_death()
+	Sidekick.record(&"death", {
+		"cause": death.cause, "signal": death.signal, "exit_code": death.exit_code, "frames": death.frame > 5,
+		"uptime": death.uptime_s > 0.2 and death.uptime_s < 60.0, "backtrace": death.backtrace.size() > 2,
+		"error": death.script_errors[0].message,
+		"report": death.report_id.length(), "incarnation": death.incarnation, "safe": Sidekick.is_safe_start(),
+	})
+"#;
+
+fn recorded(setup: &Setup, stream: &str) -> Option<Value> {
+    let ledger = setup.uploaded_files();
+    let arrival = ledger
+        .records()
+        .values()
+        .find(|arrival| arrival.stream == stream)?;
+    Some(arrival.data())
 }
 
-/// The watchdog is killed: the engine, which notices that, starts it again, and the new one adopts the engine. Then the engine is
-/// killed: the watchdog that the engine has started starts it again.
-fn either_brings_the_other_back(godot: &Godot) {
-    let project = Project::new(
-        "extends Node\n\n\nfunc _process(_delta: float) -> void:\n\tSidekick.record(&\"frame\", Engine.get_process_frames())\n",
-    );
-    project.write("override.cfg", "[sidekick]\n\nwatchdog/respawn=true\n");
+/// Killed by SIGSEGV after a script error: the next incarnation reads why, when and after which errors, without having to ask
+/// for long; the first one had nothing to read.
+fn a_relaunched_game_learns_how_the_last_one_died(godot: &Godot) {
+    let project = Project::new(GAME);
     let mut setup = Setup::new();
-    setup.set_config(QUICK);
+    setup.set_config("[restart]\nbackoff_first = \"10ms\"\n[upload]\nbatch_max_age = \"100ms\"\n");
     setup.set_engine(project.command_line(godot, &[]));
     let watchdog = setup.start();
-    let (first, engine) = status_of(&setup, "a connected engine", |_, _| true);
-    watchdog.kill();
-    let (second, same) = status_of(&setup, "another watchdog", |watchdog, _| watchdog != first);
-    assert_eq!(same, engine, "adopted, not started");
-    let pid = u32::try_from(engine).expect("a pid");
-    assert_eq!(setup.engines(None), [pid]);
-    setup.signal(pid, Signal::KILL);
-    let (third, _) = status_of(&setup, "another engine", |_, other| other != engine);
-    assert_eq!(third, second);
-    let ledger = setup.uploaded_files();
-    assert_eq!(ledger.violations, Vec::<String>::new());
-    assert!(ledger.count() > 0);
+    let death = wait::until("the game's word of the death", PATIENCE, || {
+        recorded(&setup, "death")
+    });
+    let cause = death["cause"].as_str().unwrap_or_default();
+    assert!(cause.starts_with("segmentation fault"), "{death:#}");
+    let expected = json!({
+        "cause": cause, "signal": 11, "exit_code": null, "frames": true, "uptime": true, "backtrace": true,
+        "error": "shortly before the end", "report": 36, "incarnation": 1, "safe": false,
+    });
+    assert_eq!(death, expected);
+    assert_eq!(recorded(&setup, "first"), Some(json!({})));
+    watchdog.stop(PATIENCE);
 }
 
-sidekick_tests::godot_claims!(either_brings_the_other_back);
+sidekick_tests::godot_claims!(a_relaunched_game_learns_how_the_last_one_died);

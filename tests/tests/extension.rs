@@ -399,6 +399,19 @@ fn f1_shows_every_member(godot: &Godot) {
             "{member} is missing:\n{page}"
         );
     }
+    for signal in [
+        "committed",
+        "uploaded",
+        "quit_requested",
+        "memory_high",
+        "watchdog_connected",
+        "watchdog_lost",
+    ] {
+        assert!(
+            page.contains(&format!("<signal name=\"{signal}\"")),
+            "{signal} is missing:\n{page}"
+        );
+    }
 }
 
 sidekick_tests::godot_claims!(
