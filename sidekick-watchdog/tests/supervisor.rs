@@ -6,6 +6,8 @@ mod adoption;
 mod harness;
 #[path = "supervisor/lifecycle.rs"]
 mod lifecycle;
+#[path = "supervisor/logs.rs"]
+mod logs;
 #[path = "supervisor/signals.rs"]
 mod signals;
 #[path = "supervisor/soak.rs"]

@@ -54,6 +54,7 @@ impl HooksConfig {
     }
 }
 
+#[expect(clippy::ptr_arg, reason = "checks get what is read")]
 fn names_a_program(command: &Vec<String>) -> Result<(), String> {
     match command.first() {
         Some(program) if !program.is_empty() => Ok(()),

@@ -183,7 +183,11 @@ pub fn config(dir: &Path) -> SupervisorConfig {
             ..Policy::default()
         },
         success_exit_codes: vec![0],
-        output: OutputSettings::default(),
+        output: OutputSettings {
+            // Small, so that output of tests comes to be in several files.
+            rotate_bytes: 20_000,
+            ..OutputSettings::default()
+        },
         launch_last: 0,
         subreaper: false,
         hold: None,
