@@ -12,6 +12,7 @@ mod committer;
 mod crashes;
 mod error;
 mod finish;
+mod history;
 mod last_words;
 mod link;
 mod names;
@@ -36,6 +37,7 @@ use tracing::{debug, error, info, warn};
 use self::board::Board;
 use self::committer::StoreCommitter;
 pub use self::error::AppError;
+use self::history::History;
 use self::names::Names;
 use self::operator::{AppOperator, StopNote};
 use self::outbox::StoreOutbox;
@@ -51,7 +53,7 @@ use crate::logging::LogGuard;
 use crate::metrics::Metrics;
 use crate::platform::data_dir::DataDirLock;
 use crate::platform::runtime_dir::{self, RuntimeDirHints};
-use crate::platform::{ShutdownSignals, close_inherited_on_exec};
+use crate::platform::{self, ShutdownSignals, close_inherited_on_exec};
 use crate::respawn;
 use crate::store::{Store, StoreError};
 use crate::supervisor::fence::{self, StaleEngine};
@@ -77,6 +79,10 @@ const OPEN_MAX: Duration = Duration::from_secs(600);
 /// [`AppError`] with the sentence for the user and the exit code.
 pub fn run(config: Config, log: &LogGuard) -> Result<(), AppError> {
     let lock = DataDirLock::acquire(&config.data_dir)?;
+    if let Err(reason) = platform::is_private_dir(lock.dir()) {
+        let dir = lock.dir();
+        warn!(?dir, %reason, "others can get at what is recorded, printed and uploaded; run: chmod 700 on it");
+    }
     let hints = RuntimeDirHints::from_environment(config.runtime_dir.clone());
     let runtime_dir = runtime_dir::resolve(lock.dir(), &hints)?;
     for reason in &runtime_dir.passed_over {
@@ -164,6 +170,7 @@ async fn serve_with(
     api.record_address(runtime_dir)?;
     let operator = Arc::new(AppOperator::new(data_dir, runtime_dir, &config.shutdown));
     let stop_note = StopNote::new(runtime_dir);
+    let (history, last_deaths, keep_history) = History::open(data_dir);
     let board = Board::new(
         Status {
             name: config.name.clone(),
@@ -176,6 +183,7 @@ async fn serve_with(
             engine: crate::api::EngineStatus {
                 ready_required: config.health.ready_required,
                 heartbeat_required: config.health.heartbeat == HeartbeatPolicy::Required,
+                last_deaths,
                 ..Default::default()
             },
             ..Status::default()
@@ -201,6 +209,7 @@ async fn serve_with(
     }
     let uploads = engine.status();
     let mut tasks = JoinSet::new();
+    tasks.spawn(keep_history);
     for (name, task) in engine.tasks().await? {
         tasks.spawn(async move {
             let end = task.await;
@@ -293,6 +302,7 @@ async fn serve_with(
     let mut app = App {
         store,
         board,
+        history: Some(history),
         service,
         stop_note,
         remote: supervisor.remote(),
@@ -387,6 +397,8 @@ enum Outcome {
 struct App<'a> {
     store: Arc<Store>,
     board: Board,
+    /// Until the end begins.
+    history: Option<History>,
     service: Service,
     stop_note: StopNote,
     remote: Remote,
@@ -447,6 +459,9 @@ impl App<'_> {
 
     fn refresh(&mut self) {
         self.board.refresh(&self.store, self.log.lines_dropped());
+        if let Some(history) = &self.history {
+            history.keep(&self.board.status().engine.last_deaths);
+        }
     }
 
     fn on_report(&mut self, report: CrashReport, path: PathBuf) {

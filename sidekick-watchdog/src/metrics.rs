@@ -43,7 +43,7 @@ pub struct Metrics {
     pub records_refused: Counter,
     /// Records that are known to be missing (damage in shared memory), as hole records tell.
     pub records_missing: Counter,
-    /// Committed records that not every sink has taken yet.
+    /// Records that not every sink has taken yet, whether committed or still in the ring.
     pub backlog_records: Gauge,
     /// Engine processes started.
     pub engine_starts: Counter,
@@ -123,7 +123,7 @@ impl Metrics {
         );
         r.register(
             "backlog_records",
-            "Committed records that not every sink has taken yet",
+            "Records that not every sink has taken yet, committed or not",
             metrics.backlog_records.clone(),
         );
         r.register(

@@ -193,6 +193,27 @@ fn doctor_names_what_run_would_fail_at() {
 }
 
 #[test]
+fn doctor_warns_of_a_data_directory_that_others_can_enter() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder();
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    for (mode, warns) in [(0o755, true), (0o700, false)] {
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(mode)).unwrap();
+        let output = run(
+            folder.path(),
+            &["doctor", "--data-dir", "data", "--", "true"],
+        );
+        assert_eq!(
+            out(&output).contains("chmod 700"),
+            warns,
+            "{}",
+            out(&output)
+        );
+    }
+}
+
+#[test]
 fn status_without_a_watchdog_says_so() {
     let folder = folder();
     let output = run(folder.path(), &["status"]);

@@ -167,3 +167,36 @@ fn crashes_are_listed_and_shown() {
     watchdog.stop(PATIENCE);
     assert_eq!(order(&setup, &["crashes", "last"]), shown);
 }
+
+/// A watchdog that adopts tells how long the engine has run, and what died before.
+#[test]
+fn uptime_and_earlier_deaths_outlive_the_watchdog() {
+    let setup = setup();
+    let watchdog = setup.start();
+    let (first, pid) = engine(&watchdog, "starting");
+    let pid = u32::try_from(pid.expect("it runs")).expect("a pid");
+    setup.signal(pid, Signal::KILL);
+    let deaths = |status: &Value| {
+        let deaths = status["engine"]["last_deaths"].as_array()?.clone();
+        let is_whole = deaths.last()?["gap_ms"].is_number();
+        is_whole.then_some(deaths)
+    };
+    watchdog.wait_for_status("a death", PATIENCE, deaths);
+    let file = setup.data_dir().join("deaths.json");
+    wait::until("the list of deaths", PATIENCE, || {
+        let kept: Value = serde_json::from_str(&fs::read_to_string(&file).ok()?).ok()?;
+        kept[0]["gap_ms"].is_number().then_some(())
+    });
+    watchdog.kill();
+
+    let watchdog = setup.start();
+    let status = watchdog.wait_for_status("the adopted engine", PATIENCE, |status| {
+        (status["engine"]["state"] == "running").then(|| status.clone())
+    });
+    let kept = deaths(&status).expect("kept");
+    assert_eq!(kept[0]["incarnation"], first);
+    let uptime = status["engine"]["uptime_s"].as_f64().expect("known");
+    let since = status["uptime_s"].as_f64().expect("known");
+    assert!(uptime > since, "{uptime} s, the watchdog {since} s");
+    watchdog.stop(PATIENCE);
+}

@@ -147,7 +147,7 @@ pub struct SessionStatus {
     pub committed: u64,
     /// The highest one that every sink has taken.
     pub uploaded: u64,
-    /// Committed and not yet uploaded.
+    /// Recorded and not yet uploaded, whether committed or still in the ring: the same as `Sidekick.get_stats().backlog`.
     pub backlog: u64,
     /// Records that the library refused.
     pub refused: u64,

@@ -41,6 +41,8 @@ pub(super) struct Board {
     /// When an engine that was asked to quit is killed.
     killed_at: Option<Instant>,
     current: Option<Current>,
+    /// Recorded in the ring and not yet committed.
+    waiting: u64,
     /// Numbers lost as holes in sessions that have ended.
     holes_ended: u64,
     /// Refusals in sessions that have ended.
@@ -59,6 +61,7 @@ impl Board {
             gap_ms: None,
             killed_at: None,
             current: None,
+            waiting: 0,
             holes_ended: 0,
             refused_ended: 0,
             uploads: upload::UploadStatus::default(),
@@ -294,16 +297,17 @@ impl Board {
             .killed_at
             .map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64());
         let (mut holes, mut refused) = (self.holes_ended, self.refused_ended);
+        self.waiting = 0;
         if let Some(current) = &self.current {
             current.link.controls.beat();
             let beat = current.link.heartbeat.read();
             let committed = current.progress.committed.load(Ordering::Acquire);
             let recorded = current.progress.recorded.load(Ordering::Relaxed);
             let uploaded = self.uploaded_of(current);
-            let waiting = recorded.saturating_sub(committed);
+            self.waiting = recorded.saturating_sub(committed);
             self.metrics
                 .ring_records
-                .set(i64::try_from(waiting).unwrap_or(i64::MAX));
+                .set(i64::try_from(self.waiting).unwrap_or(i64::MAX));
             holes += current.progress.holes.load(Ordering::Relaxed);
             refused += beat.refused_count;
             self.status.engine.frame = Some(beat.frames);
@@ -312,7 +316,7 @@ impl Board {
                 recorded: Some(recorded.max(committed)),
                 committed,
                 uploaded,
-                backlog: committed.saturating_sub(uploaded),
+                backlog: recorded.max(committed).saturating_sub(uploaded),
                 refused: beat.refused_count,
                 holes: current.progress.holes.load(Ordering::Relaxed),
             });
@@ -383,7 +387,7 @@ impl Board {
         }
         self.metrics
             .backlog_records
-            .set(i64::try_from(backlog).unwrap_or(i64::MAX));
+            .set(i64::try_from(backlog.saturating_add(self.waiting)).unwrap_or(i64::MAX));
     }
 }
 

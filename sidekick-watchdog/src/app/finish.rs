@@ -45,6 +45,9 @@ impl App<'_> {
         if !store_died {
             self.drain(drive, upload_grace).await;
         }
+        self.refresh();
+        // Its task writes the last of it and ends.
+        drop(self.history.take());
         drive.send_replace(Drive::Stop);
         let ended = tokio::time::timeout(LAST_GRACE, async {
             while tasks.join_next().await.is_some() {}

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use super::{Finding, failure, fine, gib, warning};
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::platform::{FileSystem, check_folder_access, file_system, free_bytes, is_superuser};
+use crate::platform::{
+    FileSystem, check_folder_access, file_system, free_bytes, is_private_dir, is_superuser,
+};
 
 pub(super) fn data_dir(config: &Config) -> Vec<Finding> {
     let dir = &config.data_dir;
@@ -21,6 +23,16 @@ pub(super) fn data_dir(config: &Config) -> Vec<Finding> {
         Ok(false) => fine("data_dir", dir.display().to_string()),
         Err(why) => failure(ExitCode::StoreUnusable, "data_dir", why),
     }];
+    if dir.exists()
+        && let Err(reason) = is_private_dir(dir)
+    {
+        findings.push(warning(
+            "data_dir",
+            format!(
+                "{reason}: others could get at what is recorded, printed and uploaded; run: chmod 700 {dir:?}"
+            ),
+        ));
+    }
     let existing = nearest_existing(dir);
     match file_system(&existing) {
         FileSystem::Memory => findings.push(warning(
