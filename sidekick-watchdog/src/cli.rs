@@ -23,6 +23,7 @@ mod logs;
 mod order;
 mod respawn;
 mod run;
+mod state;
 mod status;
 mod version;
 mod words;
@@ -93,6 +94,9 @@ enum Command {
     /// Start a dead watchdog again (for the extension)
     #[command(hide = true)]
     Respawn(respawn::RespawnArgs),
+    /// Read or write the state in sled (for the watchdog)
+    #[command(hide = true)]
+    State(state::StateArgs),
     /// Show the version
     Version,
 }
@@ -181,6 +185,7 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Drain(args) => order::end(Verb::Drain, args),
         Command::Config(ConfigCommand::Print(args)) => config_print::run(args),
         Command::Respawn(args) => respawn::run(args),
+        Command::State(args) => state::run(args),
         Command::Version => version::run(),
     }
 }

@@ -42,6 +42,8 @@ const UNFINISHED_AGE: Duration = Duration::from_secs(60);
 const UNHEARD_MAX: Duration = Duration::from_secs(10);
 /// After this long without the ring, looking every few milliseconds is a waste.
 const AWAITED_EAGERLY: Duration = Duration::from_secs(5);
+/// After this long it is a program without the extension, or one that loads for ever.
+const AWAITED_AT_ALL: Duration = Duration::from_secs(60);
 
 /// What intake tells the committer about a session it found.
 #[derive(Clone, Debug)]
@@ -312,8 +314,8 @@ impl Scanner {
             }
             let pause = match awaited {
                 Some((_, since)) if since.elapsed() < AWAITED_EAGERLY => SCAN_AWAITED,
-                Some(_) => SCAN_AWAITED_LATE,
-                None => SCAN_IDLE,
+                Some((_, since)) if since.elapsed() < AWAITED_AT_ALL => SCAN_AWAITED_LATE,
+                _ => SCAN_IDLE,
             };
             match inbox.recv_timeout(pause) {
                 Ok(Command::Expect(launch)) => {

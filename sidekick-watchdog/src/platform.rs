@@ -45,8 +45,8 @@ pub use linux::{
     control_socket::{ControlListener, ControlStream, connect_control},
     files::{
         allocated_bytes, bytes_of, create_private_dir, create_private_file, is_private_dir,
-        is_readable_by_all, open_private_append, os_string_from_bytes, path_from_bytes, punch_hole,
-        read_at, set_private, sync_dir, write_all_at,
+        is_readable_by_all, make_new_files_private, open_private_append, os_string_from_bytes,
+        path_from_bytes, punch_hole, read_at, set_private, sync_dir, write_all_at,
     },
     helper::{HelperEnd, run_helper},
     inotify::FileWatch,

@@ -52,8 +52,10 @@ use command::{Command, Outcome};
 use machine::SnapshotEvery;
 use node::{Node, NodeOptions};
 use proposer::Ticket;
+use raft::Timing;
 use wal::WalOptions;
 
+use crate::exit::ExitCode;
 use crate::slab::{RingCheckpoint, Slab};
 
 /// How a store is opened.
@@ -73,6 +75,9 @@ pub struct StoreConfig {
     pub segment_bytes: u64,
     /// Log files are filled with zeros in steps of so many bytes before they are used.
     pub zero_step_bytes: u64,
+    /// The executable that runs [`state_helper`] when it is started as `EXECUTABLE state load|save DIR`: sled's memory
+    /// and threads are then not this process's. Without one it runs in this process.
+    pub state_helper: Option<PathBuf>,
 }
 
 impl StoreConfig {
@@ -86,6 +91,7 @@ impl StoreConfig {
             disk_quota: 4 << 30,
             segment_bytes: 64 << 20,
             zero_step_bytes: 4 << 20,
+            state_helper: None,
         }
     }
 }
@@ -188,7 +194,8 @@ impl Store {
                 entries: config.snapshot_every.max(1),
                 bytes: (config.disk_quota / 16).clamp(1 << 16, 64 << 20),
             },
-            quick_elections: false,
+            timing: Timing::Alone,
+            state_helper: config.state_helper.clone(),
         };
         Self::open_with(options, config.disk_quota).await
     }
@@ -439,4 +446,10 @@ impl Store {
     pub fn snapshot_dir(&self) -> &Path {
         &self.snapshots
     }
+}
+
+/// Reads (`load`) or writes (`save`) the state in sled for a watchdog that started this process, see
+/// [`StoreConfig::state_helper`]. Uses standard input and output.
+pub fn state_helper(task: &str, directory: &Path) -> ExitCode {
+    persist::helper::main(task, directory)
 }

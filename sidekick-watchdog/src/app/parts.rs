@@ -37,6 +37,8 @@ pub(super) fn store(config: &Config, data_dir: &Path) -> StoreConfig {
         batch_max_bytes: usize_of(config.store.batch_bytes_max),
         snapshot_every: u64::from(config.store.snapshot_every_entries),
         disk_quota: config.store.disk_quota_bytes,
+        // Nobody's path means that sled runs here, which costs memory and nothing else.
+        state_helper: std::env::current_exe().ok(),
         ..StoreConfig::new(data_dir)
     }
 }

@@ -133,7 +133,8 @@ fn options(dir: &Path, id: u64) -> NodeOptions {
             entries: 50,
             bytes: 1 << 20,
         },
-        quick_elections: true,
+        timing: super::raft::Timing::Quick,
+        state_helper: None,
     }
 }
 

@@ -13,7 +13,7 @@ use super::log::LogStore;
 use super::machine::{Machine, SnapshotEvery, StateMachine};
 use super::persist::{self, Persist};
 use super::proposer::Proposer;
-use super::raft::{self, Raft, TypeConfig};
+use super::raft::{self, Raft, Timing, TypeConfig};
 use super::snapshot::Snapshots;
 use super::state::State;
 use super::wal::{Wal, WalOptions};
@@ -31,7 +31,9 @@ pub(crate) struct NodeOptions {
     pub(crate) wal: WalOptions,
     pub(crate) batch_bytes_max: usize,
     pub(crate) snapshot_every: SnapshotEvery,
-    pub(crate) quick_elections: bool,
+    pub(crate) timing: Timing,
+    /// The executable that runs sled ([`super::state_helper`]); without one it runs in this process.
+    pub(crate) state_helper: Option<PathBuf>,
 }
 
 /// A running node.
@@ -43,7 +45,7 @@ pub(crate) struct Node {
     /// Why the node died, once it has.
     pub(crate) fatal: watch::Receiver<Option<String>>,
     tasks: Vec<JoinHandle<()>>,
-    persist: Option<Persist>,
+    persist: Arc<Persist>,
 }
 
 impl std::fmt::Debug for Node {
@@ -70,7 +72,7 @@ fn make_directory(path: &Path) -> Result<(), StoreError> {
 pub(crate) struct Opened {
     pub(crate) wal: Wal,
     pub(crate) machine: Arc<Machine>,
-    persist: Option<Persist>,
+    persist: Arc<Persist>,
 }
 
 /// Opens log, snapshots and state. Blocks on the disk.
@@ -110,7 +112,8 @@ pub(crate) fn open_files(options: &NodeOptions) -> Result<Opened, StoreError> {
         wal.stop();
         return Err(error);
     }
-    let (persist, kept) = persist::open(&directory("state"), persist::OPEN_TIMEOUT);
+    let persist = Persist::new(directory("state"), options.state_helper.clone());
+    let kept = persist.load();
     // Behind the purge point or ahead of the log it is worth nothing (CORRECTNESS 12).
     let kept = kept.filter(|state| {
         let index = state.last_applied.map(|id| id.index);
@@ -142,7 +145,7 @@ pub(crate) fn open_files(options: &NodeOptions) -> Result<Opened, StoreError> {
     Ok(Opened {
         wal,
         machine,
-        persist,
+        persist: Arc::new(persist),
     })
 }
 
@@ -186,7 +189,7 @@ impl Node {
             machine,
             persist,
         } = opened;
-        let config = raft::config(options.quick_elections)?;
+        let config = raft::config(options.timing)?;
         let raft = Raft::new(
             wal.node(),
             config,
@@ -196,9 +199,6 @@ impl Node {
         )
         .await
         .map_err(|error| raft_error(&wal, &error))?;
-        if let Some(persist) = &persist {
-            persist.start(Arc::clone(&machine));
-        }
         let (fatal_sender, fatal) = watch::channel(None);
         let (proposer, run) = Proposer::new(
             raft.clone(),
@@ -215,6 +215,7 @@ impl Node {
         let tasks = vec![
             tokio::spawn(run),
             tokio::spawn(keep_house(raft.clone(), wal.clone(), Arc::clone(&machine))),
+            tokio::spawn(persist::keep(Arc::clone(&persist), Arc::clone(&machine))),
         ];
         Ok(Self {
             raft,
@@ -282,11 +283,11 @@ impl Node {
         }
         let _ = self.raft.shutdown().await;
         let wal = self.wal.clone();
-        let persist = self.persist.take();
+        let (persist, machine) = (Arc::clone(&self.persist), Arc::clone(&self.machine));
         let stop = move || {
             wal.stop();
-            if let Some(persist) = persist {
-                persist.stop(persist::OPEN_TIMEOUT);
+            if let Err(fault) = persist.save(&machine) {
+                tracing::warn!(%fault, "the state was not written to sled; the next start may take longer");
             }
         };
         let _ = tokio::task::spawn_blocking(stop).await;

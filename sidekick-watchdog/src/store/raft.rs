@@ -36,12 +36,25 @@ pub(crate) fn entry_id(id: &LogId) -> EntryId {
     }
 }
 
-/// Heartbeat and election times suit disks whose slowest fdatasync takes 100 ms.
-pub(crate) fn config(quick_elections: bool) -> Result<Arc<Config>, StoreError> {
-    let (heartbeat_interval, election_timeout_min, election_timeout_max) = if quick_elections {
-        (50, 200, 400)
-    } else {
-        (250, 1000, 2000)
+/// How often a leader shows that it lives, and how long others wait for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timing {
+    /// A group of one: nobody waits. openraft's clock ticks with the heartbeat, and each tick would wake us.
+    Alone,
+    /// For disks whose slowest fdatasync takes 100 ms.
+    #[expect(dead_code, reason = "the network between nodes comes later")]
+    Group,
+    /// For tests that kill leaders.
+    #[cfg(test)]
+    Quick,
+}
+
+pub(crate) fn config(timing: Timing) -> Result<Arc<Config>, StoreError> {
+    let (heartbeat_interval, election_timeout_min, election_timeout_max) = match timing {
+        Timing::Alone => (60_000, 120_000, 240_000),
+        Timing::Group => (250, 1000, 2000),
+        #[cfg(test)]
+        Timing::Quick => (50, 200, 400),
     };
     let config = Config {
         cluster_name: "sidekick".to_owned(),

@@ -412,7 +412,8 @@ fn faulty(dir: &tempfile::TempDir) -> NodeOptions {
             entries: 50,
             bytes: 1 << 20,
         },
-        quick_elections: true,
+        timing: super::raft::Timing::Quick,
+        state_helper: None,
     }
 }
 

@@ -50,6 +50,12 @@ pub fn set_private(options: &mut OpenOptions) -> &mut OpenOptions {
     options.mode(0o600)
 }
 
+/// From now on, whatever this process creates is for this user alone, also what libraries create. Not for a process
+/// that starts programs of others: they would inherit it.
+pub fn make_new_files_private() {
+    rustix::process::umask(rustix::fs::Mode::from_bits_retain(0o077));
+}
+
 /// Whether everybody on this machine may read a file; `false` when it cannot be looked at.
 pub fn is_readable_by_all(path: &Path) -> bool {
     const OTHERS_READ: u32 = 0o004;
