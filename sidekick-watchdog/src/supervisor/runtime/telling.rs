@@ -94,6 +94,6 @@ impl Runtime {
         };
         let words = cause.to_string();
         let bare = words.strip_prefix("ended: ");
-        bare.map_or(words.clone(), str::to_owned)
+        bare.unwrap_or(&words).to_owned()
     }
 }
