@@ -8,6 +8,8 @@ mod harness;
 mod lifecycle;
 #[path = "supervisor/logs.rs"]
 mod logs;
+#[path = "supervisor/policies.rs"]
+mod policies;
 #[path = "supervisor/signals.rs"]
 mod signals;
 #[path = "supervisor/soak.rs"]

@@ -272,6 +272,11 @@ pub struct FakeLink {
     pub frames: AtomicU64,
     pub ready: AtomicBool,
     pub asked_to_quit: AtomicBool,
+    /// `set_idle(true)` and `restart_when_idle()`.
+    pub idle: AtomicBool,
+    pub restart_wanted: AtomicBool,
+    /// What it was told by `memory_high`, last.
+    pub memory_told: AtomicU64,
     /// How often the supervisor has looked.
     pub looks: AtomicU64,
     /// 0 = no goodbye, else the exit code plus one.
@@ -292,6 +297,8 @@ impl EngineLink for FakeLink {
             frames: self.frames.load(Ordering::Relaxed),
             monotonic_ns: u64::try_from(monotonic_now().as_nanos()).unwrap_or(u64::MAX),
             ready: self.ready.load(Ordering::Relaxed),
+            idle: self.idle.load(Ordering::Relaxed),
+            restart_wanted: self.restart_wanted.load(Ordering::Relaxed),
             clean_exit: (goodbye > 0).then(|| i32::try_from(goodbye - 1).unwrap_or(0)),
             ..Heartbeat::default()
         }
@@ -299,6 +306,10 @@ impl EngineLink for FakeLink {
 
     fn ask_quit(&self, _grace: Duration) {
         self.asked_to_quit.store(true, Ordering::Relaxed);
+    }
+
+    fn memory_high(&self, rss_bytes: u64) {
+        self.memory_told.store(rss_bytes, Ordering::Relaxed);
     }
 }
 
