@@ -26,12 +26,16 @@ struct Server {
 }
 
 async fn start(config: ApiConfig) -> Server {
+    start_with(config, None).await
+}
+
+async fn start_with(config: ApiConfig, operator: Option<Arc<dyn Operator>>) -> Server {
     let api = Api::bind(&config).await.unwrap();
     let address = api.address();
     let (status, receiver) = watch::channel(Status::default());
     let (stop, stopped) = oneshot::channel::<()>();
     let metrics = Metrics::new();
-    let task = tokio::spawn(api.serve(receiver, metrics.clone(), None, async {
+    let task = tokio::spawn(api.serve(receiver, metrics.clone(), operator, async {
         let _ = stopped.await;
     }));
     Server {
@@ -227,4 +231,86 @@ async fn a_hanging_client_does_not_hold_up_the_shutdown() {
     let _ = server.stop.take().unwrap().send(());
     let ended = tokio::time::timeout(Duration::from_secs(10), server.task).await;
     ended.expect("the server ends").unwrap().unwrap();
+}
+
+/// Takes every order and remembers it.
+#[derive(Default)]
+struct Taker(std::sync::Mutex<Vec<operator::Order>>);
+
+impl Operator for Taker {
+    fn order(&self, order: operator::Order) -> Result<Duration, operator::OrderError> {
+        self.0.lock().unwrap().push(order);
+        Ok(order.grace.unwrap_or(Duration::from_secs(10)))
+    }
+
+    fn log(&self, _: Option<u32>, _: usize) -> io::Result<Vec<crate::log_line::LogLine>> {
+        Ok(Vec::new())
+    }
+
+    fn follow_log(
+        &self,
+        _: Option<u32>,
+        _: usize,
+    ) -> (
+        Vec<crate::log_line::LogLine>,
+        tokio::sync::mpsc::Receiver<LogItem>,
+    ) {
+        (Vec::new(), tokio::sync::mpsc::channel(1).1)
+    }
+
+    fn crashes(&self) -> crate::crash::keep::CrashFolder {
+        crate::crash::keep::CrashFolder::new(Path::new("/nonexistent"))
+    }
+}
+
+/// P9: over TCP no order is taken without a token, be none configured or none given; with it each is.
+#[tokio::test]
+async fn over_tcp_an_order_needs_a_token() {
+    let taker = Arc::new(Taker::default());
+    let post = |path: &str, header: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\n{header}Connection: close\r\nContent-Length: 0\r\n\r\n"
+        )
+    };
+    let open = start_with(config(0), Some(taker.clone())).await;
+    for verb in operator::Verb::ALL {
+        let answer = open.ask(&post(&format!("/api/v1/engine/{verb}"), "")).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 403") && answer.contains("token_file"),
+            "{answer}"
+        );
+    }
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "s3cret").unwrap();
+    let token_file = Some(token.path().to_owned());
+    let with_token = ApiConfig {
+        token_file,
+        ..config(0)
+    };
+    let guarded = start_with(with_token, Some(taker.clone())).await;
+    let path = "/api/v1/engine/restart";
+    for header in ["", "Authorization: Bearer wrong\r\n"] {
+        let answer = guarded.ask(&post(path, header)).await;
+        assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    }
+    assert!(taker.0.lock().unwrap().is_empty(), "none was taken");
+
+    let right = "Authorization: Bearer s3cret\r\n";
+    for (path, code) in [
+        ("/api/v1/engine/restart?grace=30s", 202),
+        ("/api/v1/engine/stop", 202),
+        ("/api/v1/engine/restart?grace=fast", 400),
+        ("/api/v1/engine/restart?force=1", 400),
+        ("/api/v1/engine/explode", 404),
+    ] {
+        let answer = guarded.ask(&post(path, right)).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{answer}");
+    }
+    let taken = taker.0.lock().unwrap().clone();
+    let wanted = [
+        (operator::Verb::Restart, Some(Duration::from_secs(30))),
+        (operator::Verb::Stop, None),
+    ];
+    let wanted = wanted.map(|(verb, grace)| operator::Order { verb, grace });
+    assert_eq!(taken, wanted);
 }
