@@ -118,6 +118,8 @@ fn play(game: &Game) -> ExitCode {
     let mut last = 0;
     let mut guard = std::env::var_os(RESPAWN_VARIABLE).map(Guard::new);
     let is_long_lived = options().launch.is_multiple_of(LONG_LIFE_EVERY);
+    // Whoever keeps output has something to keep.
+    println!("engine {} plays", options().launch);
     let frames_min = if is_long_lived { LONG_LIFE_FRAMES } else { 0 };
     for _ in 0..game.frames_max.max(frames_min) {
         if let Some(guard) = &mut guard {

@@ -16,8 +16,10 @@ use super::{PATIENCE, assert_all_arrived, journals, playing, rounds, stop_cleanl
 const RELAUNCHES_DEFAULT: u32 = 100;
 /// Relaunches after which everything that is made once has been made.
 const WARM_UP: u64 = 20;
-/// More of a kind than this is a heap: some are kept on purpose (the last ten output files, the last reports).
+/// More of a kind than this is a heap: some are kept on purpose (the output of the last engines).
 const KEPT_MAX: usize = 64;
+/// 200 reports are kept, each with a mark beside it until it is uploaded.
+const REPORT_FILES_MAX: usize = 420;
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
@@ -74,7 +76,7 @@ impl Stock {
             ("launch locks", self.launch_locks, 8),
             ("output files", self.outputs, KEPT_MAX),
             ("files in memory", self.runtime_files, KEPT_MAX * 2),
-            ("reports", self.reports, KEPT_MAX * 4),
+            ("reports", self.reports, REPORT_FILES_MAX),
         ];
         let piles = limits.iter().filter(|(_, count, limit)| count > limit);
         piles
