@@ -47,6 +47,26 @@ pub struct DataDirLock {
     _file: File,
 }
 
+/// In a Godot project, keeps the editor from importing what lies here, and Git from committing it.
+fn hide_from_godot(dir: &Path) -> io::Result<()> {
+    const PROJECT: &str = "project.godot";
+    let is_in_project = dir
+        .ancestors()
+        .skip(1)
+        .any(|above| above.join(PROJECT).is_file());
+    // Who makes the project itself the data directory wants to go on seeing it.
+    if !is_in_project || dir.join(PROJECT).exists() {
+        return Ok(());
+    }
+    for (name, text) in [(".gdignore", ""), (".gitignore", "*\n")] {
+        let path = dir.join(name);
+        if !path.exists() {
+            create_private_file(&path)?.write_all(text.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
 impl DataDirLock {
     /// Creates the data directory if missing (mode 0700) and locks it. Blocks up to 3 s, and that only if the recorded
     /// holder is dead.
@@ -61,6 +81,9 @@ impl DataDirLock {
         };
         create_private_dir(dir).map_err(|error| unusable(dir, error))?;
         let dir = dir.canonicalize().map_err(|error| unusable(dir, error))?;
+        if let Err(error) = hide_from_godot(&dir) {
+            tracing::debug!(%error, "the data directory cannot be hidden from the Godot project that it lies in");
+        }
         let path = dir.join("watchdog.lock");
         let mut file = create_private_file(&path).map_err(|error| unusable(&path, error))?;
         let asked_at = Instant::now();
@@ -112,6 +135,31 @@ fn write_holder(file: &mut File) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_data_directory_in_a_godot_project_is_hidden_from_it() {
+        let root = tempfile::tempdir().unwrap();
+        let project = root.path().join("game");
+        std::fs::create_dir(&project).unwrap();
+        std::fs::write(project.join("project.godot"), "").unwrap();
+        let inside = project.join("server/sidekick-data");
+        drop(DataDirLock::acquire(&inside).unwrap());
+        assert_eq!(
+            std::fs::read_to_string(inside.join(".gitignore")).unwrap(),
+            "*\n"
+        );
+        assert!(inside.join(".gdignore").exists());
+        std::fs::write(inside.join(".gitignore"), "mine").unwrap();
+        drop(DataDirLock::acquire(&inside).unwrap());
+        assert_eq!(
+            std::fs::read_to_string(inside.join(".gitignore")).unwrap(),
+            "mine"
+        );
+        for other in [&project, &root.path().join("data")] {
+            drop(DataDirLock::acquire(other).unwrap());
+            assert!(!other.join(".gdignore").exists());
+        }
+    }
 
     #[test]
     fn a_second_watchdog_is_told_who_holds_the_data_directory() {

@@ -3,6 +3,7 @@
 // openraft's error is what its traits return.
 #![allow(clippy::result_large_err)]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
@@ -40,8 +41,12 @@ pub(crate) struct Machine {
     /// openraft's own test suite wants snapshots of "now", which we never make.
     #[cfg(test)]
     pub(crate) eager: std::sync::atomic::AtomicBool,
+    /// A fault of ours, as a test wants it: the next entry panics while the state is held.
+    #[cfg(test)]
+    pub(crate) panics: std::sync::atomic::AtomicBool,
     /// Wakes the housekeeper: a snapshot is due or a watermark moved.
     pub(crate) changed: Notify,
+    broken: AtomicBool,
     /// Held while the log is purged, and by whoever counts on what it holds.
     pub(crate) purging: tokio::sync::Mutex<()>,
 }
@@ -67,7 +72,10 @@ impl Machine {
             every,
             #[cfg(test)]
             eager: Default::default(),
+            #[cfg(test)]
+            panics: Default::default(),
             changed: Notify::new(),
+            broken: AtomicBool::new(false),
             purging: tokio::sync::Mutex::default(),
         })
     }
@@ -104,8 +112,45 @@ impl Machine {
         self.snapshots.thin_out()
     }
 
+    /// Applies an entry; a panic becomes an error. openraft would not notice that its state machine is gone, and whoever
+    /// waits for an answer would wait for ever.
+    fn apply_entry_or_stop(
+        &self,
+        inner: &mut Inner,
+        entry: Entry,
+    ) -> Result<Outcomes, StorageError> {
+        let id = entry.log_id;
+        let applied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            self.apply_entry(inner, entry)
+        }));
+        applied.unwrap_or_else(|_| {
+            // SYNC: pairs with the Acquire load in `is_broken`.
+            self.broken.store(true, Ordering::Release);
+            let what = format!(
+                "log entry {} cannot be applied: a bug, please report it",
+                id.index
+            );
+            tracing::error!(
+                index = id.index,
+                "applying a log entry panicked; the store stops"
+            );
+            Err(StorageIOError::apply(id, AnyError::error(what)).into())
+        })
+    }
+
+    /// An entry was applied by half: the state in memory is worth nothing, and must not be written anywhere.
+    pub(crate) fn is_broken(&self) -> bool {
+        // SYNC: pairs with the Release store in `apply_entry_or_stop`.
+        self.broken.load(Ordering::Acquire)
+    }
+
     fn apply_entry(&self, inner: &mut Inner, entry: Entry) -> Result<Outcomes, StorageError> {
         let id = entry.log_id;
+        #[cfg(test)]
+        assert!(
+            !self.panics.load(std::sync::atomic::Ordering::Relaxed),
+            "apply panics on purpose"
+        );
         let state = &mut inner.state;
         state.last_applied = Some(id);
         let outcomes = match entry.payload {
@@ -163,7 +208,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let mut inner = self.0.lock();
             let uploaded = inner.state.uploaded_index();
             for entry in entries {
-                outcomes.push(self.0.apply_entry(&mut inner, entry)?);
+                outcomes.push(self.0.apply_entry_or_stop(&mut inner, entry)?);
             }
             applied = inner.state.last_applied.map_or(0, |id| id.index);
             if inner.due.is_some() || inner.state.uploaded_index() != uploaded {

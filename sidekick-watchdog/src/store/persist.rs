@@ -112,6 +112,11 @@ impl Persist {
             return Ok(());
         }
         let state = machine.read(State::clone);
+        if machine.is_broken() {
+            return Err(Fault::NotTried(
+                "a log entry was applied by half".to_owned(),
+            ));
+        }
         let bytes = snapshot::seal(&state).map_err(|error| Fault::NotTried(error.to_string()))?;
         self.try_twice(&Task::Save(Arc::new(bytes)), |_| Ok(()))?;
         *saved = state.last_applied;

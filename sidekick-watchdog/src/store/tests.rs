@@ -699,3 +699,65 @@ async fn a_missing_segment_is_named_and_nothing_is_harmed() {
     assert_eq!(sequence(&store).await, (1..=2000).collect::<Vec<u64>>());
     store.shutdown().await;
 }
+
+/// A disk that hangs in fdatasync holds up who waits for it, and nobody else: the main loop's looks at the store, by
+/// which it tells and adopts engines, answer meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_disk_holds_up_only_who_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = faulty(&dir);
+    let delay = |us| {
+        let faults = &options.wal.faults;
+        faults
+            .sync_delay_us
+            .store(us, std::sync::atomic::Ordering::Relaxed);
+    };
+    let store = Arc::new(Store::open_with(options.clone(), 1 << 30).await.unwrap());
+    store.session_opened("s", epoch(), 1, 5).await.unwrap();
+    store.append(slab(1, 10)).await.unwrap();
+    delay(5_000_000);
+    let stuck = store.submit(slab(11, 10)).await.unwrap();
+    let stuck = tokio::spawn(stuck.wait());
+    // A look at everything that needs no disk, over and over while it stalls.
+    for _ in 0..100 {
+        assert_eq!(store.totals()["s"].committed, 10);
+        assert_eq!(store.session("s", epoch()).unwrap().next_seq, 11);
+        assert_eq!(store.open_sessions().len(), 1);
+        assert_eq!(store.last_launch("s"), 1);
+        assert!(store.stats().log.log_bytes > 0);
+        assert_eq!(sequence(&store).await, (1..=10).collect::<Vec<u64>>());
+    }
+    assert!(!stuck.is_finished(), "the disk did not stall");
+    delay(0);
+    assert_eq!(stuck.await.unwrap().unwrap().next_seq, 21);
+    store.shutdown().await;
+}
+
+/// A panic in apply ends the store and says so; the state can still be read, and the end comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panicking_apply_is_told_and_blocks_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir);
+    let store = Store::open(config.clone()).await.unwrap();
+    store.session_opened("s", epoch(), 1, 5).await.unwrap();
+    store.append(slab(1, 10)).await.unwrap();
+    let panics = &store.parts.machine.panics;
+    panics.store(true, std::sync::atomic::Ordering::Relaxed);
+    let patience = Duration::from_secs(20);
+    let error = tokio::time::timeout(patience, store.append(slab(11, 10)));
+    let error = error.await.expect("an answer").unwrap_err();
+    assert!(matches!(error, AppendError::Stopped(_)), "{error}");
+    let fatal = tokio::time::timeout(patience, store.fatal()).await;
+    assert_eq!(fatal.expect("a word").exit_code(), ExitCode::StoreUnusable);
+    assert_eq!(store.session("s", epoch()).unwrap().next_seq, 11);
+    assert_eq!(store.totals()["s"].committed, 10);
+    panics.store(false, std::sync::atomic::Ordering::Relaxed);
+    tokio::time::timeout(patience, store.shutdown())
+        .await
+        .expect("an end");
+    drop(store);
+    // What was fsynced before the panic is taken by the next one.
+    let store = Store::open(config).await.unwrap();
+    assert_eq!(store.session("s", epoch()).unwrap().next_seq, 21);
+    store.shutdown().await;
+}
