@@ -60,8 +60,8 @@ impl Sidekick {
     #[signal]
     pub(crate) fn quit_requested(grace_seconds: f64);
 
-    /// The server's process uses `bytes` of memory, more than the soft limit (`[health] memory_max`): free what can
-    /// be freed, or finish the match and quit. At the hard limit it is relaunched.
+    /// The server's process uses `bytes` of memory, more than `[health] memory_soft`: free what can be freed, or
+    /// finish the match and quit. At `memory_max` it is asked to quit and started anew.
     #[signal]
     pub(crate) fn memory_high(bytes: i64);
 

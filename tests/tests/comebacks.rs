@@ -65,4 +65,47 @@ fn a_relaunched_game_learns_how_the_last_one_died(godot: &Godot) {
     watchdog.stop(PATIENCE);
 }
 
-sidekick_tests::godot_claims!(a_relaunched_game_learns_how_the_last_one_died);
+/// A game that uses more than the soft limit hears of it, with the number; one that says that it is idle and wants a restart gets
+/// one, which is no death.
+fn much_memory_is_told_and_a_wish_for_a_restart_heard(godot: &Godot) {
+    let project = Project::new(
+        "extends Node
+
+
+func _ready() -> void:
+	Sidekick.mark_ready()
+	Sidekick.record(&\"start\", [Sidekick.get_incarnation(), Sidekick.get_last_death()])
+	if Sidekick.get_incarnation() == 1:
+		await get_tree().create_timer(2.0).timeout
+		var block: PackedByteArray = []
+		block.resize(300 << 20)
+		block.fill(1)
+		var bytes: int = await Sidekick.memory_high
+		Sidekick.record(&\"memory\", bytes > 256 << 20)
+		Sidekick.set_idle(true)
+		Sidekick.restart_when_idle()
+",
+    );
+    let mut setup = Setup::new();
+    setup.set_config(
+        "[health]\nmemory_soft = \"256MiB\"\n[restart]\nbackoff_first = \"10ms\"\n[upload]\nbatch_max_age = \"100ms\"\n",
+    );
+    setup.set_engine(project.command_line(godot, &[]));
+    let watchdog = setup.start();
+    wait::until("the second incarnation's word", PATIENCE, || {
+        let ledger = setup.uploaded_files();
+        let starts = ledger
+            .records()
+            .values()
+            .any(|arrival| arrival.stream == "start" && arrival.data() == json!([2, {}]));
+        starts.then_some(())
+    });
+    assert_eq!(recorded(&setup, "memory"), Some(json!(true)));
+    let finished = watchdog.stop(PATIENCE);
+    assert_eq!(finished.status.code(), Some(0), "{:#?}", finished.lines);
+}
+
+sidekick_tests::godot_claims!(
+    a_relaunched_game_learns_how_the_last_one_died,
+    much_memory_is_told_and_a_wish_for_a_restart_heard,
+);
