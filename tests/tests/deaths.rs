@@ -268,7 +268,13 @@ fn a_quit_with_a_code(godot: &Godot) {
 /// An endless loop in `_process`: found by the silence of the main loop, and ended.
 fn a_busy_loop(godot: &Godot) {
     let config = "[health]\nhang_timeout = \"500ms\"\n";
-    let report = dies_by(godot, &["--act", "loop"], config, "hang", &["hung for"]);
+    let report = dies_by(
+        godot,
+        &["--act", "loop"],
+        config,
+        "hang",
+        &["hung for", "in a busy loop"],
+    );
     let scripts = report["script_backtrace"].to_string();
     assert!(scripts.contains("_do (res://main.gd:"), "{report:#}");
 }
@@ -279,7 +285,11 @@ fn a_stopped_process(godot: &Godot) {
     let watchdog = scene.setup.start();
     plays(&watchdog, 1);
     scene.setup.signal(scene.engine(&watchdog), Signal::STOP);
-    assert_cause(&report(&watchdog, 1), "hang", &["hung for"]);
+    assert_cause(
+        &report(&watchdog, 1),
+        "hang",
+        &["hung for", "stopped by a signal"],
+    );
     scene.ends_well(watchdog, 2);
 }
 
@@ -377,6 +387,19 @@ fn a_script_that_does_not_parse(godot: &Godot) {
     scene.ends_well(watchdog, incarnation);
 }
 
+/// A game that eats memory without end is started anew at its ceiling, before the kernel ends it.
+fn a_game_that_eats_memory(godot: &Godot) {
+    let config = "[health]\nmemory_max = \"400MiB\"\n";
+    let act = ["--act", "grow", "--frame", "30"];
+    dies_by(
+        godot,
+        &act,
+        config,
+        "memory",
+        &["MiB of memory, more than it may"],
+    );
+}
+
 /// A hundred deaths in a row are answered by a safe start and, when that dies too, by a try now and then, for ever; the
 /// watchdog says so. Once the cause is gone the next try plays, with nobody's help.
 ///
@@ -393,7 +416,7 @@ fn a_hundred_deaths_in_a_row(godot: &Godot) {
     fs::write(&cause, "").expect("writable");
     let starts = scene.note("starts");
     scene.wrap(&format!(
-        "echo start >> '{}'; test ! -e '{}' || kill -KILL $$; exec \"$0\" \"$@\"",
+        "echo \"start ${{SIDEKICK_SAFE_START:-0}}\" >> '{}'; test ! -e '{}' || kill -KILL $$; exec \"$0\" \"$@\"",
         starts.display(),
         cause.display()
     ));
@@ -419,6 +442,12 @@ fn a_hundred_deaths_in_a_row(godot: &Godot) {
         incarnation as usize <= DEATHS + 8,
         "tried {incarnation} times"
     );
+    let safe: Vec<usize> = (1..)
+        .zip(&started)
+        .filter(|(_, line)| *line == "start 1")
+        .map(|(number, _)| number)
+        .collect();
+    assert_eq!(safe, [DEATHS + 1], "{started:?}");
     scene.ends_well(watchdog, incarnation);
 }
 
@@ -447,5 +476,6 @@ sidekick_tests::godot_claims!(
     an_engine_with_children,
     an_engine_that_does_not_want_to_end,
     a_script_that_does_not_parse,
+    a_game_that_eats_memory,
     a_hundred_deaths_in_a_row,
 );

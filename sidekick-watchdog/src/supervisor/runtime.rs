@@ -98,6 +98,8 @@ pub(super) struct Runtime {
     events: Sender<EngineEvent>,
     events_kept: VecDeque<EngineEvent>,
     events_dropped: u64,
+    /// Events are kept until a start is over.
+    events_wait: bool,
     engine: Option<Engine>,
     last_launch: u32,
     /// The highest number that is durably reserved: launch files below it may go.
@@ -151,6 +153,7 @@ impl Runtime {
             events: parts.events,
             events_kept: VecDeque::new(),
             events_dropped: 0,
+            events_wait: false,
             engine: None,
             last_launch: parts.last_launch,
             reserved: 0,
@@ -419,10 +422,16 @@ impl Runtime {
         if exit == Exit::Unknown && !said_goodbye {
             // Told when it is known how; the next start does not wait for that.
             self.late.push(engine.process, death, now);
+            self.feed_at(Event::Died { success }, now);
         } else {
-            self.tell_death(&death, exit);
+            // What is told wakes other threads, which would compete for the processor with the start of the next engine.
+            self.events_wait = true;
+            self.emit(died(&death, exit));
+            self.feed_at(Event::Died { success }, now);
+            self.events_wait = false;
+            self.flush_events();
+            self.output.ended(death.facts(exit));
         }
-        self.feed_at(Event::Died { success }, now);
         if self.engine.is_none() && (success || is_asked) {
             self.is_relaunch = false;
             self.output.ended_cleanly(engine.launch);
@@ -432,14 +441,7 @@ impl Runtime {
 
     fn tell_death(&mut self, death: &Death, exit: Exit) {
         self.output.ended(death.facts(exit));
-        self.emit(EngineEvent::Died {
-            incarnation: death.launch,
-            pid: death.pid,
-            cause: death.cause(exit),
-            log: death.log.clone(),
-            uptime: Some(death.uptime),
-            frame: death.heartbeat.map(|heartbeat| heartbeat.frames),
-        });
+        self.emit(died(death, exit));
     }
 
     /// Tells of deaths whose cause has come to be known; with `last`, of all.
@@ -543,6 +545,17 @@ fn wait_for_exit(process: &Process) -> Exit {
             return exit;
         }
         std::thread::sleep(EXIT_NEEDED_POLL);
+    }
+}
+
+fn died(death: &Death, exit: Exit) -> EngineEvent {
+    EngineEvent::Died {
+        incarnation: death.launch,
+        pid: death.pid,
+        cause: death.cause(exit),
+        log: death.log.clone(),
+        uptime: Some(death.uptime),
+        frame: death.heartbeat.map(|heartbeat| heartbeat.frames),
     }
 }
 

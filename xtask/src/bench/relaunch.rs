@@ -193,7 +193,7 @@ fn first_instruction(
     let _floor = start_floor(&tools.floor, &tools.stamping(&logs[0], &[]), &[], &token)?;
     let runit = start_runit(tools.folder.path(), &tools.stamping(&logs[1], &[]), &token)?;
     let setup = tools.setup(&logs[2], &[]);
-    let _watchdog = setup.start();
+    let watchdog = setup.start();
     let mut subjects = vec![Subject::new("floor", &token, logs[0].clone())];
     match runit {
         Some(_) => subjects.push(Subject::new("runit", &token, logs[1].clone())),
@@ -202,6 +202,7 @@ fn first_instruction(
     subjects.push(Subject::new("sidekick", &setup.token, logs[2].clone()));
     rounds(&mut subjects, samples)?;
     print(printer, "first_instruction", &subjects, true);
+    print_gaps(printer, "first_instruction", &watchdog);
     Ok(())
 }
 
@@ -222,8 +223,25 @@ fn under_load(printer: Printer, tools: &Tools, samples: usize) -> Result<(), Box
     let rate = (committed(&watchdog) - before) / started.elapsed().as_secs_f64();
     printer.tell(&format!("  {rate:.0} records/s were committed meanwhile"));
     print(printer, "records_10k", &subjects, true);
+    print_gaps(printer, "records_10k", &watchdog);
     watchdog.stop(PATIENCE);
     Ok(())
+}
+
+/// From the proof of a death to the return of the next start, by the watchdog's own account: its own part of the way.
+fn print_gaps(printer: Printer, case: &str, watchdog: &Watchdog<'_>) {
+    let lines = watchdog.log();
+    let gaps: Vec<f64> = lines
+        .iter()
+        .filter(|line| line.message == "engine started")
+        .filter_map(|line| line.fields.get("gap_ms")?.as_f64())
+        .collect();
+    printer.print(&Line::median(
+        "relaunch",
+        &format!("{case}_proof_to_started"),
+        "ms",
+        &gaps,
+    ));
 }
 
 fn committed(watchdog: &Watchdog<'_>) -> f64 {

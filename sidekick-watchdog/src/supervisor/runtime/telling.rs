@@ -53,7 +53,9 @@ impl Runtime {
     /// Never blocks: what the receiver does not take is kept, up to a bound.
     pub(super) fn emit(&mut self, event: EngineEvent) {
         self.events_kept.push_back(event);
-        self.flush_events();
+        if !self.events_wait {
+            self.flush_events();
+        }
         while self.events_kept.len() > EVENTS_KEPT_MAX {
             self.events_kept.pop_front();
             self.events_dropped += 1;
