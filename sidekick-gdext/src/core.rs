@@ -17,7 +17,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PREFIX: &str = "SIDEKICK_";
 /// Sizes for a watchdog that names none; the same as its own defaults.
 const RING_BYTES_DEFAULT: usize = 16 << 20;
-const SPILL_BYTES_MAX_DEFAULT: u64 = 1 << 30;
+const SPILL_BYTES_MAX_DEFAULT: u64 = 256 << 20;
 /// Longest time that one `record()` may block when the ring is full and blocking was asked for.
 const BLOCK_MAX_DEFAULT: Duration = Duration::from_millis(2);
 

@@ -1,9 +1,15 @@
 //! From Godot's values to bytes: the one place on `record()`'s way that calls the engine.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use godot::classes::Engine;
 use godot::global::var_to_bytes;
 use godot::prelude::*;
 
 use crate::recorder::{Cause, Recorder, STREAM_BYTES_MAX};
+
+/// Whether the engine could not encode a value before; it may well be asked for the same one again.
+static HAS_FAILED: AtomicBool = AtomicBool::new(false);
 
 /// Records `data`; returns the sequence number, or 0 for what was refused or only counted. From any thread.
 #[inline]
@@ -15,7 +21,13 @@ pub(crate) fn record(recorder: &Recorder, stream: &StringName, data: &Variant) -
     let outcome = match name(stream.chars(), &mut buffer) {
         Ok(name) => {
             // The engine encodes a dictionary several times faster than it can be walked from here.
-            let bytes = var_to_bytes(data);
+            let bytes = match HAS_FAILED.load(Ordering::Relaxed) {
+                false => var_to_bytes(data),
+                true => quietly(|| var_to_bytes(data)),
+            };
+            if bytes.is_empty() {
+                HAS_FAILED.store(true, Ordering::Relaxed);
+            }
             recorder.push(session, name, bytes.as_slice())
         }
         Err(cause) => Err(recorder.refuse("", cause)),
@@ -29,6 +41,18 @@ pub(crate) fn record(recorder: &Recorder, stream: &StringName, data: &Variant) -
             0
         }
     }
+}
+
+/// Does `work` without the engine's own complaints: of a container that holds itself it makes thousands, a line for each
+/// level, every time. Those of the first time are shown; our own warning says which record it was.
+#[cold]
+fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    let mut engine = Engine::singleton();
+    let was_printing = engine.is_printing_error_messages();
+    engine.set_print_error_messages(false);
+    let done = work();
+    engine.set_print_error_messages(was_printing);
+    done
 }
 
 /// The stream's name as UTF-8 in `buffer`: 1 to 255 bytes, no control characters.

@@ -85,12 +85,12 @@ impl fmt::Display for Cause {
                 write!(f, "{bytes} bytes, the limit is {max}; split the data over several records")
             }
             Self::RingFull => f.write_str(
-                "the ring is full, the watchdog is gone or does not keep up; look at its status, or raise [ring] size in \
-                 sidekick.toml",
+                "the ring is full, and so is the spill file where there is one: the watchdog is gone or does not keep up; \
+                 look at its status, or raise [ring] size or spill_max in sidekick.toml",
             ),
             Self::SpillFailed => f.write_str(
-                "the ring is full, and the spill file is at its limit or cannot be written; free space in the runtime \
-                 directory, or see why the watchdog does not keep up",
+                "the ring is full, and the spill file cannot be written; free space in the runtime directory, or see why \
+                 the watchdog does not keep up",
             ),
             Self::Closed => f.write_str("the session is closed; record before the engine quits"),
             Self::Fenced => f.write_str(

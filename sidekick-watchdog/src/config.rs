@@ -212,7 +212,8 @@ fn find_file(
         Err(why) => Err(ConfigErrors::one(
             place,
             format!(
-                "the configuration file {} cannot be read: {why}; `sidekick-watchdog init` writes one",
+                "the configuration file {} cannot be read: {why}; name another with --config, or let `sidekick-watchdog \
+                 init` write a new one",
                 path.display()
             ),
         )),

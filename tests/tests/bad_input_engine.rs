@@ -1,9 +1,12 @@
 //! Bad input that needs the real engine: a project without the extension.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use sidekick_tests::godot::Godot;
+use sidekick_tests::mount::Mount;
 use sidekick_tests::project::Project;
 use sidekick_tests::watchdog::{LogLine, Setup};
 
@@ -88,7 +91,52 @@ fn a_project_that_is_none_is_quoted(godot: &Godot) {
     assert_eq!(finished.status.code(), Some(0));
 }
 
+/// An engine that cannot print (its output is on the full disk) used to lose its extension: whatever is full, the next
+/// engine connects and records.
+fn an_engine_that_starts_on_a_full_disk_records(godot: &Godot) {
+    let project = Project::new(
+        "extends Node\nfunc _ready() -> void:\n\tprint(\"hello\")\n\tSidekick.mark_ready()\n\
+         func _process(_delta: float) -> void:\n\tSidekick.record(&\"tick\", Engine.get_process_frames())\n",
+    );
+    let mut setup = Setup::new();
+    setup.set_engine(project.command_line(godot, &[]));
+    let mount = match Mount::new(&setup.data_dir(), 64 << 20) {
+        Ok(mount) => mount,
+        Err(why) => panic!("a small file system is needed, as root: {why}"),
+    };
+    let watchdog = setup.start();
+    let ready = |launch: u64| {
+        watchdog.wait_for_status("a ready game", PATIENCE, |status| {
+            let engine = &status["engine"];
+            (engine["incarnation"].as_u64() == Some(launch) && engine["ready"] == true)
+                .then(|| {
+                    engine["pid"]
+                        .as_u64()
+                        .and_then(|pid| u32::try_from(pid).ok())
+                })
+                .flatten()
+        })
+    };
+    let first = ready(1);
+    let filler = mount.fill();
+    setup.signal(first, Signal::KILL);
+    ready(2);
+    fs::remove_file(filler).expect("removed");
+    let committed = watchdog.wait_for_status("records", PATIENCE, |status| {
+        status["totals"]["committed"].as_u64()
+    });
+    watchdog.wait_for_status("more records", PATIENCE, |status| {
+        status["totals"]["committed"]
+            .as_u64()
+            .filter(|&count| count > committed)
+    });
+    let finished = watchdog.stop(PATIENCE);
+    let log = finished.lines.join("\n");
+    assert_eq!(finished.status.code(), Some(0), "{log}");
+}
+
 sidekick_tests::godot_claims!(
+    an_engine_that_starts_on_a_full_disk_records,
     a_game_without_the_extension_is_told_of,
     a_game_without_the_extension_ends_the_watchdog,
     a_project_that_is_none_is_quoted

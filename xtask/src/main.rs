@@ -38,7 +38,7 @@ enum Command {
     /// Measure what a record costs, how many are committed a second, what an idle watchdog costs, how long
     /// a server that died is away.
     Bench(bench::Options),
-    /// Build what ships pack it as the addon's zip, and try that out.
+    /// Build what ships, pack it as the addon's zip, and try that out.
     Dist(dist::Options),
 }
 

@@ -26,7 +26,7 @@ pub(super) fn quote(incarnation: u32, log: PathBuf, engine_log: EngineLog) {
             output,
             log = %log.display(),
             "the engine ended before the game ran; is the project's folder right (--path), and has it a main scene \
-             that loads? Its last words are quoted here"
+             that loads? What it printed last is in `output`"
         );
     });
 }

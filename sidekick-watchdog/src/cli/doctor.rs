@@ -123,10 +123,10 @@ fn kernel() -> Finding {
 
 fn engine(config: &Config) -> Finding {
     let Some(program) = config.engine.command.first() else {
-        return failure(
-            ExitCode::BadConfig,
+        return warning(
             "engine",
-            "[engine] command is not set; set it, or start with addons/sidekick/sidekick.sh, which names the engine itself",
+            "[engine] command is not set: right when the server is started by addons/sidekick/sidekick.sh, which names \
+             the engine itself, or by `run -- COMMAND`",
         );
     };
     let folder = config

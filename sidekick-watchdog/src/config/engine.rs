@@ -105,6 +105,12 @@ impl EngineConfig {
         section.later("standby", "warm standby");
         section.later("project_dir", "finding the project by itself");
         section.finish();
+        if let Some(folder) = working_dir.as_deref().filter(|folder| !folder.is_dir()) {
+            pass.complain(
+                "engine.working_dir",
+                format!("is {}, which is not a folder", folder.display()),
+            );
+        }
         Self {
             command,
             working_dir,

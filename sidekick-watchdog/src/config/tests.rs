@@ -267,6 +267,13 @@ fn the_template_passes_its_own_check_with_every_key_uncommented() {
     ] {
         uncommented = uncommented.replace(example, token.path().to_str().unwrap());
     }
+    // And an authority and a folder.
+    let authority = tempfile::NamedTempFile::new().unwrap();
+    let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(authority.path(), pem).unwrap();
+    uncommented = uncommented
+        .replace("/etc/sidekick/ca.pem", authority.path().to_str().unwrap())
+        .replace("working_dir = \".\"", "working_dir = \"/\"");
     let config = resolve(&sources(&uncommented)).unwrap_or_else(|e| panic!("{e}\n{uncommented}"));
     let in_file = config
         .entries
@@ -299,6 +306,36 @@ fn what_is_printed_reads_back_and_hides_secrets() {
     let again = resolve(&sources(&printed)).unwrap();
     assert_eq!(again.ring.bytes, config.ring.bytes);
     assert_eq!(again.data_dir, config.data_dir);
+}
+
+/// What `run` would stumble over is told by `check`, all at once and with its place.
+#[test]
+fn files_and_folders_that_are_named_must_be_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authorities, token) = (folder.path().join("ca.pem"), folder.path().join("token"));
+    let text = format!(
+        "[engine]\nworking_dir = {:?}\n[upload]\nsinks = [\"http\"]\n[upload.http]\nurl = \"https://x.example/\"\n\
+         token_file = {token:?}\ntls_ca_file = {authorities:?}\n",
+        folder.path().join("none")
+    );
+    let found = complaints(&sources(&text));
+    for (found, begin) in found.iter().zip([
+        "sidekick.toml:2:15: engine.working_dir is ",
+        "sidekick.toml:7:14: upload.http.token_file cannot be used: ",
+        "sidekick.toml:8:15: upload.http.tls_ca_file cannot be used: ",
+    ]) {
+        assert!(found.starts_with(begin), "{found}");
+    }
+    assert_eq!(found.len(), 3, "{found:#?}");
+    for bad in ["", "no certificate", "-----BEGIN CERTIFICATE-----\n%%\n"] {
+        std::fs::write(&authorities, bad).unwrap();
+        let found = complaints(&sources(&text));
+        assert_eq!(found.len(), 3, "{bad:?}: {found:#?}");
+        assert!(
+            found[2].ends_with("name a PEM file of certificates"),
+            "{found:#?}"
+        );
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! `[upload]`, `[upload.http]`, `[upload.file]`: where records go and in which batches.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, PemObject};
 use url::Url;
 
 use super::reader::{Pass, any, between};
@@ -193,6 +195,9 @@ impl HttpSinkConfig {
         section.finish();
         let wanted = sinks.contains(&SinkKind::Http);
         secret::check(pass, "upload.http.token_file", token_file.as_deref());
+        if let Some(Err(why)) = tls_ca_file.as_deref().map(check_authorities) {
+            pass.complain("upload.http.tls_ca_file", format!("cannot be used: {why}"));
+        }
         let url = url.and_then(|url| parse_url(&url).ok());
         match url {
             Some(url) if wanted => Some(Self {
@@ -261,6 +266,30 @@ fn check_sinks(sinks: &[SinkKind]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// A file of certificate authorities that can be read, with one in it at least.
+fn check_authorities(path: &Path) -> Result<(), String> {
+    let problem = |why: &str| format!("{}: {why}; name a PEM file of certificates", path.display());
+    let mut count = 0;
+    for certificate in
+        CertificateDer::pem_file_iter(path).map_err(|error| problem(&in_words(&error)))?
+    {
+        certificate.map_err(|error| problem(&in_words(&error)))?;
+        count += 1;
+    }
+    if count == 0 {
+        return Err(problem("holds no certificate"));
+    }
+    Ok(())
+}
+
+fn in_words(error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => error.to_string(),
+        // Its own words quote the file, byte by byte.
+        _ => "is not in PEM format".to_owned(),
+    }
 }
 
 fn parse_url(text: &str) -> Result<Url, String> {

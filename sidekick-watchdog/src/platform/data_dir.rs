@@ -19,7 +19,7 @@ const DYING_HOLDER_POLL: Duration = Duration::from_millis(2);
 pub enum DataDirError {
     /// It cannot be made or its lock file cannot be opened.
     #[error(
-        "data directory {path:?} cannot be used: {source}; {}, or name another folder with --data-dir or data_dir",
+        "the data directory cannot be used: {path:?}: {source}; {}, or name another folder with --data-dir or data_dir",
         super::remedy(.source)
     )]
     Unusable {

@@ -13,6 +13,11 @@ use sidekick_tests::process::Running;
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::LogLine;
 
+/// Lines that tell of records which are missing.
+const GAP_STREAM: &str = "sidekick.gap";
+/// What the watchdog itself records, crash reports for one.
+const OWN_STREAMS: &str = "sidekick.";
+
 /// The watchdog on stage. Log lines are looked at once, in order.
 #[derive(Debug)]
 pub struct Stage {
@@ -133,8 +138,14 @@ impl Account {
         ledger: &Ledger,
     ) -> Result<Self, Box<dyn Error>> {
         let mut arrived: BTreeMap<&str, u64> = BTreeMap::new();
-        for key in ledger.records().keys() {
-            *arrived.entry(key.epoch.as_str()).or_default() += 1;
+        let mut missing = 0;
+        for (key, arrival) in ledger.records() {
+            if arrival.stream == GAP_STREAM {
+                // Says itself how many it stands for; it is no record.
+                missing += arrival.data()["count"].as_u64().unwrap_or(1).max(1);
+            } else if !arrival.stream.starts_with(OWN_STREAMS) {
+                *arrived.entry(key.epoch.as_str()).or_default() += 1;
+            }
         }
         let notes = read_notes(witness)?;
         let mut account = Self {
@@ -142,8 +153,8 @@ impl Account {
             noted: notes.values().sum(),
             recorded: sessions.values().map(|session| session.recorded).sum(),
             committed: sessions.values().map(|session| session.committed).sum(),
-            uploaded: ledger.count() as u64,
-            lost: 0,
+            uploaded: arrived.values().sum(),
+            lost: missing,
             duplicates: ledger.duplicates,
             violations: ledger.violations.clone(),
         };
@@ -226,14 +237,26 @@ fn read_notes(folder: &Path) -> Result<BTreeMap<String, u64>, Box<dyn Error>> {
 mod tests {
     use super::*;
 
+    fn line(seq: u64, stream: &str, data: &str) -> String {
+        format!(
+            r#"{{"source":"s","epoch":"e","seq":{seq},"stream":"{stream}","time":"2026-11-22T12:00:00.000000Z","incarnation":1,"data":{data}}}"#
+        )
+    }
+
     fn account(line_count: u64, noted: u64, recorded: u64) -> Account {
+        account_of(
+            (1..=line_count).map(|seq| line(seq, "a", "null")),
+            noted,
+            recorded,
+        )
+    }
+
+    fn account_of(lines: impl Iterator<Item = String>, noted: u64, recorded: u64) -> Account {
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("1"), format!("e\n{noted}\n9999")).expect("a note");
         let mut ledger = Ledger::default();
-        for seq in 1..=line_count {
-            ledger.take(&format!(
-                r#"{{"source":"s","epoch":"e","seq":{seq},"stream":"a","time":"2026-11-22T12:00:00.000000Z","incarnation":1,"data":null}}"#
-            ));
+        for line in lines {
+            ledger.take(&line);
         }
         let session = Session {
             recorded,
@@ -254,6 +277,28 @@ mod tests {
         assert!(
             account(5, 4, 5).verdict().is_ok(),
             "records after the last note"
+        );
+        let with_a_gap = account_of(
+            (1..=4).map(|seq| line(seq, "a", "null")).chain([line(
+                5,
+                "sidekick.gap",
+                r#"{"count":1}"#,
+            )]),
+            5,
+            5,
+        );
+        assert_eq!(with_a_gap.lost, 2, "told of, and not there");
+        assert!(with_a_gap.verdict().is_err());
+        let with_a_report = account_of(
+            (1..=5)
+                .map(|seq| line(seq, "a", "null"))
+                .chain([line(6, "sidekick.crash", "{}")]),
+            5,
+            5,
+        );
+        assert!(
+            with_a_report.verdict().is_ok(),
+            "a crash report is no record of the game"
         );
         let lost = account(4, 5, 5);
         assert_eq!(lost.lost, 1);

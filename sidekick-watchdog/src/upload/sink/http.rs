@@ -126,11 +126,12 @@ impl fmt::Debug for HttpSettings {
     }
 }
 
-/// What is wrong with the settings of an HTTP sink. All of it is the configuration's fault.
+/// What is wrong with the settings of an HTTP sink. All of it is the configuration's fault; whoever shows it names the
+/// section.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpSinkError {
     /// The URL cannot be used.
-    #[error("[upload.http] url {url:?} cannot be used: {reason}")]
+    #[error("url {url:?} cannot be used: {reason}")]
     Url {
         /// As configured.
         url: String,
@@ -138,15 +139,13 @@ pub enum HttpSinkError {
         reason: String,
     },
     /// A header cannot be sent. Its value is not shown, it may be a secret.
-    #[error(
-        "[upload.http] headers: {name:?} is not a header that can be sent, or its value is not"
-    )]
+    #[error("headers: {name:?} is not a header that can be sent, or its value is not")]
     Header {
         /// Its name.
         name: String,
     },
     /// The file with certificate authorities cannot be used.
-    #[error("[upload.http] tls_ca_file {} cannot be used: {reason}", path.display())]
+    #[error("tls_ca_file {} cannot be used: {reason}", path.display())]
     CaFile {
         /// As configured.
         path: PathBuf,
