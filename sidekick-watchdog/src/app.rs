@@ -104,7 +104,10 @@ pub fn run(config: Config, log: &LogGuard) -> Result<(), AppError> {
         })?;
     let rings = runtime_dir.path.clone();
     let ended = runtime.block_on(serve(config, lock.dir().to_owned(), runtime_dir.path, log));
-    if !matches!(ended, Err(AppError::Store(_) | AppError::System { .. })) {
+    if matches!(
+        ended,
+        Ok(()) | Err(AppError::GaveUp { .. } | AppError::Left { .. })
+    ) {
         // No engine runs that could miss us.
         respawn::forget(&rings);
     }

@@ -26,7 +26,8 @@ const BYTES_MAX: u64 = 16 << 20;
 /// The output of respawned watchdogs begins a new file beyond this.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 /// What a service manager meant for one process alone.
-const NOT_INHERITED: [&str; 7] = [
+const NOT_INHERITED: [&str; 8] = [
+    "SYSTEMD_EXEC_PID",
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
@@ -126,7 +127,10 @@ struct Started {
 impl Started {
     /// How this process was started.
     fn own(data_dir: &Path, has_log_file: bool) -> io::Result<Self> {
-        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        // Not INVOCATION_ID: a terminal that is a service of the desktop hands it to everything started in it.
+        let is_service = variable("SYSTEMD_EXEC_PID")
+            .is_some_and(|pid| pid.to_str() == Some(&std::process::id().to_string()));
         Ok(Self {
             exe: std::env::current_exe()?.as_os_str().into(),
             args: std::env::args_os()
@@ -142,7 +146,7 @@ impl Started {
                 .collect(),
             data_dir: data_dir.as_os_str().into(),
             has_log_file,
-            managed: is_set("NOTIFY_SOCKET") || is_set("INVOCATION_ID"),
+            managed: is_service || variable("NOTIFY_SOCKET").is_some(),
         })
     }
 

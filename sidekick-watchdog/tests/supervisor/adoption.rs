@@ -308,6 +308,44 @@ fn how_an_adopted_engine_ended_is_told() {
     }
 }
 
+/// An adopted engine's children are not our descendants. One that left its process group is known by the launch lock, which
+/// it inherited.
+#[test]
+fn children_of_an_adopted_engine_die_with_it() {
+    let site = Site::new(
+        "sleep 1000 & echo $! >> children; setsid sh -c 'echo $$ >> children; exec sleep 1000' & \
+         echo $$ >> pids; while :; do sleep 0.02; done",
+    );
+    let mut first = site.watchdog_process();
+    let pid = eventually("an engine", || site.numbers("pids").first().copied());
+    let children = eventually("its children", || {
+        let children = site.numbers("children");
+        (children.len() == 2).then_some(children)
+    });
+    first.kill();
+    let mut watched = Watched::start(site.config()).expect("started");
+    assert_eq!(watched.adopted(), (1, pid));
+    assert!(
+        children.iter().all(|&child| is_alive(child)),
+        "left alone while it lives"
+    );
+    kill(pid);
+    let (_, next) = watched.started();
+    eventually("their end", || {
+        children.iter().all(|&child| !is_alive(child)).then_some(())
+    });
+    assert!(is_alive(next));
+    let of_next = eventually("the next one's children", || {
+        let all = site.numbers("children");
+        (all.len() == 4).then(|| all[2..].to_vec())
+    });
+    assert!(of_next.iter().all(|&child| is_alive(child)));
+    watched.shut_down(Duration::from_secs(5));
+    eventually("the end of all", || {
+        of_next.iter().all(|&child| !is_alive(child)).then_some(())
+    });
+}
+
 /// Whether this kernel tells anybody how a process ended.
 fn tells_exits() -> bool {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

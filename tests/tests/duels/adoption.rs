@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
+use rustix::process::Signal;
 use sidekick_tests::engine::Game;
 use sidekick_tests::history::faults_of_a_duel;
 use sidekick_tests::wait;
@@ -27,6 +28,7 @@ pub(super) fn trials() -> Vec<Trial> {
             "an_engine_that_has_no_ring_yet_is_adopted_and_heard_when_it_has",
             no_ring_yet,
         ),
+        trial("the_status_says_how_an_adopted_engine_ended", how_it_ended),
         trial(
             "a_watchdog_killed_at_any_step_of_a_start_leaves_one_engine",
             any_step,
@@ -100,6 +102,38 @@ fn no_ring_yet() {
     assert_eq!(wait_until_played(&setup, 1), engine);
     stop_cleanly(&setup, watchdog);
     assert_all_arrived(&setup, 1);
+}
+
+/// Which signal ended an engine is known to a watchdog that did not start it.
+fn how_it_ended() {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").expect("known");
+    let mut numbers = kernel
+        .split('.')
+        .map(|word| word.parse::<u32>().unwrap_or(0));
+    if (numbers.next(), numbers.next()) < (Some(6), Some(15)) {
+        println!("SKIPPED: Linux {kernel} does not tell");
+        return;
+    }
+    for (signal, cause) in [(Signal::ABORT, "SIGABRT"), (Signal::KILL, "SIGKILL")] {
+        let setup = playing();
+        let watchdog = setup.start();
+        let engine = wait_until_played(&setup, 1);
+        watchdog.kill();
+        let watchdog = setup.start();
+        assert_eq!(wait_until_played(&setup, 1), engine);
+        setup.signal(engine, signal);
+        wait_for_status(&setup, "its death and its cause", |status| {
+            let deaths = status["engine"]["last_deaths"].as_array()?;
+            let death = deaths.first()?;
+            assert_eq!((deaths.len(), death["incarnation"].as_u64()), (1, Some(1)));
+            let told = death["cause"].as_str().unwrap_or_default();
+            assert!(told.contains(cause), "{told:?} is not {cause:?}");
+            Some(())
+        });
+        wait_until_played(&setup, 2);
+        stop_cleanly(&setup, watchdog);
+        assert_all_arrived(&setup, 2);
+    }
 }
 
 fn any_step() {
