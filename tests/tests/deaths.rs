@@ -387,17 +387,35 @@ fn a_script_that_does_not_parse(godot: &Godot) {
     scene.ends_well(watchdog, incarnation);
 }
 
-/// A game that eats memory without end is started anew at its ceiling, before the kernel ends it.
-fn a_game_that_eats_memory(godot: &Godot) {
-    let config = "[health]\nmemory_max = \"400MiB\"\n";
-    let act = ["--act", "grow", "--frame", "30"];
-    dies_by(
-        godot,
-        &act,
-        config,
-        "memory",
-        &["MiB of memory, more than it may"],
-    );
+/// Memory that grows: the game is told at the soft limit, and at the hard one asked to quit, saved and started anew.
+fn memory_that_grows(godot: &Godot) {
+    let config = "[health]\nmemory_soft = \"300MiB\"\nmemory_max = \"450MiB\"\n";
+    let scene = Scene::new(godot, &["--act", "grow"], config);
+    let watchdog = scene.setup.start();
+    let report = report(&watchdog, 1);
+    assert_cause(&report, "memory", &["of memory, more than it may"]);
+    let history = report["memory"].as_array().expect("a history");
+    let resident = history.iter().filter_map(|at| at["rss_bytes"].as_u64());
+    assert!(resident.max() > Some(450 << 20), "{report:#}");
+    let told = fs::read_to_string(scene.note("memory_high")).expect("the game's own note");
+    let told: u64 = told.parse().expect("bytes");
+    assert!(told > 300 << 20, "{told}");
+    scene.ends_well(watchdog, 2);
+}
+
+/// The game asks for a restart, says that it is idle, and gets one, as a quit with all that belongs to it.
+fn a_restart_at_the_games_wish(godot: &Godot) {
+    let scene = Scene::new(godot, &["--act", "restart"], "");
+    let mut watchdog = scene.setup.start();
+    let why = watchdog.wait_for_log("the planned restart", PATIENCE, |line| {
+        (line.message == "planned restart").then(|| line.text("why").map(str::to_owned))
+    });
+    assert_eq!(why.as_deref(), Some("the game asked for it"));
+    let cause = watchdog.wait_for_log("its clean end", PATIENCE, |line| {
+        (line.message == "engine quit").then(|| line.text("cause").map(str::to_owned))
+    });
+    assert_eq!(cause.as_deref(), Some("quit"));
+    scene.ends_well(watchdog, 2);
 }
 
 /// A hundred deaths in a row are answered by a safe start and, when that dies too, by a try now and then, for ever; the
@@ -476,6 +494,7 @@ sidekick_tests::godot_claims!(
     an_engine_with_children,
     an_engine_that_does_not_want_to_end,
     a_script_that_does_not_parse,
-    a_game_that_eats_memory,
+    memory_that_grows,
+    a_restart_at_the_games_wish,
     a_hundred_deaths_in_a_row,
 );

@@ -5,7 +5,9 @@ extends "res://journal.gd"
 ## in frame [code]--frame N[/code] (default 20). What an act leaves for the test lies in [code]--notes DIR[/code].
 
 const STALL_MSEC := 2500
-const GROWTH_BYTES := 8 << 20
+## Slow enough for who looks at it once a second.
+const GROWTH_BYTES := 2 << 20
+const GROWTH_FRAMES := 8
 
 var _act := ""
 var _frame := 20
@@ -18,13 +20,15 @@ func _ready() -> void:
 	if Sidekick.get_incarnation() <= _argument("--last", "1").to_int():
 		_act = _argument("--act", "")
 	_frame = _argument("--frame", "20").to_int()
+	Sidekick.memory_high.connect(_on_memory_high)
 
 
 func _process(delta: float) -> void:
 	super(delta)
 	_frames += 1
 	if _act == "grow" and _frames >= _frame:
-		_grow()
+		if _frames % GROWTH_FRAMES == 0:
+			_grow()
 	elif _frames == _frame:
 		_do()
 
@@ -38,6 +42,9 @@ func _do() -> void:
 		"loop":
 			while true:
 				pass
+		"restart":
+			Sidekick.restart_when_idle()
+			Sidekick.set_idle(true)
 		"announced_stall":
 			Sidekick.expect_stall(60.0)
 			OS.delay_msec(STALL_MSEC)
@@ -48,6 +55,10 @@ func _do() -> void:
 		"children":
 			var pids := [OS.create_process("sleep", ["600"]), OS.create_process("setsid", ["sleep", "600"])]
 			_note("children", " ".join(pids))
+
+
+func _on_memory_high(bytes: int) -> void:
+	_note("memory_high", str(bytes))
 
 
 ## Touched, so that it is resident.
