@@ -6,6 +6,8 @@ use godot::classes::Engine;
 use godot::global::var_to_bytes;
 use godot::prelude::*;
 
+use sidekick_ipc::frame::RESERVED_STREAM_PREFIX;
+
 use crate::recorder::{Cause, Recorder, STREAM_BYTES_MAX};
 
 /// Whether the engine could not encode a value before; it may well be asked for the same one again.
@@ -55,7 +57,7 @@ fn quietly<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// The stream's name as UTF-8 in `buffer`: 1 to 255 bytes, no control characters.
+/// The stream's name as UTF-8 in `buffer`: 1 to 255 bytes, no control characters, none of the watchdog's own.
 #[inline]
 fn name<'a>(chars: &[char], buffer: &'a mut [u8; STREAM_BYTES_MAX]) -> Result<&'a str, Cause> {
     if chars.is_empty() {
@@ -73,7 +75,11 @@ fn name<'a>(chars: &[char], buffer: &'a mut [u8; STREAM_BYTES_MAX]) -> Result<&'
         };
         end += c.encode_utf8(free).len();
     }
-    std::str::from_utf8(&buffer[..end]).map_err(|_| Cause::StreamBad)
+    let name = std::str::from_utf8(&buffer[..end]).map_err(|_| Cause::StreamBad)?;
+    if name.starts_with(RESERVED_STREAM_PREFIX) {
+        return Err(Cause::StreamReserved);
+    }
+    Ok(name)
 }
 
 #[cfg(test)]
@@ -100,5 +106,8 @@ mod tests {
         );
         assert_eq!(named(""), Err(Cause::StreamEmpty));
         assert_eq!(named("a\nb"), Err(Cause::StreamBad));
+        assert_eq!(named("sidekick"), Ok("sidekick".to_owned()));
+        assert_eq!(named("sidekick."), Err(Cause::StreamReserved));
+        assert_eq!(named("sidekick.crash"), Err(Cause::StreamReserved));
     }
 }

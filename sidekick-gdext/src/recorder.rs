@@ -25,6 +25,7 @@ pub(crate) enum Cause {
     StreamEmpty,
     StreamTooLong { bytes: usize },
     StreamBad,
+    StreamReserved,
     Value(Refusal),
     TooLarge { bytes: usize, max: usize },
     RingFull,
@@ -45,6 +46,7 @@ impl Cause {
             Self::SpillFailed => 5,
             Self::Closed => 6,
             Self::Fenced => 15,
+            Self::StreamReserved => 16,
             Self::Value(refusal) => match refusal.error {
                 DecodeError::Forbidden {
                     kind: Type::Object, ..
@@ -79,6 +81,9 @@ impl fmt::Display for Cause {
             ),
             Self::StreamBad => f.write_str(
                 "the stream's name holds control characters; use letters, digits, '.', '_' and '-'",
+            ),
+            Self::StreamReserved => f.write_str(
+                "streams that begin with \"sidekick.\" are the watchdog's own (gaps, crash reports); choose another name",
             ),
             Self::Value(refusal) => refusal.fmt(f),
             Self::TooLarge { bytes, max } => {
@@ -208,6 +213,7 @@ fn push(session: &Session, stream: &str, variant: &[u8]) -> Result<u64, Cause> {
         .map_err(|refused| match refused {
             RefusedCause::TooLarge { bytes, max } => Cause::TooLarge { bytes, max },
             RefusedCause::StreamName => Cause::StreamBad,
+            RefusedCause::StreamReserved => Cause::StreamReserved,
             RefusedCause::Full => Cause::RingFull,
             RefusedCause::SpillFailed => Cause::SpillFailed,
             RefusedCause::Closed => Cause::Closed,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::control::Controls;
-use crate::frame::{FrameKind, crc_seed};
+use crate::frame::{FrameKind, Gap, crc_seed, gap_cause};
 use crate::header::{self, HEADER_BYTES, HeaderError, SessionInfo};
 use crate::heartbeat::{self, Heartbeat, HeartbeatReader};
 use crate::layout::{self, RingLayout};
@@ -170,6 +170,8 @@ pub struct Attachment {
     spill: SpillReader,
     next_seq: u64,
     hole_cause: u8,
+    /// Where the reader stood before damage that no good frame has followed yet.
+    damaged_from: Option<ReaderCheckpoint>,
     /// Numbers that stood as holes so far.
     lost: u64,
     quarantined: bool,
@@ -254,6 +256,7 @@ impl Attachment {
             consumer,
             spill,
             hole_cause: crate::frame::hole_cause::ROTATED,
+            damaged_from: None,
             lost: 0,
             quarantined: false,
             broken_tail: None,
@@ -286,6 +289,7 @@ impl Attachment {
     pub fn resume(&mut self, next_seq: u64, checkpoint: ReaderCheckpoint) {
         self.next_seq = next_seq.max(1);
         self.broken_tail = None;
+        self.damaged_from = None;
         self.hole_cause = crate::frame::hole_cause::ROTATED;
         let (position, spill_file, spill_offset) =
             match checkpoint.rotation.cmp(&self.info.rotation) {
@@ -449,6 +453,47 @@ impl Attachment {
     /// A handle for messages to the engine.
     pub fn downlink(&self) -> Downlink {
         self.downlink.clone()
+    }
+
+    /// Whether a dead engine's file may have held more than could be read: damage that no good frame follows, a spill
+    /// file that is gone, a rotation that ended too early. Ask when [`Attachment::drain`] gives nothing more.
+    pub fn is_tail_unknown(&self) -> bool {
+        self.damaged_from.is_some()
+            || self.broken_tail.is_some()
+            || self.mapping.is_lost()
+            || self.info.first_seq > self.next_seq
+            || self.mapping.load(layout::P_SPILL_SEQ, Acquire) >= self.next_seq
+    }
+
+    /// What the engine refused and could not tell of in a gap frame before it died: one gap for each cause. The engine's
+    /// word, like all that it tells.
+    pub fn untold_refusals(&self) -> Vec<Gap> {
+        let causes = [gap_cause::FULL, gap_cause::SPILL_FAILED];
+        let gap = |(at, cause): (usize, u8)| {
+            let word = |offset| self.mapping.load(at.saturating_add(offset), Relaxed);
+            Gap {
+                count: word(0),
+                bytes: word(8),
+                first_monotonic_ns: word(16),
+                last_monotonic_ns: word(24),
+                cause,
+            }
+        };
+        let untold = layout::P_UNTOLD.into_iter().zip(causes).map(gap);
+        let mut gaps: Vec<Gap> = untold.filter(|gap| gap.count > 0).collect();
+        let beat = self.heartbeat();
+        let count = beat.refused_count.saturating_sub(beat.refused_told);
+        // Killed amid its words, or of a library that does not tell the causes.
+        if gaps.is_empty() && count > 0 {
+            gaps.push(Gap {
+                count,
+                first_monotonic_ns: beat.monotonic_ns,
+                last_monotonic_ns: beat.monotonic_ns,
+                cause: gap_cause::UNKNOWN,
+                ..Gap::default()
+            });
+        }
+        gaps
     }
 
     /// After the session's end (or this rotation's) is committed: deletes the ring file and its spill files.

@@ -393,8 +393,22 @@ impl<'a> Record<'a> {
     }
 }
 
+/// Streams whose names begin so are the watchdog's own: a game records to none of them.
+pub const RESERVED_STREAM_PREFIX: &str = "sidekick.";
+
+/// Whether a frame with this payload claims to be of a stream that only the watchdog may write to.
+pub(crate) fn is_reserved_record(kind: u16, payload: &[u8]) -> bool {
+    kind == FrameKind::Record as u16
+        && payload
+            .get(1..)
+            .is_some_and(|rest| rest.starts_with(RESERVED_STREAM_PREFIX.as_bytes()))
+        && payload.first().copied().unwrap_or(0) as usize >= RESERVED_STREAM_PREFIX.len()
+}
+
 /// Why the engine refused records, see [`Gap::cause`].
 pub mod gap_cause {
+    /// The engine died before it could tell why.
+    pub const UNKNOWN: u8 = 0;
     /// Ring (and spill, if allowed) had no room.
     pub const FULL: u8 = 1;
     /// The spill file could not be written.
@@ -411,6 +425,10 @@ pub mod hole_cause {
     pub const ROTATED: u8 = 3;
     /// A spill file is missing or damaged.
     pub const SPILL: u8 = 4;
+    /// The session ended and nobody knows what its ring still held from this number on: one record or many.
+    pub const TAIL_UNKNOWN: u8 = 5;
+    /// The record was of a stream that only the watchdog may write to.
+    pub const RESERVED: u8 = 6;
 }
 
 /// Payload of a [`FrameKind::Gap`]: records that the engine refused, which have no sequence numbers.

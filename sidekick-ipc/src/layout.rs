@@ -50,6 +50,8 @@ pub const P_REFUSED_COUNT: usize = P + 128;
 pub const P_REFUSED_BYTES: usize = P + 136;
 /// How many of the refused records a gap frame has told of.
 pub const P_REFUSED_TOLD: usize = P + 144;
+/// What no gap frame has told of yet, by cause, as four words each: records, bytes, monotonic ns of first and last.
+pub const P_UNTOLD: [usize; 2] = [P + 152, P + 184];
 /// Frames of the game's main loop so far.
 pub const P_FRAMES: usize = P + 256;
 /// Engine's monotonic clock at the last of them, ns.

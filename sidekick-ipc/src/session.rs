@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use crate::control::{self, Control};
 use crate::frame::{
-    FRAME_HEADER_BYTES, FrameKind, Gap, RECORD_BYTES_MAX, Record, STREAM_NAME_BYTES_MAX, crc_seed,
-    frame_bytes, gap_cause, seal,
+    FRAME_HEADER_BYTES, FrameKind, Gap, RECORD_BYTES_MAX, RESERVED_STREAM_PREFIX, Record,
+    STREAM_NAME_BYTES_MAX, crc_seed, frame_bytes, gap_cause, seal,
 };
 use crate::heartbeat::STALL_MAX;
 use crate::layout::{self, RingLayout};
@@ -99,6 +99,11 @@ pub enum RefusedCause {
     /// The stream's name is empty or too long.
     #[error("a stream's name has 1 to {STREAM_NAME_BYTES_MAX} bytes")]
     StreamName,
+    /// The stream is one of the watchdog's own.
+    #[error(
+        "streams that begin with {RESERVED_STREAM_PREFIX:?} are the watchdog's own; choose another name"
+    )]
+    StreamReserved,
     /// The session has ended.
     #[error("the session has ended")]
     Closed,
@@ -241,6 +246,10 @@ impl Session {
         if stream.is_empty() || stream.len() > STREAM_NAME_BYTES_MAX {
             self.refused.fetch_add(1, Relaxed);
             return Err(RefusedCause::StreamName);
+        }
+        if stream.starts_with(RESERVED_STREAM_PREFIX) {
+            self.refused.fetch_add(1, Relaxed);
+            return Err(RefusedCause::StreamReserved);
         }
         let payload_bytes = variant.len().saturating_add(stream.len()).saturating_add(1);
         if payload_bytes > RECORD_BYTES_MAX {
@@ -423,7 +432,12 @@ impl Session {
             .iter()
             .fold(0u64, |sum, gap| sum.saturating_add(gap.count));
         self.gap_pending.store(pending, Relaxed);
-        store_refused(state.producer.region(), &state.refused, pending);
+        store_refused(
+            state.producer.region(),
+            &state.refused,
+            &state.gaps,
+            pending,
+        );
     }
 
     /// Wakes the watchdog when a quarter of the ring is in use, and again with every sixteenth more.
@@ -578,7 +592,10 @@ fn as_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn store_refused(region: &impl Region, refused: &Gap, pending: u64) {
+fn store_refused(region: &impl Region, refused: &Gap, untold: &[Gap; 2], pending: u64) {
+    for (at, gap) in layout::P_UNTOLD.into_iter().zip(untold) {
+        store_untold(region, at, gap);
+    }
     region.store(layout::P_REFUSED_COUNT, refused.count, Relaxed);
     region.store(layout::P_REFUSED_BYTES, refused.bytes, Relaxed);
     region.store(
@@ -586,4 +603,17 @@ fn store_refused(region: &impl Region, refused: &Gap, pending: u64) {
         refused.count.saturating_sub(pending),
         Relaxed,
     );
+}
+
+/// Stores what no frame has told of yet, so that it is known when this process dies before one can.
+pub(super) fn store_untold(region: &impl Region, at: usize, gap: &Gap) {
+    let words = [
+        gap.count,
+        gap.bytes,
+        gap.first_monotonic_ns,
+        gap.last_monotonic_ns,
+    ];
+    for (index, word) in words.into_iter().enumerate() {
+        region.store(at.wrapping_add(index.wrapping_mul(8)), word, Relaxed);
+    }
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Acquire;
 
 use super::{Attachment, ReaderCheckpoint};
-use crate::frame::{FrameHeader, FrameKind, Hole, append_frame, hole_cause};
+use crate::frame::{
+    FRAME_HEADER_BYTES, FrameHeader, FrameKind, Hole, append_frame, hole_cause, is_reserved_record,
+};
 use crate::layout;
 use crate::region::Region;
 use crate::ring::RingError;
@@ -140,7 +142,9 @@ impl Attachment {
         Ok(Drained {
             first_seq,
             count,
-            checkpoint: self.checkpoint(),
+            // Damage is met again by a successor, until a frame behind it is committed: or who comes after us would
+            // not know that the end is unknown.
+            checkpoint: self.damaged_from.unwrap_or_else(|| self.checkpoint()),
             lost: self.lost.wrapping_sub(lost_before),
             corruption: damage.first,
             more,
@@ -155,8 +159,7 @@ impl Attachment {
         match header {
             Some(header) if header.seq == self.next_seq => match self.consumer.take(header, out) {
                 Ok(()) => {
-                    self.next_seq = self.next_seq.wrapping_add(1);
-                    self.hole_cause = hole_cause::SPILL;
+                    self.took(header, out);
                     Ok(Step::Took)
                 }
                 Err(error) => Ok(self.on_damage(error, met)),
@@ -247,7 +250,22 @@ impl Attachment {
 
     fn take_spill(&mut self, header: FrameHeader, out: &mut Vec<u8>) {
         self.spill.take(header, out);
-        self.next_seq = self.next_seq.wrapping_add(1);
+        self.took(header, out);
+    }
+
+    /// The next frame stands at the end of `out`.
+    fn took(&mut self, header: FrameHeader, out: &mut Vec<u8>) {
+        self.damaged_from = None;
+        let start = out.len().saturating_sub(header.frame_bytes());
+        let payload = out.get(start.saturating_add(FRAME_HEADER_BYTES)..);
+        if is_reserved_record(header.kind, payload.unwrap_or_default()) {
+            // No library writes it: it would pass for our own word at the backend.
+            out.truncate(start);
+            self.hole_cause = hole_cause::RESERVED;
+            self.hole_until(self.next_seq.wrapping_add(1), header.monotonic_ns, out);
+        } else {
+            self.next_seq = self.next_seq.wrapping_add(1);
+        }
         self.hole_cause = hole_cause::SPILL;
     }
 
@@ -282,6 +300,8 @@ impl Attachment {
         if self.broken_tail == Some(tail) {
             return Step::Nothing;
         }
+        let before = self.checkpoint();
+        self.damaged_from.get_or_insert(before);
         met.count = met.count.saturating_add(1);
         if met.first.is_none() {
             let quarantine = if self.quarantined {

@@ -209,6 +209,9 @@ impl Session {
             for at in levels {
                 new.store(at, old.mapping.load(at, Relaxed), Relaxed);
             }
+            for (at, gap) in layout::P_UNTOLD.into_iter().zip(&state.gaps) {
+                super::store_untold(new, at, gap);
+            }
             new.store(layout::P_SPILL_END, spill_first.into(), Relaxed);
         })?;
         let next = Arc::new(next);
