@@ -27,7 +27,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use sidekick_ipc::SessionInfo;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -55,6 +55,7 @@ use crate::platform::data_dir::DataDirLock;
 use crate::platform::runtime_dir::{self, RuntimeDirHints};
 use crate::platform::{self, ShutdownSignals, close_inherited_on_exec};
 use crate::respawn;
+use crate::slab::{Slab, SlabHead};
 use crate::store::{Store, StoreError};
 use crate::supervisor::fence::{self, StaleEngine};
 use crate::supervisor::output::EngineLog;
@@ -165,7 +166,7 @@ async fn serve_with(
         doing: "the data directory's list of names cannot be kept",
         error,
     })?;
-    end_vanished_sessions(&store, &names, runtime_dir).await?;
+    let vanished = end_vanished_sessions(&store, &names, runtime_dir).await?;
 
     let metrics = Metrics::new();
     let mut api = Api::bind(&config.api).await?;
@@ -174,7 +175,7 @@ async fn serve_with(
     let operator = Arc::new(AppOperator::new(data_dir, runtime_dir, &config.shutdown));
     let stop_note = StopNote::new(runtime_dir);
     let (history, last_deaths, keep_history) = History::open(data_dir);
-    let board = Board::new(
+    let mut board = Board::new(
         Status {
             name: config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -194,6 +195,7 @@ async fn serve_with(
         metrics.clone(),
     );
 
+    board.missing(vanished);
     let (drive, driven) = watch::channel(Drive::Run);
     let engine = upload::Engine::new(
         Arc::new(StoreOutbox(Arc::clone(&store))),
@@ -335,12 +337,13 @@ async fn serve_with(
 }
 
 /// Ends sessions whose ring is gone (a reboot, a cleaned `/dev/shm`): what they still held is unknown, and the store
-/// says so (CORRECTNESS rule 8).
+/// says so with a gap (CORRECTNESS rule 8). Returns how many there were.
 async fn end_vanished_sessions(
     store: &Store,
     names: &Names,
     runtime_dir: &Path,
-) -> Result<(), AppError> {
+) -> Result<u64, AppError> {
+    let mut ended = 0;
     // Not to see a ring proves nothing: a session that is ended here is never drained again.
     let files = sidekick_ipc::scan(runtime_dir).map_err(|error| AppError::System {
         doing: "the runtime directory cannot be read",
@@ -355,13 +358,24 @@ async fn end_vanished_sessions(
             %epoch,
             incarnation = session.launch,
             committed,
-            "the ring of this session is gone (a reboot?); what was recorded and not committed is lost"
+            "the ring of this session is gone (a reboot?); what was recorded and not committed is lost; a gap is uploaded for it"
         );
+        let head = SlabHead {
+            source: owner.clone(),
+            epoch,
+            incarnation: session.launch,
+            realtime_offset_ns: 0,
+            first_seq: session.next_seq,
+            count: 0,
+            checkpoint: session.checkpoint.unwrap_or_default(),
+        };
+        let last = Slab::closing(head, &[], true, SystemTime::now());
         store
-            .session_ended(&owner, epoch, "its ring vanished", true)
+            .session_ended(&owner, epoch, "its ring vanished", true, last)
             .await?;
+        ended += 1;
     }
-    Ok(())
+    Ok(ended)
 }
 
 /// Asks supervisor and store for a word.
@@ -563,13 +577,7 @@ impl App<'_> {
             }
             IntakeEvent::Ended { launch, progress } => {
                 self.board.ended(launch, &progress);
-                info!(
-                    incarnation = launch,
-                    epoch = %progress.epoch,
-                    recorded = progress.recorded.load(std::sync::atomic::Ordering::Relaxed),
-                    committed = progress.committed.load(std::sync::atomic::Ordering::Acquire),
-                    "session ended, everything that it recorded is committed"
-                );
+                tell::session_ended(launch, &progress);
             }
         }
     }

@@ -67,6 +67,8 @@ pub struct SessionResume {
     pub checkpoint: RingCheckpoint,
     /// The session's end is committed already: its files can go.
     pub ended: bool,
+    /// It ended, and what its ring still held is unknown.
+    pub tail_unknown: bool,
 }
 
 /// How a session ended, as intake knows it.
@@ -78,6 +80,8 @@ pub struct SessionEnding {
     pub tail_known: bool,
     /// The exit code that the engine announced, if it said goodbye.
     pub clean_exit: Option<i32>,
+    /// What the session itself could not tell, to be committed together with its end.
+    pub last: Option<Slab>,
 }
 
 /// Why something could not be committed.

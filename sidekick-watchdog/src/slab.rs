@@ -4,8 +4,11 @@
 //! again at upload, from the game's thread to the backend's door. The head says whose they are and what the wall
 //! clock was, so that a slab can be understood with nothing but itself.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use sidekick_ipc::frame::{FrameKind, Gap, Hole, append_frame, hole_cause};
 use uuid::Uuid;
 
 /// Where in a session's ring (and spill) a reader stands. All that a successor needs to go on.
@@ -56,4 +59,48 @@ pub struct Slab {
     pub head: SlabHead,
     /// The frames' bytes.
     pub frames: Bytes,
+}
+
+impl Slab {
+    /// What a session's end has to tell that the session itself could not: records that the engine refused without
+    /// having told of it, and that nobody knows what its ring still held. `None` when there is nothing of it.
+    ///
+    /// `head` says from where on, and for whom; its count is set here. `now` is the time at which the end is unknown.
+    pub fn closing(
+        mut head: SlabHead,
+        untold: &[Gap],
+        tail_unknown: bool,
+        now: SystemTime,
+    ) -> Option<Slab> {
+        let mut frames = Vec::new();
+        let mut seq = head.first_seq;
+        for gap in untold {
+            let mut payload = Vec::with_capacity(Gap::BYTES);
+            gap.encode(&mut payload);
+            let (kind, at) = (FrameKind::Gap as u16, gap.last_monotonic_ns);
+            append_frame(&mut frames, &head.epoch, kind, seq, at, &payload);
+            seq = seq.saturating_add(1);
+        }
+        if tail_unknown {
+            let now_ns = now
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_nanos();
+            let at = i128::try_from(now_ns).unwrap_or(0) - i128::from(head.realtime_offset_ns);
+            let hole = Hole {
+                count: 1,
+                cause: hole_cause::TAIL_UNKNOWN,
+            };
+            let mut payload = Vec::with_capacity(Hole::BYTES);
+            hole.encode(&mut payload);
+            let (kind, at) = (FrameKind::Hole as u16, u64::try_from(at).unwrap_or(0));
+            append_frame(&mut frames, &head.epoch, kind, seq, at, &payload);
+            seq = seq.saturating_add(1);
+        }
+        head.count = seq.saturating_sub(head.first_seq);
+        (head.count > 0).then(|| Slab {
+            head,
+            frames: frames.into(),
+        })
+    }
 }

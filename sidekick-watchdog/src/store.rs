@@ -298,7 +298,8 @@ impl Store {
     }
 
     /// Ends a session; its sequence numbers are final. `tail_unknown` says that the ring vanished before it was
-    /// drained. A second call changes nothing.
+    /// drained. `last` is what is told of that ([`Slab::closing`]); it goes into the same entry, over quota too. A second
+    /// call with the same `last` changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Refused`] with [`Refusal::UnknownSession`]; [`StoreError::Stopped`].
@@ -308,14 +309,31 @@ impl Store {
         epoch: Uuid,
         cause: &str,
         tail_unknown: bool,
+        last: Option<Slab>,
     ) -> Result<SessionOpened, StoreError> {
-        let command = Command::EndSession {
+        let end = Command::EndSession {
             source: source.to_owned(),
             epoch,
             cause: cause.chars().take(1024).collect(),
             tail_unknown,
         };
-        match self.propose(command).await? {
+        let outcome = match last {
+            None => self.propose(end).await?,
+            Some(Slab { head, frames }) => {
+                // A few frames of some dozen bytes.
+                let frames_bytes = frames.len() as u32;
+                let append = Command::Append { head, frames_bytes };
+                let proposer = &self.parts.proposer;
+                let ticket = proposer
+                    .submit_both(append, Some(frames), Some(end))
+                    .await?;
+                match ticket.wait().await? {
+                    Outcome::Refused(refusal) => return Err(StoreError::Refused(refusal)),
+                    outcome => outcome,
+                }
+            }
+        };
+        match outcome {
             Outcome::Session {
                 next_seq,
                 checkpoint,

@@ -33,7 +33,7 @@ pub struct Status {
     pub api: String,
     /// The engine.
     pub engine: EngineStatus,
-    /// The session of the connected engine; `None` while none is connected.
+    /// The session of the engine that connected last; `None` before the first.
     pub session: Option<SessionStatus>,
     /// All sessions together, since the store was made.
     pub totals: Totals,

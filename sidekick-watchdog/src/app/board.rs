@@ -244,8 +244,15 @@ impl Board {
         Arc::new(SessionLink::new(runtime_dir, launch, epoch, link))
     }
 
+    /// So many records are known to be missing beside what the sessions of this run tell.
+    pub(super) fn missing(&mut self, count: u64) {
+        self.holes_ended += count;
+    }
+
     /// A session's end is committed.
     pub(super) fn ended(&mut self, launch: u32, progress: &SessionProgress) {
+        // Its last numbers, which are shown until another engine connects.
+        self.refresh_engine();
         self.holes_ended += progress.holes.load(Ordering::Relaxed);
         if let Some(current) = self.current.take_if(|current| current.launch == launch) {
             self.refused_ended += current.link.heartbeat.read().refused_count;
@@ -310,7 +317,10 @@ impl Board {
                 .set(i64::try_from(self.waiting).unwrap_or(i64::MAX));
             holes += current.progress.holes.load(Ordering::Relaxed);
             refused += beat.refused_count;
-            self.status.engine.frame = Some(beat.frames);
+            // While the next engine starts, this is the session of the last one.
+            if current.launch == self.status.engine.incarnation {
+                self.status.engine.frame = Some(beat.frames);
+            }
             self.status.session = Some(SessionStatus {
                 epoch: current.progress.epoch.to_string(),
                 recorded: Some(recorded.max(committed)),

@@ -34,12 +34,17 @@ impl Committer for StoreCommitter {
                 next_seq: opened.next_seq,
                 checkpoint: opened.checkpoint.unwrap_or_default(),
                 ended: false,
+                tail_unknown: false,
             }),
             Err(StoreError::Refused(Refusal::SessionEnded)) => {
                 let session = self.store.session(source, epoch);
                 Ok(SessionResume {
                     source: source.to_owned(),
                     next_seq: session.as_ref().map_or(1, |session| session.next_seq),
+                    tail_unknown: session
+                        .as_ref()
+                        .and_then(|session| session.end.as_ref())
+                        .is_some_and(|end| end.tail_unknown),
                     checkpoint: session
                         .and_then(|session| session.checkpoint)
                         .unwrap_or_default(),
@@ -74,6 +79,7 @@ impl Committer for StoreCommitter {
             ending.epoch,
             &cause,
             !ending.tail_known,
+            ending.last.clone(),
         ));
         match ended {
             Ok(_) => Ok(()),

@@ -1,10 +1,12 @@
 //! The log lines of what happens to the engine.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
 
 use crate::event::{DeathCause, EngineEvent};
+use crate::intake::SessionProgress;
 
 /// One line of log for one thing that happened to the engine.
 pub(super) fn tell(event: &EngineEvent) {
@@ -121,6 +123,41 @@ pub(super) fn tell(event: &EngineEvent) {
             );
         }
         EngineEvent::Stopped { .. } => info!("no engine runs"),
+    }
+}
+
+/// Tells how a session ended: whether everything is there, and if not, what is missing.
+pub(super) fn session_ended(incarnation: u32, progress: &SessionProgress) {
+    let epoch = progress.epoch;
+    let recorded = progress.recorded.load(Ordering::Relaxed);
+    let committed = progress.committed.load(Ordering::Acquire);
+    let missing = progress.holes.load(Ordering::Relaxed);
+    let refused = progress.refused_untold.load(Ordering::Relaxed);
+    if progress.tail_unknown.load(Ordering::Relaxed) {
+        warn!(
+            incarnation,
+            %epoch,
+            committed,
+            "session ended, what its ring still held is unknown; a gap is uploaded for it"
+        );
+    } else if missing > 0 {
+        warn!(
+            incarnation,
+            %epoch,
+            recorded,
+            committed,
+            missing,
+            "session ended, what could be read of its records is committed; gaps are uploaded for the others"
+        );
+    } else {
+        info!(
+            incarnation,
+            %epoch,
+            recorded,
+            committed,
+            refused,
+            "session ended, everything that it recorded is committed"
+        );
     }
 }
 

@@ -27,8 +27,21 @@ async fn a_session_is_not_ended_because_its_ring_cannot_be_looked_for() {
 
     let empty = dir.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
-    end_vanished_sessions(&store, &names, &empty).await.unwrap();
+    let ended = end_vanished_sessions(&store, &names, &empty).await;
+    assert_eq!(ended.unwrap(), 1);
     assert_eq!(store.open_sessions().len(), 0);
+    let told: Vec<_> = store.read_slabs(0, usize::MAX).await.unwrap();
+    let told: Vec<_> = told.into_iter().flat_map(|entry| entry.slabs).collect();
+    let [(_, slab)] = &told[..] else {
+        panic!("{told:?}")
+    };
+    let frames = sidekick_ipc::frame::frames(&slab.frames, &epoch);
+    let causes: Vec<u8> = frames
+        .map(|frame| sidekick_ipc::Hole::parse(frame.unwrap().payload).unwrap())
+        .map(|hole| hole.cause)
+        .collect();
+    assert_eq!(causes, [sidekick_ipc::frame::hole_cause::TAIL_UNKNOWN]);
+    assert_eq!((slab.head.epoch, slab.head.first_seq), (epoch, 1));
     store.shutdown().await;
 }
 
@@ -65,6 +78,7 @@ async fn sessions_of_an_old_name_are_drained_and_ended_under_it() {
                     epoch,
                     tail_known: true,
                     clean_exit: None,
+                    last: None,
                 };
                 committer.end(&ending).unwrap();
                 resume.source
@@ -117,4 +131,52 @@ fn a_rotated_session_is_heard_and_asked_before_it_is_drained() {
     assert_eq!(link.heartbeat().frames, 5);
     link.ask_quit(Duration::from_secs(1));
     assert!(session.control().quit.is_some());
+}
+
+/// While the next engine starts, the last one's final numbers are shown, and none of them as the new one's.
+#[test]
+fn a_dead_sessions_last_numbers_are_shown_until_the_next_connects() {
+    use std::sync::atomic::Ordering;
+
+    use crate::intake::{AttachedSession, SessionProgress};
+
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(SessionOptions {
+        runtime_dir: dir.path().to_owned(),
+        launch: 3,
+        incarnation: 3,
+        ring_bytes: 64 << 10,
+        when_full: WhenFull::Refuse,
+        block_max: Duration::ZERO,
+        spill_bytes_max: 0,
+        library_version: "test".to_owned(),
+    })
+    .unwrap();
+    let attachment = Attachment::open(&scan(dir.path()).unwrap()[0]).unwrap();
+    let progress = Arc::new(SessionProgress::default());
+    let mut board = Board::new(Status::default(), Metrics::new());
+    let started = |incarnation| EngineEvent::Started {
+        incarnation,
+        pid: 7,
+        gap: None,
+        log: PathBuf::new(),
+    };
+    board.engine(&started(3));
+    board.attached(&AttachedSession {
+        info: attachment.info().clone(),
+        heartbeat: attachment.heartbeats(),
+        controls: attachment.controls(),
+        downlink: attachment.downlink(),
+        progress: Arc::clone(&progress),
+    });
+    for _ in 0..9 {
+        session.on_frame(Phase::Running);
+    }
+    board.engine(&started(4));
+    progress.committed.store(5, Ordering::Relaxed);
+    board.ended(3, &progress);
+    let status = board.status();
+    assert_eq!(status.engine.frame, None, "it is the new engine's");
+    let session = status.session.as_ref().unwrap();
+    assert_eq!((session.committed, session.recorded), (5, Some(5)));
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sidekick_ipc::attach::{Attachment, DrainError, ReaderCheckpoint, Waker};
 use sidekick_ipc::name::RingFileName;
@@ -45,6 +45,10 @@ pub struct SessionProgress {
     pub holes: AtomicU64,
     /// Bytes copied out of the ring.
     pub bytes: AtomicU64,
+    /// Nobody knows what its ring still held when it ended.
+    pub tail_unknown: AtomicBool,
+    /// Records that the engine refused and did not live to tell of; told at the session's end.
+    pub refused_untold: AtomicU64,
     /// Why the store takes no records just now; they wait in the ring.
     pub waits: Mutex<Option<String>>,
 }
@@ -243,7 +247,11 @@ impl Drain {
             drop(turn);
             resumed
         };
-        if resumed?.ended {
+        let resumed = resumed?;
+        if resumed.ended {
+            self.progress
+                .tail_unknown
+                .store(resumed.tail_unknown, Ordering::Relaxed);
             return Ok(self.remove_files());
         }
         let mut silent = 0_u32;
@@ -339,7 +347,10 @@ impl Drain {
         loop {
             match self.committer.open(&opening) {
                 Err(CommitError::Later { reason }) => self.put_off(reason)?,
-                opened => return opened,
+                opened => {
+                    self.set_waits(None);
+                    return opened;
+                }
             }
         }
     }
@@ -412,20 +423,7 @@ impl Drain {
         }
         let checkpoint = drained.checkpoint;
         let slab = Slab {
-            head: SlabHead {
-                source: self.source.clone(),
-                epoch: self.attachment.info().epoch,
-                incarnation: self.attachment.info().launch,
-                realtime_offset_ns: self.attachment.realtime_offset_ns(),
-                first_seq: drained.first_seq,
-                count: drained.count,
-                checkpoint: RingCheckpoint {
-                    rotation: checkpoint.rotation,
-                    ring_position: checkpoint.ring_position,
-                    spill_file: checkpoint.spill_file,
-                    spill_offset: checkpoint.spill_offset,
-                },
-            },
+            head: self.head(drained.first_seq, drained.count, checkpoint),
             frames: frames.into(),
         };
         let last_seq = slab.head.next_seq() - 1;
@@ -483,6 +481,7 @@ impl Drain {
                         warn!(epoch = %self.progress.epoch, count = first.lost, "records are lost; a gap is uploaded in their place");
                     }
                     if std::mem::take(&mut self.refusals) > 0 {
+                        self.set_waits(None);
                         info!(epoch = %self.progress.epoch, "records are taken again");
                     }
                 }
@@ -591,10 +590,19 @@ impl Drain {
     }
 
     fn end(mut self) -> Result<Outcome, CommitError> {
+        let tail_known =
+            self.tail_known && self.next_seq > self.acked_seq && !self.attachment.is_tail_unknown();
+        let untold = self.attachment.untold_refusals();
+        let (next_seq, checkpoint) = self.settled;
+        let head = SlabHead {
+            realtime_offset_ns: self.realtime_offset_ns(),
+            ..self.head(next_seq, 0, checkpoint)
+        };
         let ending = SessionEnding {
             epoch: self.attachment.info().epoch,
-            tail_known: self.tail_known && self.next_seq > self.acked_seq,
+            tail_known,
             clean_exit: self.attachment.heartbeat().clean_exit,
+            last: Slab::closing(head, &untold, !tail_known, SystemTime::now()),
         };
         loop {
             match self.committer.end(&ending) {
@@ -602,7 +610,57 @@ impl Drain {
                 ended => break ended?,
             }
         }
+        self.set_waits(None);
+        let refused = untold
+            .iter()
+            .fold(0, |sum: u64, gap| sum.saturating_add(gap.count));
+        self.progress
+            .refused_untold
+            .store(refused, Ordering::Relaxed);
+        if refused > 0 {
+            warn!(epoch = %self.progress.epoch, count = refused, "the engine died before it told of records that it refused; a gap is uploaded for them");
+        }
+        if let Some(last) = &ending.last {
+            let last_seq = last.head.next_seq().saturating_sub(1);
+            self.progress.committed.store(last_seq, Ordering::Release);
+            self.progress
+                .recorded
+                .fetch_max(last_seq, Ordering::Relaxed);
+        }
+        if !tail_known {
+            self.progress.tail_unknown.store(true, Ordering::Relaxed);
+            self.progress.holes.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(self.remove_files())
+    }
+
+    /// The engine's clock; its first word of it when its last one is lost with the ring.
+    fn realtime_offset_ns(&self) -> i64 {
+        let info = self.attachment.info();
+        match self.attachment.realtime_offset_ns() {
+            0 => i64::try_from(
+                i128::from(info.realtime_base_ns) - i128::from(info.monotonic_base_ns),
+            )
+            .unwrap_or(0),
+            offset => offset,
+        }
+    }
+
+    fn head(&self, first_seq: u64, count: u64, checkpoint: ReaderCheckpoint) -> SlabHead {
+        SlabHead {
+            source: self.source.clone(),
+            epoch: self.attachment.info().epoch,
+            incarnation: self.attachment.info().launch,
+            realtime_offset_ns: self.attachment.realtime_offset_ns(),
+            first_seq,
+            count,
+            checkpoint: RingCheckpoint {
+                rotation: checkpoint.rotation,
+                ring_position: checkpoint.ring_position,
+                spill_file: checkpoint.spill_file,
+                spill_offset: checkpoint.spill_offset,
+            },
+        }
     }
 
     fn remove_files(self) -> Outcome {

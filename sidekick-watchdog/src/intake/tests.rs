@@ -72,6 +72,7 @@ impl Committer for Memory {
                 next_seq: *seen.next_seq.entry(opening.epoch).or_insert(1),
                 checkpoint: checkpoint.copied().unwrap_or_default(),
                 ended: false,
+                tail_unknown: false,
             }
         }))
     }
@@ -375,5 +376,144 @@ fn a_ring_of_a_launch_that_was_never_made_is_not_opened() {
     assert_eq!(memory.with(|seen| seen.opened.clone()), [1]);
     intake.expect(9);
     assert!(memory.comes(PATIENCE, |seen| seen.ended.len() == 2));
+    intake.stop();
+}
+
+/// What the session's end tells: gaps (count, cause) and whether the tail is unknown.
+fn told(ending: &SessionEnding) -> (Vec<(u64, u8)>, bool) {
+    let Some(slab) = &ending.last else {
+        return (Vec::new(), false);
+    };
+    let (mut gaps, mut unknown) = (Vec::new(), false);
+    let mut next_seq = slab.head.first_seq;
+    for frame in sidekick_ipc::frames(&slab.frames, &slab.head.epoch) {
+        let frame = frame.unwrap();
+        assert_eq!(frame.header.seq, next_seq);
+        next_seq += 1;
+        if let Ok(gap) = sidekick_ipc::Gap::parse(frame.payload) {
+            gaps.push((gap.count, gap.cause));
+        } else {
+            let hole = sidekick_ipc::Hole::parse(frame.payload).unwrap();
+            assert_eq!(hole.cause, sidekick_ipc::frame::hole_cause::TAIL_UNKNOWN);
+            unknown = true;
+        }
+    }
+    assert_eq!(slab.head.next_seq(), next_seq);
+    (gaps, unknown)
+}
+
+/// Waits for a session's end; gives back what was committed with it, and its counts.
+fn ends(dir: &Path) -> (SessionEnding, u64, Arc<SessionProgress>) {
+    let memory = Arc::new(Memory::default());
+    let (ended, is_ended) = std::sync::mpsc::channel();
+    let ended = Mutex::new(ended);
+    let intake = start_with(dir, &memory, 1 << 20, move |event| {
+        if let IntakeEvent::Ended { progress, .. } = event {
+            ended.lock().unwrap().send(progress).unwrap();
+        }
+    });
+    let progress = is_ended.recv_timeout(PATIENCE).expect("the session's end");
+    intake.stop();
+    assert!(files(dir, "ring").is_empty());
+    let ending = memory.with(|seen| seen.ended.remove(0));
+    let committed = memory.committed(ending.epoch);
+    (ending, committed, progress)
+}
+
+#[test]
+fn an_orderly_end_has_nothing_more_to_tell() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    engine.record("stream", b"x").unwrap();
+    drop(engine);
+    let (ending, committed, progress) = ends(dir.path());
+    assert!(ending.tail_known && ending.last.is_none());
+    assert_eq!(committed, 1);
+    assert!(!progress.tail_unknown.load(Ordering::Relaxed));
+}
+
+/// No number tells how much is lost, so a gap of unknown size does.
+#[test]
+fn damage_in_the_last_record_ends_the_session_with_a_gap() {
+    use std::os::unix::fs::FileExt;
+
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    for _ in 0..3 {
+        engine.record("stream", b"value").unwrap();
+    }
+    let last = engine.record("stream", b"victim").unwrap();
+    drop(engine);
+    let ring = files(dir.path(), "ring").remove(0);
+    let bytes = std::fs::read(&ring).unwrap();
+    let at = bytes.windows(6).position(|found| found == b"victim");
+    let file = std::fs::OpenOptions::new().write(true).open(&ring).unwrap();
+    file.write_all_at(b"?", at.unwrap() as u64).unwrap();
+    let (ending, committed, progress) = ends(dir.path());
+    assert_eq!(committed, last - 1);
+    assert_eq!(told(&ending), (vec![], true));
+    assert_eq!(ending.last.unwrap().head.first_seq, last);
+    assert!(!ending.tail_known);
+    assert!(progress.tail_unknown.load(Ordering::Relaxed));
+    assert_eq!(progress.holes.load(Ordering::Relaxed), 1);
+}
+
+/// The engine dies before there is room for the frame that would tell of them.
+#[test]
+fn refusals_that_no_frame_told_of_are_told_at_the_end() {
+    let dir = directory();
+    let engine = Session::create(SessionOptions {
+        runtime_dir: dir.path().to_owned(),
+        launch: 1,
+        incarnation: 1,
+        ring_bytes: 64 << 10,
+        when_full: WhenFull::Refuse,
+        block_max: Duration::ZERO,
+        spill_bytes_max: 0,
+        library_version: "test".to_owned(),
+    })
+    .unwrap();
+    let mut refused = 0;
+    while refused < 11 {
+        refused += u64::from(engine.record("stream", &[7; 4000]).is_err());
+        engine.on_frame(Phase::Running);
+    }
+    let last = engine.last_seq();
+    drop(engine);
+    let (ending, committed, progress) = ends(dir.path());
+    assert_eq!(committed, last);
+    let cause = sidekick_ipc::frame::gap_cause::FULL;
+    assert_eq!(told(&ending), (vec![(11, cause)], false));
+    assert_eq!(ending.last.unwrap().head.first_seq, last + 1);
+    assert_eq!(progress.refused_untold.load(Ordering::Relaxed), 11);
+    assert_eq!(progress.committed.load(Ordering::Relaxed), last + 1);
+}
+
+#[test]
+fn waiting_for_a_full_store_is_over_when_it_takes_records_again() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    let recorded = engine.record("stream", b"x").unwrap();
+    let memory = Arc::new(Memory::default());
+    memory.with(|seen| seen.later_left = 2);
+    let (attached, is_attached) = std::sync::mpsc::channel();
+    let attached = Mutex::new(attached);
+    let intake = start_with(dir.path(), &memory, 1 << 20, move |event| {
+        if let IntakeEvent::Attached(session) = event {
+            attached.lock().unwrap().send(session.progress).unwrap();
+        }
+    });
+    let progress = is_attached.recv_timeout(PATIENCE).unwrap();
+    let waits = || progress.waits.lock().unwrap().clone();
+    let comes = |what: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + PATIENCE;
+        while !what() {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+    };
+    comes(&|| waits().as_deref() == Some("full"));
+    comes(&|| progress.committed.load(Ordering::Acquire) == recorded);
+    comes(&|| waits().is_none());
     intake.stop();
 }

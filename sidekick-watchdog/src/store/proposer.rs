@@ -27,6 +27,8 @@ pub(crate) enum ProposeError {
 pub(crate) struct Request {
     pub(crate) command: Command,
     pub(crate) frames: Option<Bytes>,
+    /// Goes into the same entry, behind `command`; the answer is its outcome then.
+    pub(crate) then: Option<Command>,
     pub(crate) answer: oneshot::Sender<Result<Outcome, ProposeError>>,
 }
 
@@ -71,10 +73,21 @@ impl Proposer {
         command: Command,
         frames: Option<Bytes>,
     ) -> Result<Ticket, ProposeError> {
+        self.submit_both(command, frames, None).await
+    }
+
+    /// As [`Proposer::submit`]; `then` goes into the same entry right behind it, and its outcome is the answer.
+    pub(crate) async fn submit_both(
+        &self,
+        command: Command,
+        frames: Option<Bytes>,
+        then: Option<Command>,
+    ) -> Result<Ticket, ProposeError> {
         let (answer, receiver) = oneshot::channel();
         let request = Request {
             command,
             frames,
+            then,
             answer,
         };
         self.queue.send(request).await.map_err(|_| stopped())?;
@@ -116,7 +129,8 @@ async fn run(
             bytes += size;
             commands.push(request.command);
             frames.extend(request.frames);
-            answers.push(request.answer);
+            answers.push((request.answer, 1 + usize::from(request.then.is_some())));
+            commands.extend(request.then);
             if commands.len() < BATCH_COMMANDS_MAX {
                 next = requests.try_recv().ok();
             }
@@ -128,12 +142,13 @@ async fn run(
         match result {
             Ok(outcomes) => {
                 let mut outcomes = outcomes.into_iter();
-                for answer in answers {
-                    let _ = answer.send(outcomes.next().ok_or_else(stopped));
+                for (answer, count) in answers {
+                    let last = outcomes.by_ref().take(count).last();
+                    let _ = answer.send(last.ok_or_else(stopped));
                 }
             }
             Err(error) => {
-                for answer in answers {
+                for (answer, _) in answers {
                     let _ = answer.send(Err(error.clone()));
                 }
             }

@@ -126,7 +126,7 @@ async fn what_was_appended_is_read_back_also_after_a_restart() {
     ));
     store.append(slab(201, 1)).await.unwrap();
     store
-        .session_ended("s", epoch(), "it left", false)
+        .session_ended("s", epoch(), "it left", false, None)
         .await
         .unwrap();
     assert_eq!(store.open_sessions().len(), 0);

@@ -44,6 +44,8 @@ pub enum What<'a> {
         /// Why, for the backend to read.
         cause: Cow<'static, str>,
     },
+    /// The session ended here as far as anybody knows; what its ring still held is unknown. Has a number of its own.
+    TailUnknown,
 }
 
 impl Item<'_> {
@@ -51,7 +53,7 @@ impl Item<'_> {
     pub fn lane(&self, lanes: u32) -> u32 {
         match &self.what {
             What::Record(record) => lane_of(record.stream, lanes),
-            What::Refused(_) | What::Lost { .. } => lane_of(GAP_STREAM, lanes),
+            What::Refused(_) | What::Lost { .. } | What::TailUnknown => lane_of(GAP_STREAM, lanes),
         }
     }
 }
@@ -156,6 +158,9 @@ impl Walk {
                 Some(FrameKind::Record) => Record::parse(frame.payload).map(What::Record),
                 Some(FrameKind::Gap) => Gap::parse(frame.payload).map(What::Refused),
                 Some(FrameKind::Hole) => Hole::parse(frame.payload).map(|hole| {
+                    if hole.cause == hole_cause::TAIL_UNKNOWN {
+                        return What::TailUnknown;
+                    }
                     covers = hole
                         .count
                         .clamp(1, end_seq.saturating_sub(header.seq).max(1));
@@ -190,6 +195,7 @@ fn hole_words(cause: u8) -> Cow<'static, str> {
         hole_cause::OVERWRITTEN => "overwritten in the ring before it was read",
         hole_cause::ROTATED => "the ring was rotated before it was whole",
         hole_cause::SPILL => "a spill file is missing or damaged",
+        hole_cause::RESERVED => "a record of a stream that only the watchdog may write to",
         other => return Cow::Owned(format!("hole of unknown cause {other}")),
     })
 }
@@ -198,6 +204,7 @@ fn gap_words(cause: u8) -> Cow<'static, str> {
     Cow::Borrowed(match cause {
         gap_cause::FULL => "refused by the engine: ring full",
         gap_cause::SPILL_FAILED => "refused by the engine: the spill file could not be written",
+        gap_cause::UNKNOWN => "refused by the engine, which died before it told why",
         other => return Cow::Owned(format!("refused by the engine: unknown cause {other}")),
     })
 }
@@ -270,6 +277,17 @@ impl LineWriter {
             What::Lost { count, cause } => {
                 self.write_until_data(head, item, GAP_STREAM, out);
                 write_lost(out, item.seq, *count, cause, None);
+                Written::Gap
+            }
+            What::TailUnknown => {
+                self.write_until_data(head, item, GAP_STREAM, out);
+                put(
+                    out,
+                    format_args!(
+                        "{{\"count\":null,\"first_seq\":{},\"last_seq\":null,\"cause\":\"tail unknown\"}}",
+                        item.seq
+                    ),
+                );
                 Written::Gap
             }
         };

@@ -87,6 +87,7 @@ fn items(slab: Slab) -> Vec<(u64, u64, String)> {
             What::Record(record) => (item.seq, 1, record.stream.to_owned()),
             What::Refused(_) => (item.seq, 1, "refused".to_owned()),
             What::Lost { count, cause } => (item.seq, count, cause.into_owned()),
+            What::TailUnknown => (item.seq, 1, "tail unknown".to_owned()),
         });
     }
     items
@@ -241,4 +242,37 @@ fn times_are_those_of_the_calendar() {
     }
     assert_eq!(write(-1), "1970-01-01T00:00:00.000000Z");
     assert_eq!(write(i128::MAX), "9999-12-31T23:59:59.000000Z");
+}
+
+#[test]
+fn what_a_session_could_not_tell_at_its_end_is_told() {
+    let gap = Gap {
+        count: 7,
+        bytes: 70,
+        first_monotonic_ns: 1_000,
+        last_monotonic_ns: 2_000,
+        cause: gap_cause::UNKNOWN,
+    };
+    let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_795_353_600);
+    let slab = Slab::closing(head(31, 0), &[gap], true, now).unwrap();
+    assert_eq!((slab.head.first_seq, slab.head.count), (31, 2));
+    let text = text(slab);
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["seq"], 31);
+    assert_eq!(lines[0]["data"]["count"], 7);
+    assert_eq!(
+        lines[0]["data"]["cause"],
+        "refused by the engine, which died before it told why"
+    );
+    assert_eq!(lines[1]["seq"], 32);
+    assert_eq!(lines[1]["stream"], GAP_STREAM);
+    assert_eq!(
+        lines[1]["data"],
+        serde_json::json!({"count": null, "first_seq": 32, "last_seq": null, "cause": "tail unknown"})
+    );
+    assert_eq!(lines[1]["time"], "2026-11-22T13:20:00.000000Z");
+    assert_eq!(Slab::closing(head(31, 0), &[], false, now), None);
 }
