@@ -107,8 +107,8 @@ impl Store {
     /// Fixes an upload batch before its first try. The same plan again is no error.
     ///
     /// # Errors
-    /// [`StoreError::Refused`]: [`Refusal::PlanStands`], [`Refusal::PlanBehind`], [`Refusal::BadPlan`],
-    /// [`Refusal::UnknownLane`]; [`StoreError::Stopped`].
+    /// [`StoreError::Refused`]: `Refusal::PlanStands`, `Refusal::PlanBehind`, `Refusal::BadPlan`,
+    /// `Refusal::UnknownLane`; [`StoreError::Stopped`].
     pub async fn plan(&self, sink: &str, lane: u32, plan: Plan) -> Result<(), StoreError> {
         self.propose(Command::Plan {
             sink: sink.to_owned(),
@@ -125,7 +125,7 @@ impl Store {
     /// The log is freed up to the slowest lane; lanes without records have to be moved on as well.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] with [`Refusal::UnknownLane`]; [`StoreError::Stopped`].
+    /// [`StoreError::Refused`] with `Refusal::UnknownLane`; [`StoreError::Stopped`].
     pub async fn uploaded(
         &self,
         sink: &str,

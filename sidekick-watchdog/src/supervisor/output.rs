@@ -2,8 +2,8 @@
 //!
 //! An engine appends to a *live* file in the runtime directory, which is memory: it never waits for a disk, its
 //! descriptor stays good for its whole life, and what it has written is there however it dies. Two threads see to it:
-//! - `engine-output` ([`worker`]) reads lines as they come and touches no disk,
-//! - `engine-files` ([`keeper`]) copies to pieces of bounded size in the data directory ([`spool`]), and reserves the next
+//! - `engine-output` (`worker`) reads lines as they come and touches no disk,
+//! - `engine-files` (`keeper`) copies to pieces of bounded size in the data directory (`spool`), and reserves the next
 //!   launch number ahead of time, so that a disk that stands still delays no relaunch.
 //!
 //! What is promised: every byte that the engine has written while a disk works is kept once. If the disk stands still,

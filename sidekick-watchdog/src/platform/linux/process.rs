@@ -325,7 +325,7 @@ pub fn own_children() -> Vec<u32> {
 /// Reaps dead orphans and kills those that were left behind by engines that are gone. Returns how many were killed.
 ///
 /// An orphan is a child of ours other than `engine`; it belongs to an earlier engine if it was started before the
-/// present one. Only for a process whose every child is an engine, a helper ([`super::helper`]) or an orphan ([`become_subreaper`]).
+/// present one. Only for a process whose every child is an engine, a helper (`run_helper`) or an orphan ([`become_subreaper`]).
 pub fn kill_strays(engine: Option<&Process>) -> usize {
     let mut killed = 0;
     // While a helper is being started it cannot be told from a stray; the next sweep comes soon.
