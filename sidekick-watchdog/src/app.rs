@@ -575,6 +575,22 @@ impl App<'_> {
                 warn!(incarnation = launch, %reason, "the ring keeps what is not committed");
                 self.left = Some(reason);
             }
+            IntakeEvent::ShutOut {
+                launch,
+                path,
+                reason,
+            } => {
+                error!(
+                    launch,
+                    %reason,
+                    path = %path.display(),
+                    "the store does not take a session's records; they stay in its ring. Does the runtime directory \
+                     belong to this data directory? Move the ring away to give them up"
+                );
+                let reason = format!("{reason} (ring {})", path.display());
+                self.board.shut_out(reason.clone());
+                self.left = Some(reason);
+            }
             IntakeEvent::Ended { launch, progress } => {
                 self.board.ended(launch, &progress);
                 tell::session_ended(launch, &progress);

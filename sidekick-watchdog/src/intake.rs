@@ -174,6 +174,15 @@ pub enum IntakeEvent {
         /// The ring.
         path: PathBuf,
     },
+    /// The store refused a session for good; its records stay in its ring until somebody acts.
+    ShutOut {
+        /// Number of the launch.
+        launch: u32,
+        /// The ring.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A drain ended before all was committed; the ring keeps the rest for the next start.
     Left {
         /// Number of the launch.
@@ -247,6 +256,7 @@ impl Intake {
                     sessions: BTreeMap::new(),
                     refused: Vec::new(),
                     unopened: Vec::new(),
+                    behind: BTreeMap::new(),
                     last_turn: None,
                 }
                 .run(&inbox);
@@ -294,11 +304,14 @@ struct Scanner {
     active: Arc<AtomicU32>,
     /// Rings of launches beyond the active one: since when, and whether it was told.
     unheard: BTreeMap<PathBuf, (Instant, bool)>,
+    /// One for each launch: processes that one engine command starts in turn are drained in turn.
     sessions: BTreeMap<u32, drain::Session>,
     /// Files that are refused for good.
     refused: Vec<PathBuf>,
     /// Files that cannot be opened now; they are told of once, and tried again with each look.
     unopened: Vec<PathBuf>,
+    /// Rings beside the one that is drained, of the same launch: since when, and whether it was told.
+    behind: BTreeMap<PathBuf, (Instant, bool)>,
     /// Closes when the session found last is opened.
     last_turn: Option<Receiver<()>>,
 }
@@ -349,10 +362,11 @@ impl Scanner {
             .collect();
         let mut shut_out = Vec::new();
         for launch in finished {
-            if let Some(session) = self.sessions.remove(&launch)
-                && session.join()
-            {
-                shut_out.push(launch);
+            if let Some(session) = self.sessions.remove(&launch) {
+                let epoch = session.epoch();
+                if session.join() {
+                    shut_out.push(epoch);
+                }
             }
         }
         let files = match sidekick_ipc::name::scan(&self.config.runtime_dir) {
@@ -366,7 +380,8 @@ impl Scanner {
         self.refused.retain(is_there);
         self.unopened.retain(is_there);
         self.unheard.retain(|path, _| is_there(path));
-        let is_shut_out = |file: &&RingFileName| shut_out.contains(&file.launch);
+        self.behind.retain(|path, _| is_there(path));
+        let is_shut_out = |file: &&RingFileName| shut_out.contains(&file.epoch);
         self.refused.extend(
             files
                 .iter()
@@ -382,12 +397,49 @@ impl Scanner {
             });
             if first_of_launch
                 && self.is_heard_of(file)
-                && !self.sessions.contains_key(&file.launch)
                 && !self.refused.contains(&file.path)
+                && self.is_its_turn(file, &files)
             {
                 self.attach(file);
             }
         }
+    }
+
+    /// Whether no other session of the same launch is drained, or is to be drained before. Tells of one that waits long.
+    fn is_its_turn(&mut self, file: &RingFileName, files: &[RingFileName]) -> bool {
+        if let Some(session) = self.sessions.get(&file.launch) {
+            let (since, told) = self
+                .behind
+                .entry(file.path.clone())
+                .or_insert_with(|| (Instant::now(), false));
+            if session.epoch() != file.epoch
+                && since.elapsed() > UNHEARD_MAX
+                && !std::mem::replace(told, true)
+            {
+                warn!(
+                    path = %file.path.display(),
+                    launch = file.launch,
+                    "two processes of one launch record; the second one's records wait in its ring until the first has \
+                     ended. Let the engine command run one engine at a time"
+                );
+            }
+            return false;
+        }
+        self.behind.remove(&file.path);
+        let mut others = files
+            .iter()
+            .filter(|other| other.launch == file.launch && other.epoch != file.epoch)
+            .filter(|other| !self.refused.contains(&other.path))
+            .peekable();
+        if others.peek().is_none() {
+            return true;
+        }
+        // Rare, so the header is read anew each time.
+        let began = |file: &RingFileName| {
+            Attachment::open(file).map_or(u64::MAX, |ring| ring.info().realtime_base_ns)
+        };
+        let own = began(file);
+        others.all(|other| (own, file.epoch) < (began(other), other.epoch))
     }
 
     /// Whether a ring is of a launch that was the engine at some time. A later number would shut out every engine to

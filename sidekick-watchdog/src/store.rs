@@ -265,10 +265,11 @@ impl Store {
     }
 
     /// Opens a session, or the same one again after a restart. `launch` must be above that of every earlier session of
-    /// the source. The answer tells where to go on.
+    /// the source, or that of the last ones if these have ended. The answer tells where to go on.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] with [`Refusal::OldLaunch`] or [`Refusal::SessionEnded`]; [`StoreError::Stopped`].
+    /// [`StoreError::Refused`] with [`Refusal::OldLaunch`], [`Refusal::LaunchBusy`],
+    /// [`Refusal::LaunchSessions`] or [`Refusal::SessionEnded`]; [`StoreError::Stopped`].
     pub async fn session_opened(
         &self,
         source: &str,

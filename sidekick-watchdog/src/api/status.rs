@@ -179,6 +179,8 @@ pub struct StoreStatus {
     pub last_fsync_us: Option<u64>,
     /// Why it takes no records just now; they wait in the ring, uncounted here.
     pub waits: Option<String>,
+    /// Why it takes none of a session's records at all, session by session; they stay in their rings.
+    pub shut_out: Vec<String>,
 }
 
 /// The uploads.

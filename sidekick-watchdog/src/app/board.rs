@@ -48,7 +48,12 @@ pub(super) struct Board {
     /// Refusals in sessions that have ended.
     refused_ended: u64,
     uploads: upload::UploadStatus,
+    /// Why the store takes none of a session's records, session by session.
+    shut_out: Vec<String>,
 }
+
+/// Sessions that are shown as shut out at most.
+const SHUT_OUT_MAX: usize = 16;
 
 impl Board {
     pub(super) fn new(status: Status, metrics: Metrics) -> Self {
@@ -65,6 +70,7 @@ impl Board {
             holes_ended: 0,
             refused_ended: 0,
             uploads: upload::UploadStatus::default(),
+            shut_out: Vec::new(),
         }
     }
 
@@ -249,6 +255,13 @@ impl Board {
         self.holes_ended += count;
     }
 
+    /// The store takes none of a session's records.
+    pub(super) fn shut_out(&mut self, reason: String) {
+        if self.shut_out.len() < SHUT_OUT_MAX {
+            self.shut_out.push(reason);
+        }
+    }
+
     /// A session's end is committed.
     pub(super) fn ended(&mut self, launch: u32, progress: &SessionProgress) {
         // Its last numbers, which are shown until another engine connects.
@@ -341,6 +354,7 @@ impl Board {
         self.status.store = StoreStatus {
             log_bytes: stats.log.log_bytes,
             applied: stats.applied,
+            shut_out: self.shut_out.clone(),
             last_fsync_us: Some(stats.log.last_sync_us),
             waits: self.current.as_ref().and_then(|current| {
                 let waits = current.progress.waits.lock();

@@ -111,6 +111,12 @@ fn table(status: &Status) -> String {
             status.store.applied
         ),
     );
+    for reason in &status.store.shut_out {
+        line(
+            "",
+            format!("does not take a session's records, they stay in its ring: {reason}"),
+        );
+    }
     if let Some(reason) = &status.store.waits {
         line(
             "",

@@ -92,6 +92,7 @@ pub(super) struct Flags {
 /// A drain thread and the means to wake it.
 pub(super) struct Session {
     waker: Waker,
+    epoch: uuid::Uuid,
     /// Gives back whether the session was refused for good.
     thread: JoinHandle<bool>,
 }
@@ -107,6 +108,8 @@ impl Session {
         turn: Turn,
     ) -> std::io::Result<Self> {
         let waker = attachment.waker();
+        let epoch = attachment.info().epoch;
+        let path = attachment.name().path.clone();
         let progress = Arc::new(SessionProgress {
             epoch: attachment.info().epoch,
             ..SessionProgress::default()
@@ -142,13 +145,26 @@ impl Session {
                         on_event(IntakeEvent::Left { launch, reason });
                     }
                     Err(error) => {
-                        error!(launch, %error, "the session's records stay in its ring");
+                        let reason = error.to_string();
+                        on_event(IntakeEvent::ShutOut {
+                            launch,
+                            path,
+                            reason,
+                        });
                         return true;
                     }
                 }
                 false
             })?;
-        Ok(Self { waker, thread })
+        Ok(Self {
+            waker,
+            epoch,
+            thread,
+        })
+    }
+
+    pub(super) fn epoch(&self) -> uuid::Uuid {
+        self.epoch
     }
 
     pub(super) fn wake(&self) {

@@ -21,6 +21,8 @@ struct Seen {
     checkpoints: HashMap<Uuid, RingCheckpoint>,
     ended: Vec<SessionEnding>,
     later_left: u32,
+    /// A session that is refused for good.
+    refuses: Option<Uuid>,
     appends: u32,
 }
 
@@ -64,6 +66,11 @@ impl PendingAppend for Answer {
 
 impl Committer for Memory {
     fn open(&self, opening: &SessionOpening) -> Result<SessionResume, CommitError> {
+        let epoch = opening.epoch;
+        if self.with(|seen| seen.refuses) == Some(epoch) {
+            let reason = "too old".to_owned();
+            return Err(CommitError::Refused { epoch, reason });
+        }
         Ok(self.with(|seen| {
             seen.opened.push(opening.incarnation);
             let checkpoint = seen.checkpoints.get(&opening.epoch);
@@ -516,4 +523,56 @@ fn waiting_for_a_full_store_is_over_when_it_takes_records_again() {
     comes(&|| progress.committed.load(Ordering::Acquire) == recorded);
     comes(&|| waits().is_none());
     intake.stop();
+}
+
+/// One engine command that runs two engines in turn: the second one's records are taken when the first is through.
+#[test]
+fn two_processes_of_one_launch_are_drained_in_turn() {
+    let dir = directory();
+    let first = session(dir.path(), 1);
+    first.record("stream", b"x").unwrap();
+    let memory = Arc::new(Memory::default());
+    let mut epochs = vec![first.epoch()];
+    // Until their names, by chance, are not in the order of their beginnings.
+    while epochs.is_sorted() {
+        let next = session(dir.path(), 1);
+        next.record("stream", b"y").unwrap();
+        epochs.push(next.epoch());
+    }
+    let intake = start(dir.path(), &memory, 1 << 20);
+    assert!(memory.comes(PATIENCE, |seen| seen.next_seq.contains_key(&epochs[0])));
+    assert!(!memory.comes(NEVER, |seen| seen.next_seq.len() > 1));
+    drop(first);
+    assert!(memory.comes(PATIENCE, |seen| {
+        intake.rescan();
+        seen.ended.len() == epochs.len()
+    }));
+    let ended: Vec<Uuid> = memory.with(|seen| seen.ended.iter().map(|end| end.epoch).collect());
+    assert_eq!(ended, epochs);
+    assert!(epochs.iter().all(|epoch| memory.committed(*epoch) == 1));
+    intake.stop();
+}
+
+#[test]
+fn a_session_that_the_store_refuses_is_told() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    let epoch = engine.epoch();
+    engine.record("stream", b"x").unwrap();
+    drop(engine);
+    let memory = Arc::new(Memory::default());
+    memory.with(|seen| seen.refuses = Some(epoch));
+    let (told, is_told) = std::sync::mpsc::channel();
+    let told = Mutex::new(told);
+    let intake = start_with(dir.path(), &memory, 1 << 20, move |event| {
+        if let IntakeEvent::ShutOut { launch, path, .. } = event {
+            told.lock().unwrap().send((launch, path)).unwrap();
+        }
+    });
+    let ring = files(dir.path(), "ring").remove(0);
+    assert_eq!(is_told.recv_timeout(PATIENCE), Ok((1, ring.clone())));
+    intake.rescan();
+    assert!(is_told.recv_timeout(NEVER).is_err(), "told once");
+    intake.stop();
+    assert!(ring.exists());
 }

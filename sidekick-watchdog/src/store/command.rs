@@ -210,6 +210,22 @@ pub enum Refusal {
     /// The plan's last position is before its first, or its extra bytes are too many.
     #[error("the plan is not one")]
     BadPlan,
+    /// Another session of the same launch has not ended.
+    #[error("another session of launch {launch} is still open; its ring has to be drained first")]
+    LaunchBusy {
+        /// The launch.
+        launch: u32,
+    },
+    /// The launch has opened more sessions than are remembered.
+    #[error(
+        "launch {launch} has opened {max} sessions, no more are taken; let each process be a launch of its own"
+    )]
+    LaunchSessions {
+        /// The launch.
+        launch: u32,
+        /// How many it may open.
+        max: usize,
+    },
 }
 
 /// A batch of commands as it lies in an entry: bytes, shared, never decoded twice on the write path.

@@ -20,8 +20,11 @@ use super::command::{Command, Outcome, PLAN_EXTRA_BYTES_MAX, Refusal};
 use super::raft::{LogId, StoredMembership};
 use crate::slab::{RingCheckpoint, SlabHead};
 
-/// Ended sessions that are remembered for each source; older ones live on in the totals only.
+/// Ended sessions of earlier launches that are remembered for each source; older ones live on in the totals only.
 const ENDED_SESSIONS_MAX: usize = 8;
+/// Sessions of one launch, one after the other: processes that one engine command starts in turn. All of those of the
+/// last launch are remembered, so that none of them opens a second time.
+const LAUNCH_SESSIONS_MAX: usize = 256;
 /// Derived records that are remembered. Their makers try again at the next start, long before so many others came.
 const DERIVED_KEPT: usize = 1024;
 
@@ -230,11 +233,23 @@ impl State {
                 checkpoint: session.checkpoint,
             });
         }
-        if launch <= of.totals.last_launch {
-            return Err(Refusal::OldLaunch {
-                launch,
-                last: of.totals.last_launch,
-            });
+        let same = of
+            .sessions
+            .values()
+            .filter(|session| session.launch == launch);
+        let (count, is_busy) = same.fold((0, false), |(count, is_busy), session| {
+            (count + 1, is_busy || session.end.is_none())
+        });
+        let last = of.totals.last_launch;
+        if launch < last || (launch == last && count == 0) {
+            return Err(Refusal::OldLaunch { launch, last });
+        }
+        if is_busy {
+            return Err(Refusal::LaunchBusy { launch });
+        }
+        if count >= LAUNCH_SESSIONS_MAX {
+            let max = LAUNCH_SESSIONS_MAX;
+            return Err(Refusal::LaunchSessions { launch, max });
         }
         of.totals.last_launch = launch;
         of.totals.sessions += 1;
@@ -315,6 +330,7 @@ impl State {
             .sessions
             .iter()
             .filter(|(_, session)| session.end.is_some())
+            .filter(|(_, session)| session.launch < of.totals.last_launch)
             .map(|(epoch, session)| (session.launch, *epoch))
             .collect();
         if ended.len() > ENDED_SESSIONS_MAX {

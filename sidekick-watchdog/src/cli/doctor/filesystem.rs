@@ -89,6 +89,7 @@ pub(super) fn runtime_dir(config: &Config) -> Vec<Finding> {
             ),
         ),
     }];
+    findings.extend(rings_of_the_dead(&dir));
     let is_login_session = Path::new("/run/systemd/system").exists()
         && std::env::var_os("INVOCATION_ID").is_none()
         && !is_superuser();
@@ -101,6 +102,28 @@ pub(super) fn runtime_dir(config: &Config) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// Rings that nobody writes any more: their records are not stored.
+fn rings_of_the_dead(dir: &Path) -> Option<Finding> {
+    let rings = sidekick_ipc::scan(dir).ok()?;
+    let dead: Vec<String> = rings
+        .iter()
+        .filter(|ring| {
+            sidekick_ipc::Attachment::open(ring).is_ok_and(|ring| !ring.is_writer_alive())
+        })
+        .map(|ring| ring.path.display().to_string())
+        .collect();
+    (!dead.is_empty()).then(|| {
+        warning(
+            "rings",
+            format!(
+                "records of engines that have ended wait in {}: the next start takes them; if a watchdog runs and they \
+                 stay, its status says why",
+                dead.join(", ")
+            ),
+        )
+    })
 }
 
 /// The folder that `run` would choose, or the one below which it would make its own.
@@ -161,6 +184,9 @@ fn is_in_use(dir: &Path) -> Result<bool, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::Verdict;
     use super::*;
 
     #[test]
@@ -186,5 +212,29 @@ mod tests {
                 .unwrap_err()
                 .contains("is not a folder")
         );
+    }
+
+    #[test]
+    fn a_ring_that_nobody_writes_is_a_finding() {
+        use sidekick_ipc::session::{Session, SessionOptions, WhenFull};
+
+        let folder = tempfile::tempdir().unwrap();
+        assert!(rings_of_the_dead(folder.path()).is_none());
+        let session = Session::create(SessionOptions {
+            runtime_dir: folder.path().to_owned(),
+            launch: 7,
+            incarnation: 7,
+            ring_bytes: 64 << 10,
+            when_full: WhenFull::Refuse,
+            block_max: Duration::ZERO,
+            spill_bytes_max: 0,
+            library_version: "test".to_owned(),
+        })
+        .unwrap();
+        assert!(rings_of_the_dead(folder.path()).is_none(), "it lives");
+        drop(session);
+        let finding = rings_of_the_dead(folder.path()).unwrap();
+        assert_eq!(finding.verdict, Verdict::Warning);
+        assert!(finding.words.contains("0000000007-"), "{}", finding.words);
     }
 }

@@ -39,6 +39,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Naive {
     open: bool,
     ended: bool,
+    launch: u32,
     seen: Vec<u64>,
 }
 
@@ -60,11 +61,15 @@ proptest! {
                         source: source(), epoch: uuid(epoch), launch, started_realtime_ns: 0,
                     };
                     let outcome = state.apply(index, vec![command]).remove(0);
+                    let of_launch = || model.values().filter(|naive| naive.open && naive.launch == launch);
+                    let in_turn = of_launch().next().is_some() && of_launch().all(|naive| naive.ended);
+                    let free = launch > last_launch || (launch == last_launch && in_turn);
                     let naive = model.entry(epoch).or_default();
-                    let fine = if naive.open { !naive.ended } else { launch > last_launch };
+                    let fine = if naive.open { !naive.ended } else { free };
                     prop_assert_eq!(matches!(outcome, Outcome::Session { .. }), fine);
                     if fine && !naive.open {
                         naive.open = true;
+                        naive.launch = launch;
                         last_launch = launch;
                     }
                 }
@@ -251,4 +256,51 @@ fn sinks_come_and_go() {
         set(&mut state, index, &[&format!("n{index}")], 0);
     }
     assert_eq!(state.retired.len(), 16);
+}
+
+/// One engine command may run several engines, one after the other; none of their sessions ever opens a second time.
+#[test]
+fn sessions_of_one_launch_take_turns() {
+    let mut state = State::default();
+    let mut index = 0;
+    let mut apply = |command| {
+        index += 1;
+        state.apply(index, vec![command]).remove(0)
+    };
+    let open = |epoch: u128, launch| Command::OpenSession {
+        source: "s".into(),
+        epoch: Uuid::from_u128(epoch),
+        launch,
+        started_realtime_ns: 0,
+    };
+    let end = |epoch: u128| Command::EndSession {
+        source: "s".into(),
+        epoch: Uuid::from_u128(epoch),
+        cause: String::new(),
+        tail_unknown: false,
+    };
+    let max = LAUNCH_SESSIONS_MAX as u128;
+    for epoch in 1..=max {
+        assert!(matches!(apply(open(epoch, 7)), Outcome::Session { .. }));
+        let other = apply(open(epoch + 1, 7));
+        assert_eq!(other, Outcome::Refused(Refusal::LaunchBusy { launch: 7 }));
+        apply(end(epoch));
+        for old in [1, epoch] {
+            let again = apply(open(old, 7));
+            assert_eq!(again, Outcome::Refused(Refusal::SessionEnded));
+        }
+    }
+    let launch_sessions = Refusal::LaunchSessions {
+        launch: 7,
+        max: LAUNCH_SESSIONS_MAX,
+    };
+    assert_eq!(apply(open(max + 1, 7)), Outcome::Refused(launch_sessions));
+    assert!(matches!(apply(open(max + 2, 8)), Outcome::Session { .. }));
+    apply(end(max + 2));
+    let late = apply(open(max + 3, 7));
+    assert_eq!(
+        late,
+        Outcome::Refused(Refusal::OldLaunch { launch: 7, last: 8 })
+    );
+    assert!(matches!(apply(open(1, 7)), Outcome::Refused(_)));
 }
