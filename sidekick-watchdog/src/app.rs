@@ -59,7 +59,7 @@ use crate::slab::{Slab, SlabHead};
 use crate::store::{Store, StoreError};
 use crate::supervisor::fence::{self, StaleEngine};
 use crate::supervisor::output::EngineLog;
-use crate::supervisor::{self, Command, Remote};
+use crate::supervisor::{self, Command, NoMoreStarts, Remote};
 use crate::upload::{self, Drive};
 
 /// Worker threads: one for openraft and the store's answers, one for uploads and the API.
@@ -153,7 +153,7 @@ async fn serve_with(
     runtime_dir: &Path,
     log: &LogGuard,
     store: Arc<Store>,
-    signals: ShutdownSignals,
+    mut signals: ShutdownSignals,
     service: Service,
 ) -> Result<(), AppError> {
     let sinks = parts::sinks(config)?;
@@ -260,6 +260,16 @@ async fn serve_with(
     })?;
 
     let (engine_sender, engine_events) = mpsc::channel(EVENTS_MAX);
+    let no_more_starts = NoMoreStarts::default();
+    // Asked while the store was read: nothing is started then.
+    let mut asked = tokio::select! {
+        biased;
+        signal = signals.recv() => Some(signal),
+        () = std::future::ready(()) => None,
+    };
+    if asked.is_some() {
+        no_more_starts.set();
+    }
     let supervisor_config = parts::supervisor(
         config,
         data_dir,
@@ -268,6 +278,7 @@ async fn serve_with(
             .last_launch(&config.name)
             .max(link::last_launch(runtime_dir)),
         stop_note.is_set().then_some(config.shutdown.engine_grace),
+        no_more_starts.clone(),
     );
     let (on_report, reports) = crashes::sender();
     let (report_sender, reports_to_store) = mpsc::channel(crashes::REPORTS_MAX);
@@ -277,7 +288,7 @@ async fn serve_with(
         reports_to_store,
     ));
     let find_link = link::finder(runtime_dir.to_owned());
-    let spawned = tokio::task::spawn_blocking(move || {
+    let mut spawned = tokio::task::spawn_blocking(move || {
         supervisor::spawn(
             supervisor_config,
             engine_sender,
@@ -286,7 +297,17 @@ async fn serve_with(
             on_report,
         )
     });
-    let supervisor = match spawned.await {
+    let spawned = loop {
+        tokio::select! {
+            biased;
+            signal = signals.recv(), if asked.is_none() => {
+                no_more_starts.set();
+                asked = Some(signal);
+            }
+            spawned = &mut spawned => break spawned,
+        }
+    };
+    let supervisor = match spawned {
         Ok(spawned) => spawned,
         Err(error) => {
             return Err(AppError::System {
@@ -316,6 +337,7 @@ async fn serve_with(
         intake_events,
         uploads,
         signals,
+        no_more_starts,
         engine_grace: config.shutdown.engine_grace,
         heartbeat_required: config.health.heartbeat == HeartbeatPolicy::Required,
         left: None,
@@ -325,7 +347,10 @@ async fn serve_with(
         log,
         refused: BTreeSet::new(),
     };
-    let outcome = app.watch().await;
+    let outcome = match asked {
+        Some(signal) => app.asked_to_end(signal),
+        None => app.watch().await,
+    };
     app.finish(
         outcome,
         supervisor,
@@ -424,6 +449,7 @@ struct App<'a> {
     intake_events: mpsc::Receiver<IntakeEvent>,
     uploads: watch::Receiver<upload::UploadStatus>,
     signals: ShutdownSignals,
+    no_more_starts: NoMoreStarts,
     engine_grace: Duration,
     heartbeat_required: bool,
     /// Why records were left in a ring, if any were.
@@ -447,10 +473,7 @@ impl App<'_> {
         loop {
             tokio::select! {
                 error = &mut died => return Outcome::StoreDied(error),
-                signal = self.signals.recv() => {
-                    info!(signal, "asked to end");
-                    return Outcome::Signaled;
-                }
+                signal = self.signals.recv() => return self.asked_to_end(signal),
                 event = self.engine_events.recv() => {
                     let Some(event) = event else { return Outcome::SupervisorGone };
                     let outcome = self.on_engine(&event);
@@ -472,6 +495,16 @@ impl App<'_> {
                 }
             }
         }
+    }
+
+    fn asked_to_end(&mut self, signal: &'static str) -> Outcome {
+        self.no_more_starts.set();
+        // What happened before is told before.
+        while let Ok(event) = self.engine_events.try_recv() {
+            self.on_engine(&event);
+        }
+        info!(signal, "asked to end");
+        Outcome::Signaled
     }
 
     fn refresh(&mut self) {

@@ -25,6 +25,7 @@ pub mod tail;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -94,6 +95,24 @@ pub trait EngineLink: Send + Sync + fmt::Debug {
 /// one. Called on the supervisor's thread after a death and before the next start: it must be quick.
 pub type LinkFinder = Box<dyn Fn(u32) -> Option<Arc<dyn EngineLink>> + Send>;
 
+/// Says at once, and ahead of any command, that nothing is to be started any more. Cheap to clone; for all threads.
+///
+/// A command would come too late for an engine that dies, or is about to be started first, at that moment.
+#[derive(Clone, Debug, Default)]
+pub struct NoMoreStarts(Arc<AtomicBool>);
+
+impl NoMoreStarts {
+    /// From now on no engine is started. [`Command::Shutdown`] or the like is to follow.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it was said.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// Everything the supervisor is told at its start.
 #[derive(Debug)]
 pub struct SupervisorConfig {
@@ -121,6 +140,8 @@ pub struct SupervisorConfig {
     pub subreaper: bool,
     /// Start no engine until told, and end one that runs with this grace: an operator's `stop` outlives a watchdog.
     pub hold: Option<Duration>,
+    /// The watchdog was asked to end.
+    pub no_more_starts: NoMoreStarts,
 }
 
 /// What to do; see [`Handle`].
@@ -339,6 +360,7 @@ pub fn spawn(
             plan: config.plan,
             pre_start: config.pre_start,
             drain_grace,
+            no_more_starts: config.no_more_starts,
         },
         machine: Machine::new(policy, fastrand::u64(..)),
         locks,

@@ -11,13 +11,13 @@ use crate::config::{Compression, SinkKind};
 use crate::config::{RestartPolicy, RestartWhen};
 use crate::crash::reporter::PostMortem;
 use crate::store::StoreConfig;
-use crate::supervisor::SupervisorConfig;
 use crate::supervisor::machine::{self, Policy};
 use crate::supervisor::memory::MemoryLimits;
 use crate::supervisor::output::OutputSettings;
 use crate::supervisor::planned::RestartPlan;
 use crate::supervisor::pre_start::PreStart;
 use crate::supervisor::spawn::{EngineCommand, RingEnvironment};
+use crate::supervisor::{NoMoreStarts, SupervisorConfig};
 use crate::upload::sink::{self, FileSettings, FileSink, HttpSettings, HttpSink};
 use crate::upload::{Sink, UploadSettings};
 
@@ -119,6 +119,7 @@ pub(super) fn supervisor(
     runtime_dir: &Path,
     launch_last: u32,
     hold: Option<Duration>,
+    no_more_starts: NoMoreStarts,
 ) -> SupervisorConfig {
     let defaults = Policy::default();
     SupervisorConfig {
@@ -187,6 +188,7 @@ pub(super) fn supervisor(
         launch_last,
         subreaper: true,
         hold,
+        no_more_starts,
     }
 }
 

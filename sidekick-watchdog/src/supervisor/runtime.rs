@@ -26,7 +26,7 @@ use super::output::Output;
 use super::planned::{Planned, RestartPlan};
 use super::pre_start::{PreStart, PreStartRun};
 use super::spawn::{EngineCommand, LaunchError};
-use super::{Command, Ended, EngineLink, LinkFinder};
+use super::{Command, Ended, EngineLink, LinkFinder, NoMoreStarts};
 use crate::crash::HangEvidence;
 use crate::crash::keep::death_path;
 use crate::event::{DeathCause, EngineEvent, Versions};
@@ -59,6 +59,7 @@ pub(super) struct Settings {
     pub plan: RestartPlan,
     pub pre_start: Option<PreStart>,
     pub drain_grace: Duration,
+    pub no_more_starts: NoMoreStarts,
 }
 
 /// The engine that lives.
@@ -473,6 +474,17 @@ impl Runtime {
         let mut actions = VecDeque::from(self.machine.on_event(event, now));
         while let Some(action) = actions.pop_front() {
             match action {
+                Action::Prepare | Action::Spawn { .. } if self.settings.no_more_starts.is_set() => {
+                    let grace = Duration::ZERO;
+                    // Withdrawn in the machine's own way: asked to stop amid a start that comes to nothing.
+                    for withdrawn in [
+                        Event::Stop { grace },
+                        Event::SpawnFailed,
+                        Event::Prepared { success: false },
+                    ] {
+                        actions.extend(self.machine.on_event(withdrawn, monotonic_now()));
+                    }
+                }
                 Action::Prepare => {
                     self.pre_start = self.begin_pre_start();
                     if self.pre_start.is_none() {

@@ -19,7 +19,8 @@ use sidekick_watchdog::supervisor::output::OutputSettings;
 use sidekick_watchdog::supervisor::planned::RestartPlan;
 use sidekick_watchdog::supervisor::spawn::{EngineCommand, RingEnvironment};
 use sidekick_watchdog::supervisor::{
-    Command, Ended, EngineLink, Handle, Heartbeat, SupervisorConfig, SupervisorError, spawn,
+    Command, Ended, EngineLink, Handle, Heartbeat, NoMoreStarts, SupervisorConfig, SupervisorError,
+    spawn,
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc::{Receiver, channel};
@@ -191,6 +192,7 @@ pub fn config(dir: &Path) -> SupervisorConfig {
         launch_last: 0,
         subreaper: false,
         hold: None,
+        no_more_starts: NoMoreStarts::default(),
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use sidekick_watchdog::event::{DeathCause, EngineEvent};
 use sidekick_watchdog::exit::ExitCode;
 use sidekick_watchdog::supervisor::machine::RestartPolicy;
-use sidekick_watchdog::supervisor::{Command, Ended};
+use sidekick_watchdog::supervisor::pre_start::PreStart;
+use sidekick_watchdog::supervisor::{Command, Ended, NoMoreStarts};
 
 use crate::harness::{Site, Watched, eventually, is_alive, kill, link, signal};
 
@@ -388,4 +389,42 @@ fn numbers_go_on_and_a_clean_stop_is_remembered() {
     }
     assert_eq!(site.numbers("launches"), [1, 2, 3]);
     assert_eq!(site.numbers("relaunches"), [0, 0, 0]);
+}
+
+/// Asked to end at the moment of a death, or of the first start: the command that says so comes later.
+#[test]
+fn who_is_asked_to_end_starts_nothing() {
+    for pre_start in [false, true] {
+        let site = Site::new(SLEEPS);
+        let no_more_starts = NoMoreStarts::default();
+        let config = || {
+            let mut config = site.config();
+            config.pre_start = pre_start.then(|| PreStart {
+                command: vec!["/bin/true".to_owned()],
+                timeout: Duration::from_secs(5),
+            });
+            config.no_more_starts = no_more_starts.clone();
+            config
+        };
+        let mut watched = Watched::start(config()).expect("started");
+        let (_, pid) = watched.started();
+        no_more_starts.set();
+        kill(pid);
+        watched.until(|event| match event {
+            EngineEvent::Started { .. } => panic!("{event:?}"),
+            EngineEvent::Stopped { asked } => Some(assert!(asked)),
+            _ => None,
+        });
+        assert_eq!(watched.shut_down(Duration::from_secs(5)), Ended::Stopped);
+        assert!(site.engines().is_empty());
+
+        let mut watched = Watched::start(config()).expect("no error");
+        watched.until(|event| match event {
+            EngineEvent::Started { .. } => panic!("{event:?}"),
+            EngineEvent::Stopped { asked } => Some(assert!(asked)),
+            _ => None,
+        });
+        assert_eq!(watched.shut_down(Duration::from_secs(5)), Ended::Stopped);
+        assert!(site.engines().is_empty());
+    }
 }
