@@ -182,14 +182,7 @@ fn kill(
     let pid = stage.engine().ok_or("no engine runs")?;
     way.bring(pid, token, &folder.join("command"))?;
     let died = stage.wait("the engine's death", |line| {
-        is_end(line).then(|| {
-            let text = |name: &str| line.text(name).unwrap_or("?").to_owned();
-            (
-                text("cause"),
-                line.number("frame"),
-                line.fields["uptime_s"].as_f64(),
-            )
-        })
+        is_end(line).then(|| line.number("incarnation"))
     })?;
     let gap = stage.wait("the next engine", |line| {
         (line.message == "engine started").then(|| line.fields["gap_ms"].as_f64())
@@ -197,14 +190,15 @@ fn kill(
     let ready = stage.wait("the next game to be ready", |line| {
         (line.message == "game ready").then(|| line.fields["after_ms"].as_f64())
     })?;
+    // Written while the next engine starts.
+    let cause = stage.find("the crash report", |line| {
+        let is_it = line.message == "crash report written" && line.number("incarnation") == died;
+        is_it.then(|| line.text("cause").unwrap_or("?").to_owned())
+    })?;
     println!(
-        "   {:5.1} s  {:<24} died: {}, frame {}, after {:.1} s; next engine after {:.1} ms, ready after {:.0} ms",
+        "   {:5.1} s  {:<24} {cause}; next engine after {:.1} ms, ready after {:.0} ms",
         at.as_secs_f64(),
         way.words(),
-        died.0,
-        died.1
-            .map_or_else(|| "?".to_owned(), |frame| frame.to_string()),
-        died.2.unwrap_or_default(),
         gap.unwrap_or_default(),
         ready.unwrap_or_default(),
     );

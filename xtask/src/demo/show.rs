@@ -72,6 +72,28 @@ impl Stage {
         })
     }
 
+    /// Waits for a line anywhere in the log, also among those that are done with.
+    ///
+    /// # Errors
+    /// When none comes for a minute; with the whole log.
+    pub fn find<T>(
+        &self,
+        what: &str,
+        pick: impl Fn(&LogLine) -> Option<T>,
+    ) -> Result<T, Box<dyn Error>> {
+        let found = wait::poll(self.patience, || {
+            let lines = self.watchdog.lines.all();
+            lines
+                .iter()
+                .filter_map(LogLine::parse)
+                .find_map(|line| pick(&line))
+        });
+        found.ok_or_else(|| {
+            let log = self.watchdog.lines.all().join("\n");
+            format!("waited in vain for {what}; the watchdog's log says:\n{log}").into()
+        })
+    }
+
     /// The running engine's process id.
     pub fn engine(&self) -> Option<u32> {
         let lines = self.watchdog.lines.all();
