@@ -1,5 +1,5 @@
 //! What is told of a real server's deaths: each leaves a report with the true cause, where it happened and what was
-//! printed last; the report is a file and a record at the backend.
+//! printed last; the report is a file, a record at the backend, and the next incarnation's `get_last_death()`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -171,4 +171,48 @@ fn twelve_deaths_get_their_reports(godot: &Godot) {
     }
 }
 
-sidekick_tests::godot_claims!(twelve_deaths_get_their_reports);
+/// The next incarnation learns from GDScript what the last one died of; a hook has been run with the report's path.
+fn the_next_incarnation_and_the_hook_are_told(godot: &Godot) {
+    let project = Project::new(
+        "extends Node\n\nfunc _process(_delta: float) -> void:\n\tif Sidekick.get_incarnation() == 1:\n\t\tif Engine.get_process_frames() == 20:\n\t\t\tOS.crash(\"on purpose\")\n\t\treturn\n\tvar death: Dictionary = Sidekick.get_last_death()\n\tif not death.is_empty():\n\t\tprint(\"last death: \", death.cause, \"|\", int(death.signal), \"|\", death.report_id)\n\t\tSidekick.record(&\"told\", {\"signal\": int(death.signal), \"report_id\": death.report_id})\n\t\tset_process(false)\n",
+    );
+    let setup = setup(godot, &project, &[]);
+    let hooked = setup.scratch().join("hooked");
+    let hook = format!(
+        "{CONFIG}[hooks]\npost_mortem = [\"/bin/sh\", \"-c\", \"cp $SIDEKICK_REPORT {0}.new && mv {0}.new {0}\"]\n",
+        hooked.display()
+    );
+    setup.set_config(&hook);
+    let watchdog = setup.start();
+    let reports = wait_for_reports(&watchdog, &setup, 1);
+    let copied = wait::poll(PATIENCE, || fs::read(&hooked).ok()).expect("the hook to have run");
+    let copied: Value = serde_json::from_slice(&copied).expect("a report");
+    assert_eq!(copied["report_id"], reports[&1]["report_id"]);
+    let told = wait::poll(PATIENCE, || {
+        let ledger = fs::read_dir(setup.data_dir().join("uploads")).ok()?;
+        ledger.filter_map(Result::ok).find_map(|entry| {
+            let text = fs::read_to_string(entry.path()).ok()?;
+            text.lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .find(|record| record["stream"] == "told")
+        })
+    });
+    let told = told.unwrap_or_else(|| panic!("never told: {:#?}", watchdog.running.lines.all()));
+    assert_eq!(told["data"]["signal"], 4);
+    assert_eq!(told["data"]["report_id"], reports[&1]["report_id"]);
+    let death = watchdog.status().expect("a status")["engine"]["last_deaths"][0].clone();
+    assert_eq!(death["report_id"], reports[&1]["report_id"]);
+    assert!(
+        death["cause"]
+            .as_str()
+            .is_some_and(|cause| cause.contains("SIGILL")),
+        "{death:#}"
+    );
+    let finished = watchdog.stop(PATIENCE);
+    assert_eq!(finished.status.code(), Some(0), "{:#?}", finished.lines);
+}
+
+sidekick_tests::godot_claims!(
+    twelve_deaths_get_their_reports,
+    the_next_incarnation_and_the_hook_are_told,
+);

@@ -62,6 +62,19 @@ fn root(facts: &DeathFacts, scan: &CrashScan, oom: OutOfMemory) -> Verdict {
         {
             by_signal(exit_code - SHELL_SIGNAL_BASE, scan, oom)
         }
+        DeathCause::ExitedEarly { exit_code }
+            if *exit_code == SHELL_SIGNAL_BASE + SIGABRT && scan.banner().is_some() =>
+        {
+            by_signal(SIGABRT, scan, oom)
+        }
+        // The handler told what it caught, and then hung; we ended it.
+        DeathCause::CrashLimbo if scan.banner().is_some() => {
+            let mut found = by_signal(SIGABRT, scan, oom);
+            found
+                .words
+                .push_str(", then hung in the engine's crash handler,");
+            found
+        }
         DeathCause::Unknown if scan.banner().is_some() => by_signal(SIGABRT, scan, oom),
         DeathCause::Hung { silent, .. } => hang(facts, scan, *silent),
         DeathCause::Exited { exit_code } => plain(

@@ -173,6 +173,14 @@ fn more_verdicts() {
     // Nobody saw the end, but the text tells it.
     let found = report(DeathCause::Unknown, SEGV);
     assert_eq!(found.signal_name.as_deref(), Some("SIGSEGV"));
+    // The handler hung after its banner, and we ended it.
+    let found = report(DeathCause::CrashLimbo, SEGV);
+    assert_eq!((found.kind.as_str(), found.signal), ("segv", Some(11)));
+    assert_eq!(found.backtrace.len(), 29);
+    assert!(found.cause.contains("hung in the engine's crash handler"));
+    assert_eq!(report(DeathCause::CrashLimbo, KILL).signal, None);
+    let found = report(DeathCause::ExitedEarly { exit_code: 134 }, FPE);
+    assert_eq!(found.signal, Some(8));
     let unknown = words(signaled(9), KILL, OutOfMemory::Unknown);
     assert!(unknown.contains("this system does not tell"), "{unknown}");
     let likely = words(signaled(9), KILL, OutOfMemory::Likely);
