@@ -1,16 +1,18 @@
 //! Rings that no library of this version wrote so.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
 use rustix::process::Signal;
+use serde_json::Value;
 use sidekick_ipc::{PROTOCOL_VERSION, RingFileName};
-use sidekick_tests::engine::PROTOCOL_VARIABLE;
-use sidekick_tests::ledger::Key;
+use sidekick_tests::engine::{Game, PROTOCOL_VARIABLE};
+use sidekick_tests::ledger::{Key, Ledger};
 use sidekick_tests::wait;
-use sidekick_tests::watchdog::{Setup, Watchdog};
+use sidekick_tests::watchdog::{LogLine, Setup, Watchdog};
 use uuid::Uuid;
 
 use super::{
@@ -47,6 +49,22 @@ pub(super) fn trials() -> Vec<Trial> {
         trial(
             "a_ring_truncated_under_the_watchdog_does_not_kill_it",
             a_ring_truncated_under_the_watchdog_does_not_kill_it,
+        ),
+        trial(
+            "a_damaged_last_record_is_told_as_an_unknown_tail",
+            a_damaged_last_record_is_told_as_an_unknown_tail,
+        ),
+        trial(
+            "a_deleted_ring_is_told_as_an_unknown_tail",
+            a_deleted_ring_is_told_as_an_unknown_tail,
+        ),
+        trial(
+            "refusals_of_an_engine_that_was_killed_are_told",
+            refusals_of_an_engine_that_was_killed_are_told,
+        ),
+        trial(
+            "two_engines_of_one_launch_lose_nothing",
+            two_engines_of_one_launch_lose_nothing,
         ),
     ]
 }
@@ -293,6 +311,10 @@ fn a_ring_truncated_under_the_watchdog_does_not_kill_it() {
         (line.level == "ERROR" && line.message == "ring cannot be read").then_some(())
     });
     setup.signal(engine, Signal::KILL);
+    watchdog.wait_for_log("the unknown tail", PATIENCE, tells_unknown_tail);
+    watchdog.wait_for_status("the gap", PATIENCE, |status| {
+        (status["totals"]["gaps"].as_u64() == Some(1)).then_some(())
+    });
     watchdog.wait_for_log("the second engine", PATIENCE, |line| {
         (line.message == "engine connected" && line.number("incarnation") == Some(2)).then_some(())
     });
@@ -303,4 +325,146 @@ fn a_ring_truncated_under_the_watchdog_does_not_kill_it() {
     stop_cleanly(&setup, watchdog);
     let ledger = setup.uploaded_files();
     assert!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
+    assert_eq!(gaps(&ledger, "tail unknown").len(), 1);
+}
+
+fn tells_unknown_tail(line: &LogLine) -> Option<()> {
+    let words = "session ended, what its ring still held is unknown";
+    (line.level == "WARN" && line.message.contains(words)).then_some(())
+}
+
+/// Uploaded gap lines with this cause: whose, and the data.
+fn gaps(ledger: &Ledger, cause: &str) -> Vec<(Key, Value)> {
+    ledger
+        .records()
+        .iter()
+        .filter(|(_, arrival)| arrival.stream == "sidekick.gap")
+        .map(|(key, arrival)| (key.clone(), arrival.data()))
+        .filter(|(_, data)| data["cause"].as_str() == Some(cause))
+        .collect()
+}
+
+/// No later record tells how much is lost.
+fn a_damaged_last_record_is_told_as_an_unknown_tail() {
+    let setup = playing();
+    let ring = records_in_a_dead_ring(&setup);
+    let game = played(&setup)[0].clone();
+    let bytes = fs::read(&ring).expect("a ring");
+    let place = |seq: u64| {
+        let text = format!("{seq}:xxx");
+        let mut windows = bytes.windows(text.len());
+        windows.position(|window| window == text.as_bytes())
+    };
+    // The journal is a frame behind.
+    let last = (game.last..).take_while(|seq| place(*seq).is_some()).last();
+    let last = last.expect("the last record in the ring");
+    let file = OpenOptions::new().write(true).open(&ring).expect("a ring");
+    file.write_all_at(b"?", place(last).expect("found") as u64)
+        .expect("written");
+
+    let mut watchdog = setup.start();
+    watchdog.wait_for_log("the unknown tail", PATIENCE, tells_unknown_tail);
+    watchdog.wait_for_status("the gap", PATIENCE, |status| {
+        (status["totals"]["gaps"].as_u64() == Some(1)).then_some(())
+    });
+    stop_cleanly(&setup, watchdog);
+    let ledger = setup.uploaded_files();
+    assert!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
+    let gaps = gaps(&ledger, "tail unknown");
+    let [(key, data)] = &gaps[..] else {
+        panic!("{gaps:?}")
+    };
+    assert_eq!((&key.epoch, key.seq), (&game.epoch, last));
+    assert!(data["count"].is_null(), "{data}");
+    let before: Vec<Key> = game
+        .keys()
+        .into_iter()
+        .filter(|key| key.seq < last)
+        .collect();
+    assert!(ledger.missing(&before).is_empty());
+}
+
+fn a_deleted_ring_is_told_as_an_unknown_tail() {
+    let setup = playing();
+    let ring = records_in_a_dead_ring(&setup);
+    let game = played(&setup)[0].clone();
+    fs::remove_file(&ring).expect("deleted");
+    let watchdog = setup.start();
+    watchdog.wait_for_status("the gap", PATIENCE, |status| {
+        (status["totals"]["gaps"].as_u64() == Some(1)).then_some(())
+    });
+    let (_, metrics) = watchdog.get("/metrics").expect("metrics");
+    assert!(metrics.contains("records_missing_total 1"), "{metrics}");
+    stop_cleanly(&setup, watchdog);
+    // Another start tells it no second time.
+    let watchdog = setup.start();
+    wait::until("an answer", PATIENCE, || watchdog.status().map(drop));
+    stop_cleanly(&setup, watchdog);
+    let gaps = gaps(&setup.uploaded_files(), "tail unknown");
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!(gaps[0].0.epoch, game.epoch);
+}
+
+/// The engine is killed before there is room for the frame that would tell of them.
+fn refusals_of_an_engine_that_was_killed_are_told() {
+    let mut setup = playing();
+    let mut game = Game::new(super::journals(&setup));
+    game.text_bytes = 4000;
+    setup.set_engine(game.command_line());
+    setup.set_config("[ring]\nsize = \"64KiB\"\nspill_max = \"1MiB\"\n");
+    let watchdog = setup.start();
+    wait_for_committed(&watchdog, 20);
+    let engine = the_engine(&setup, &watchdog);
+    watchdog.kill();
+    wait::until("refusals", PATIENCE, || {
+        (played(&setup)[0].refused > 100).then_some(())
+    });
+    setup.signal(engine, Signal::KILL);
+    wait::until("its end", PATIENCE, || {
+        setup.descendants(None).is_empty().then_some(())
+    });
+    let game = played(&setup)[0].clone();
+    let rings = sidekick_ipc::scan(setup.runtime_dir()).expect("readable");
+    let ring = sidekick_ipc::Attachment::open(&rings[0]).expect("a ring");
+    let refused = ring.heartbeat().refused_count;
+    drop(ring);
+    assert!(refused >= game.refused, "{refused}, {game:?}");
+    let watchdog = setup.start();
+    wait::until("the next engine's records", PATIENCE, || {
+        (played(&setup).len() == 2).then_some(())
+    });
+    stop_cleanly(&setup, watchdog);
+    let ledger = setup.uploaded_files();
+    let told: u64 = ledger
+        .records()
+        .iter()
+        .filter(|(key, arrival)| key.epoch == game.epoch && arrival.stream == "sidekick.gap")
+        .map(|(_, arrival)| arrival.data()["count"].as_u64().expect("a count"))
+        .sum();
+    assert_eq!(told, refused);
+    assert_all_arrived(&setup, &ledger);
+}
+
+/// The engine command is a script that runs one game after the other; both have the launch's number.
+fn two_engines_of_one_launch_lose_nothing() {
+    let mut setup = playing();
+    let mut game = Game::new(super::journals(&setup)).command_line();
+    game.pop();
+    let script = "\"$@\" 100; exec \"$@\" 1000000";
+    let shell = ["/bin/sh", "-c", script, "sh"].map(OsString::from);
+    setup.set_engine(shell.into_iter().chain(game));
+    let watchdog = setup.start();
+    let second = wait::until("the second game", PATIENCE, || {
+        let mut games = played(&setup);
+        games.sort_by_key(|game| game.last);
+        (games.len() == 2 && games[1].last > 600).then(|| games[1].epoch.clone())
+    });
+    watchdog.wait_for_status("the second game's records", PATIENCE, |status| {
+        let session = &status["session"];
+        let is_second = session["epoch"].as_str() == Some(&second);
+        (is_second && session["committed"].as_u64() > Some(100)).then_some(())
+    });
+    stop_cleanly(&setup, watchdog);
+    assert_eq!(played(&setup).len(), 2);
+    assert_all_arrived(&setup, &setup.uploaded_files());
 }
