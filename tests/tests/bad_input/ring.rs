@@ -4,11 +4,12 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 use serde_json::Value;
-use sidekick_ipc::{PROTOCOL_VERSION, RingFileName};
+use sidekick_ipc::{PROTOCOL_VERSION, RingFileName, Session, SessionOptions, WhenFull};
 use sidekick_tests::engine::{Game, PROTOCOL_VARIABLE};
 use sidekick_tests::ledger::{Key, Ledger};
 use sidekick_tests::wait;
@@ -65,6 +66,10 @@ pub(super) fn trials() -> Vec<Trial> {
         trial(
             "two_engines_of_one_launch_lose_nothing",
             two_engines_of_one_launch_lose_nothing,
+        ),
+        trial(
+            "a_session_that_the_store_refuses_is_told_and_ends_with_6",
+            a_session_that_the_store_refuses_is_told_and_ends_with_6,
         ),
     ]
 }
@@ -467,4 +472,50 @@ fn two_engines_of_one_launch_lose_nothing() {
     stop_cleanly(&setup, watchdog);
     assert_eq!(played(&setup).len(), 2);
     assert_all_arrived(&setup, &setup.uploaded_files());
+}
+
+/// A ring of a launch before the last one that the store knows, such as one that was put back from a copy.
+fn a_session_that_the_store_refuses_is_told_and_ends_with_6() {
+    let setup = playing();
+    let watchdog = setup.start();
+    wait_for_committed(&watchdog, 20);
+    let engine = the_engine(&setup, &watchdog);
+    setup.signal(engine, Signal::KILL);
+    watchdog.wait_for_status("the second engine's session", PATIENCE, |status| {
+        (played(&setup).len() == 2
+            && status["session"]["committed"].as_u64() > Some(5)
+            && status["engine"]["incarnation"].as_u64() == Some(2))
+        .then_some(())
+    });
+    stop_cleanly(&setup, watchdog);
+    let session = Session::create(SessionOptions {
+        runtime_dir: setup.runtime_dir().to_owned(),
+        launch: 1,
+        incarnation: 1,
+        ring_bytes: 64 << 10,
+        when_full: WhenFull::Refuse,
+        block_max: Duration::ZERO,
+        spill_bytes_max: 0,
+        library_version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+    .expect("a session");
+    session.record("test", &[0; 4]).expect("taken");
+    drop(session);
+    let ring = the_ring(&setup);
+
+    let mut watchdog = setup.start();
+    watchdog.wait_for_log("the refusal", PATIENCE, |line| {
+        let words = "the store does not take a session's records";
+        (line.level == "ERROR" && line.message.contains(words)).then_some(())
+    });
+    watchdog.wait_for_status("the refusal", PATIENCE, |status| {
+        let reason = status["store"]["shut_out"][0].as_str()?;
+        reason.contains("launch 1 is not above").then_some(())
+    });
+    let doctor = setup.run(&["doctor"], PATIENCE).lines.join("\n");
+    assert!(doctor.contains("rings"), "{doctor}");
+    let finished = watchdog.stop(PATIENCE);
+    let log = finished.lines.join("\n");
+    assert_eq!(finished.status.code(), Some(6), "{log}");
+    assert!(ring.exists(), "its records were thrown away");
 }
