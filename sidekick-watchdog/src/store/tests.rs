@@ -113,7 +113,7 @@ async fn what_was_appended_is_read_back_also_after_a_restart() {
     let session = store.session("s", epoch()).unwrap();
     assert_eq!(session.next_seq, 201);
     assert_eq!(store.open_sessions().len(), 1);
-    // The same ring again goes on; an older launch does not.
+    // The same ring again goes on; an older launch does not, nor another one beside it.
     let opened = store.session_opened("s", epoch(), 1, 5).await.unwrap();
     assert_eq!(opened.next_seq, 201);
     let error = store
@@ -122,7 +122,15 @@ async fn what_was_appended_is_read_back_also_after_a_restart() {
         .unwrap_err();
     assert!(matches!(
         error,
-        StoreError::Refused(Refusal::OldLaunch { launch: 1, last: 1 })
+        StoreError::Refused(Refusal::LaunchBusy { launch: 1 })
+    ));
+    let error = store
+        .session_opened("s", Uuid::from_u128(43), 0, 5)
+        .await
+        .unwrap_err();
+    assert!(matches!(
+        error,
+        StoreError::Refused(Refusal::OldLaunch { launch: 0, last: 1 })
     ));
     store.append(slab(201, 1)).await.unwrap();
     store
