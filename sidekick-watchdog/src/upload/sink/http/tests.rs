@@ -551,7 +551,7 @@ fn wrong_settings_are_refused_with_their_name() {
         change(&mut settings);
         HttpSink::new(settings).unwrap_err().to_string()
     };
-    assert!(complaint(&|s| s.url = "ftp://x/".into()).contains("[upload.http] url \"ftp://x/\""));
+    assert!(complaint(&|s| s.url = "ftp://x/".into()).contains("url \"ftp://x/\""));
     assert!(complaint(&|s| s.url = "nonsense".into()).contains("nonsense"));
     let text = complaint(&|s| s.headers = vec![("X-Key".into(), "se\ncret".into())]);
     assert!(
