@@ -12,8 +12,8 @@ use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Every engine counts as stable at once, so that twelve deaths in a row are no crash loop.
-const CONFIG: &str = "[restart]\nbackoff_first = \"10ms\"\nbackoff_max = \"50ms\"\nstable_after = \"1ms\"\n\
+/// Twelve deaths in a row are no crash loop here.
+const CONFIG: &str = "[restart]\nbackoff_first = \"10ms\"\nbackoff_max = \"50ms\"\ncrash_loop_deaths = 100\n\
                       [health]\nhang_timeout = \"500ms\"\n[upload]\nbatch_max_age = \"100ms\"\n\
                       [engine]\nenv = { ADMIN_PASSWORD = \"hunter2\" }\n";
 

@@ -9,6 +9,7 @@ use sidekick_ipc::Downlink;
 use tokio::sync::watch;
 
 use super::link::{RingLink, SessionLink};
+use super::tell::seconds;
 use crate::api::{
     DEATHS_KEPT, Death, EngineState, EngineStatus, SessionStatus, SinkStatus, Status, StoreStatus,
     Totals, UploadStatus,
@@ -159,7 +160,7 @@ impl Board {
                     incarnation: *incarnation,
                     cause: cause.to_string(),
                     gap_ms: self.gap_ms.take().filter(|_| is_late),
-                    uptime_s: uptime.map(|uptime| uptime.as_secs_f64()),
+                    uptime_s: uptime.map(seconds),
                     frame: *frame,
                     time: now(),
                     report_id: None,
@@ -306,16 +307,16 @@ impl Board {
         self.refresh_store(store);
         self.refresh_uploads(store);
         raise_to(&self.metrics.log_lines_dropped, lines_dropped);
-        self.status.uptime_s = self.started.elapsed().as_secs_f64();
+        self.status.uptime_s = seconds(self.started.elapsed());
         self.sender.send_replace(self.status.clone());
     }
 
     fn refresh_engine(&mut self) {
         let engine = &mut self.status.engine;
-        engine.uptime_s = self.engine_started.map(|at| at.elapsed().as_secs_f64());
+        engine.uptime_s = self.engine_started.map(|at| seconds(at.elapsed()));
         engine.grace_left_s = self
             .killed_at
-            .map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64());
+            .map(|at| seconds(at.saturating_duration_since(Instant::now())));
         let (mut holes, mut refused) = (self.holes_ended, self.refused_ended);
         self.waiting = 0;
         if let Some(current) = &self.current {
@@ -406,7 +407,7 @@ impl Board {
                 state: state.to_owned(),
                 reason,
                 records: uploaded,
-                last_success_age_s: sink.last_success.and_then(age).map(|age| age.as_secs_f64()),
+                last_success_age_s: sink.last_success.and_then(age).map(seconds),
             });
         }
         self.metrics

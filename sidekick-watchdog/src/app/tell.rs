@@ -25,7 +25,7 @@ pub(super) fn tell(event: &EngineEvent) {
             pid,
             uptime,
         } => {
-            let uptime_s = ms(*uptime) / 1000.0;
+            let uptime_s = seconds(*uptime);
             info!(incarnation, pid, uptime_s, "running engine adopted");
         }
         EngineEvent::Connected { incarnation } => info!(incarnation, "engine connected"),
@@ -70,7 +70,7 @@ pub(super) fn tell(event: &EngineEvent) {
             frame,
             ..
         } => {
-            let uptime_s = uptime.map(|uptime| ms(uptime) / 1000.0);
+            let uptime_s = uptime.map(seconds);
             info!(incarnation, pid, %cause, uptime_s, frame, "engine quit");
         }
         EngineEvent::Died {
@@ -81,7 +81,7 @@ pub(super) fn tell(event: &EngineEvent) {
             frame,
             ..
         } => {
-            let uptime_s = uptime.map(|uptime| ms(uptime) / 1000.0);
+            let uptime_s = uptime.map(seconds);
             warn!(incarnation, pid, %cause, uptime_s, frame, "engine died");
         }
         EngineEvent::Reported {
@@ -97,7 +97,7 @@ pub(super) fn tell(event: &EngineEvent) {
         }
         EngineEvent::Unconnected { incarnation, after } => warn!(
             incarnation,
-            after_s = ms(*after) / 1000.0,
+            after_s = seconds(*after),
             "the engine has not loaded the Sidekick extension; is addons/sidekick in the project, is it listed in \
              .godot/extension_list.cfg, and is its library there for this platform? For a program that does without, set \
              [health] heartbeat = \"optional\""
@@ -159,6 +159,11 @@ pub(super) fn session_ended(incarnation: u32, progress: &SessionProgress) {
             "session ended, everything that it recorded is committed"
         );
     }
+}
+
+/// Seconds with three digits after the point.
+pub(super) fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e3).round() / 1e3
 }
 
 /// Milliseconds with three digits after the point: more is noise.

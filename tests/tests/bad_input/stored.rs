@@ -174,7 +174,10 @@ fn a_log_of_a_newer_version_is_refused_with_both_versions() {
 
 fn a_damaged_sled_is_set_aside_and_rebuilt() {
     let setup = playing();
-    killed_with_records(&setup);
+    // The state is written once a minute, and at the end.
+    let watchdog = setup.start();
+    wait_for_committed(&watchdog, 100);
+    stop_cleanly(&setup, watchdog);
     for name in ["conf", "db"] {
         let path = setup.data_dir().join("state").join(name);
         let bytes = fs::metadata(&path).expect("sled's file").len();
