@@ -82,3 +82,19 @@ impl From<ExitCode> for std::process::ExitCode {
         Self::from(code as u8)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scripts are written by the README's table; the help text prints ours.
+    #[test]
+    fn the_readme_lists_every_code_in_our_words() {
+        let readme = include_str!("../../README.md").replace('`', "");
+        for &code in ExitCode::ALL {
+            let row = format!("| {} | {}", code as u8, code.words());
+            let count = readme.lines().filter(|line| line.starts_with(&row)).count();
+            assert_eq!(count, 1, "{row}");
+        }
+    }
+}

@@ -35,7 +35,7 @@ pub struct Status {
     pub engine: EngineStatus,
     /// The session of the engine that connected last; `None` before the first.
     pub session: Option<SessionStatus>,
-    /// All sessions together, since the store was made.
+    /// All sessions together; what the store has counted since it was made, and gaps since this watchdog began.
     pub totals: Totals,
     /// The store.
     pub store: StoreStatus,

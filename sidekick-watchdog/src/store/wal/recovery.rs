@@ -12,7 +12,8 @@ use std::sync::Arc;
 use super::frame::{EntryId, FLAG_BATCH_START, FRAME_HEAD_BYTES, FrameHead, Kind, frame_bytes};
 use super::index::Index;
 use super::segment::{
-    HEADER_BYTES, Header, HeaderFault, Segment, list, open_rw, read_exact_at, write_all_at,
+    HEADER_BYTES, Header, HeaderFault, Segment, list, open_rw, read_exact_at, sync_directory,
+    write_all_at,
 };
 use super::{BATCH_BYTES_MAX, Vote, WalError};
 
@@ -87,6 +88,10 @@ pub(crate) fn recover(directory: &Path) -> Result<Recovered, WalError> {
     let (files, _) = list(directory).map_err(io)?;
     let mut out = Recovered::default();
     let count = files.len();
+    if count > 0 {
+        // A segment whose name came just before a kill: what it holds counts only once the name is durable, too.
+        sync_directory(directory).map_err(io)?;
+    }
     let first_number = files.first().map_or(0, |(number, _)| *number);
     for (at, (number, path)) in files.into_iter().enumerate() {
         let damaged = |offset: u64, what: &str| WalError::Damaged {
