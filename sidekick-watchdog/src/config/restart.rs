@@ -25,13 +25,14 @@ pub struct RestartConfig {
     pub backoff_max: Duration,
     /// Each wait is the last one times this (1 to 10).
     pub backoff_factor: f64,
-    /// An engine that lived this long resets the waits.
+    /// An engine that was up this long, since it was ready if it has to be, else since its first frame, resets the waits.
     pub stable_after: Duration,
     /// Deaths within `give_up_window` after which nothing is launched any more; `None` = never give up.
     pub give_up_after: Option<u32>,
     /// The window that `give_up_after` counts in.
     pub give_up_window: Duration,
-    /// Deaths within `crash_loop_window`, none of them after a stable life, that make a crash loop.
+    /// Deaths within `crash_loop_window`, none of them after a stable life, that make a crash loop; as many in a row that
+    /// never came up do so too, however long each took.
     pub crash_loop_deaths: u32,
     /// The window that `crash_loop_deaths` counts in.
     pub crash_loop_window: Duration,

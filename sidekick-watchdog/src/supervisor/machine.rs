@@ -270,8 +270,7 @@ impl Machine {
         if let Some((Then::Stop, _)) = pending {
             self.stop(true, out);
         } else {
-            self.started_at = now;
-            self.on_unasked_death(false, now, out);
+            self.on_unasked_death(false, None, now, out);
         }
     }
 
@@ -558,9 +557,9 @@ impl Machine {
             State::Stopping {
                 then: Then::Recover,
                 ..
-            } => self.on_unasked_death(false, now, out),
+            } => self.on_unasked_death(false, self.was_up(now), now, out),
             State::Starting | State::Running | State::Hung { .. } => {
-                self.on_unasked_death(success, now, out);
+                self.on_unasked_death(success, self.was_up(now), now, out);
             }
             // No engine was there that could have died.
             State::Idle
@@ -572,7 +571,31 @@ impl Machine {
         }
     }
 
-    fn on_unasked_death(&mut self, success: bool, now: Duration, out: &mut Vec<Action>) {
+    /// How long the engine that died now was up, and so may count as stable. `None`: it never came up, however old.
+    fn was_up(&self, now: Duration) -> Option<Duration> {
+        if !self.policy.heartbeat_required && !self.heart.connected {
+            // There is nothing else to go by.
+            return Some(now.saturating_sub(self.started_at));
+        }
+        let until = match self.ended_by {
+            Some(EndedBy::NotReady { .. } | EndedBy::NoRing { .. } | EndedBy::Foreign) => {
+                return None;
+            }
+            Some(EndedBy::Hang { .. }) => self.heart.moved_at(),
+            _ => now,
+        };
+        let since = self.heart.up_since(&self.policy)?;
+        Some(until.saturating_sub(since))
+    }
+
+    /// `up`: how long it was up; `None`: it never was.
+    fn on_unasked_death(
+        &mut self,
+        success: bool,
+        up: Option<Duration>,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) {
         let wanted = match self.policy.restart {
             RestartPolicy::Always => true,
             RestartPolicy::OnFailure => !success,
@@ -582,8 +605,7 @@ impl Machine {
             self.stop(false, out);
             return;
         }
-        let lived = now.saturating_sub(self.started_at);
-        let (delay, kind) = match self.breaker.on_failure(&self.policy, lived, now) {
+        let (delay, kind) = match self.breaker.on_failure(&self.policy, up, now) {
             Next::Start { delay, kind } => (delay, kind),
             Next::GiveUp { deaths } => {
                 self.state = State::GaveUp;

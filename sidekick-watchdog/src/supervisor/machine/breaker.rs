@@ -42,6 +42,8 @@ pub(super) enum StartKind {
 pub(super) struct Breaker {
     rng: fastrand::Rng,
     failures: u32,
+    /// Those of them in a row that never came up.
+    never_up: u32,
     is_open: bool,
     safe_start_done: bool,
     /// The last failures since the last stable life.
@@ -55,6 +57,7 @@ impl Breaker {
         Self {
             rng: fastrand::Rng::with_seed(seed),
             failures: 0,
+            never_up: 0,
             is_open: false,
             safe_start_done: false,
             recent: VecDeque::new(),
@@ -78,16 +81,26 @@ impl Breaker {
 
     fn close(&mut self) {
         self.failures = 0;
+        self.never_up = 0;
         self.is_open = false;
         self.safe_start_done = false;
         self.recent.clear();
     }
 
-    /// An engine that lived for `lived` failed at `now`.
-    pub(super) fn on_failure(&mut self, policy: &Policy, lived: Duration, now: Duration) -> Next {
-        if lived >= policy.stable_after.max(STABLE_AFTER_MIN) {
+    /// An engine that was up for `up` failed at `now`; `None`: it never came up.
+    pub(super) fn on_failure(
+        &mut self,
+        policy: &Policy,
+        up: Option<Duration>,
+        now: Duration,
+    ) -> Next {
+        if up.is_some_and(|up| up >= policy.stable_after.max(STABLE_AFTER_MIN)) {
             self.close();
         }
+        self.never_up = match up {
+            None => self.never_up.saturating_add(1),
+            Some(_) => 0,
+        };
         self.failures = self.failures.saturating_add(1);
         if let Some(limit) = policy.give_up_after {
             let limit = limit.max(1);
@@ -97,7 +110,9 @@ impl Breaker {
             }
         }
         let limit = policy.breaker_deaths.max(1);
-        let is_loop = count(&mut self.recent, now, policy.breaker_window, limit) >= limit;
+        // Those that take long to fail to come up (a game that is never ready) are a loop, however wide the window.
+        let is_loop = count(&mut self.recent, now, policy.breaker_window, limit) >= limit
+            || self.never_up >= limit;
         if self.is_open || is_loop {
             return self.in_crash_loop(policy);
         }

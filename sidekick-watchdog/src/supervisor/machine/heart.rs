@@ -21,6 +21,8 @@ pub(super) struct Heart {
     moved_at: Duration,
     /// From here the time to become ready counts.
     ready_since: Duration,
+    first_frame_at: Option<Duration>,
+    ready_at: Option<Duration>,
     allowed_silence: Duration,
     late_forgiven: bool,
 }
@@ -47,13 +49,17 @@ impl Heart {
         self.goodbye = beat.goodbye;
         self.crashed = beat.crashed;
         // For a whole life: who has said it once is ready.
-        self.ready |= beat.ready;
+        if beat.ready && !self.ready {
+            self.ready = true;
+            self.ready_at = Some(now);
+        }
         let moved = beat.frames != self.frames;
         if moved {
             // The counter moved since the last reading, so the true time lies between that and now.
             self.moved_at = beat.stamp.clamp(self.read_at.min(now), now);
             self.frames = beat.frames;
             self.late_forgiven = false;
+            self.first_frame_at.get_or_insert(self.moved_at);
         }
         if beat.paused {
             self.moved_at = now;
@@ -65,6 +71,20 @@ impl Heart {
 
     pub(super) fn silent(&self, now: Duration) -> Duration {
         now.saturating_sub(self.moved_at)
+    }
+
+    /// Since when it has been up: ready where it has to be, else from its first frame. `None`: it never was.
+    pub(super) fn up_since(&self, policy: &Policy) -> Option<Duration> {
+        if policy.ready_timeout.is_some() {
+            self.ready_at
+        } else {
+            self.first_frame_at
+        }
+    }
+
+    /// When the last frame passed.
+    pub(super) fn moved_at(&self) -> Duration {
+        self.moved_at
     }
 
     /// Until when there must be a first frame. From the watch's beginning: an adopted engine's time begins there.

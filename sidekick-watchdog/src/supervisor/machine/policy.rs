@@ -26,9 +26,11 @@ pub struct Policy {
     pub backoff_factor: f64,
     /// Each delay is made up to this part longer or shorter, `0.0..=1.0`.
     pub backoff_jitter: f64,
-    /// An engine that lived this long clears the count of failures.
+    /// An engine that was up this long (since it was ready, where it has to say so, else since its first frame; without
+    /// any heartbeat, where none is required, since its start) clears the count of failures.
     pub stable_after: Duration,
-    /// So many failures within `breaker_window`, without a stable life between, are a crash loop.
+    /// So many failures within `breaker_window`, without a stable life between, are a crash loop; and so are so many in a
+    /// row that never came up, however long each took.
     pub breaker_deaths: u32,
     /// See `breaker_deaths`.
     pub breaker_window: Duration,

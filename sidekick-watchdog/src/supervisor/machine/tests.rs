@@ -164,8 +164,9 @@ fn a_crash_loop_tries_once_a_minute_for_ever_and_a_stable_life_closes_it() {
     assert_eq!((loops(&world.told), world.safe_starts), (1, 1));
     world.let_it_come();
     world.feed(Event::Connected);
-    world.now += SECOND * 60;
     world.beat(1);
+    world.now += SECOND * 60;
+    world.beat(2);
     let died = world.now;
     world.die(false);
     assert_eq!((world.engines, world.now), (1, died), "at once again");
@@ -554,6 +555,78 @@ fn no_configuration_makes_a_busy_loop_of_starts_that_fail() {
     assert_eq!(machine.phase(), Phase::HalfOpen);
 }
 
+/// However old it grew: who never came up was never stable.
+#[test]
+fn a_life_that_never_came_up_is_no_stable_one() {
+    #[derive(Clone, Copy, Debug)]
+    enum Life {
+        /// Frames, and no word that it is ready until it is ended.
+        NeverReady,
+        /// No ring.
+        NoRing,
+        /// A ring and no frame.
+        NoFrame,
+        /// One frame, and then none for longer than a stable life takes.
+        OneFrame,
+        /// The same, without a ring.
+        Unwatched,
+    }
+    let minutes = Some(SECOND * 120);
+    for (life, heartbeat_required, ready_timeout, is_loop) in [
+        (Life::NeverReady, true, minutes, true),
+        (Life::NeverReady, true, None, false),
+        (Life::NoRing, true, minutes, true),
+        (Life::NoRing, true, None, true),
+        (Life::NoFrame, true, None, true),
+        (Life::OneFrame, true, None, false),
+        (Life::Unwatched, false, minutes, false),
+    ] {
+        let mut world = World::started(Policy {
+            heartbeat_required,
+            ready_timeout,
+            hang_timeout: SECOND * 100,
+            ..quiet()
+        });
+        // Or the first engine without a ring would end the watchdog.
+        world.feed(Event::Connected);
+        world.die(false);
+        for _ in 0..12 {
+            if world.engines == 0 {
+                world.let_it_come();
+            }
+            match life {
+                Life::NoRing | Life::Unwatched => {}
+                Life::NoFrame => world.feed(Event::Connected),
+                Life::OneFrame => {
+                    world.feed(Event::Connected);
+                    world.beat(1);
+                }
+                Life::NeverReady => {
+                    world.feed(Event::Connected);
+                    for frame in 1..=120 {
+                        world.now += SECOND;
+                        world.beat(frame);
+                        world.feed(Event::Tick);
+                    }
+                }
+            }
+            world.now += SECOND * 61;
+            if let Some(deadline) = world.machine.deadline() {
+                world.now = world.now.max(deadline);
+            }
+            world.feed(Event::Tick);
+            world.die(false);
+        }
+        let at = format!("{life:?} {heartbeat_required} {ready_timeout:?}");
+        assert_eq!(world.safe_starts, u32::from(is_loop), "{at}");
+        let is_open = world.machine.phase() == Phase::HalfOpen;
+        assert_eq!(is_open, is_loop, "{at}");
+        let is_stable = matches!(life, Life::Unwatched)
+            || (matches!(life, Life::NeverReady) && ready_timeout.is_none());
+        assert_eq!(world.machine.failures() == 1, is_stable, "{at}");
+    }
+}
+
 /// A server that dies now and then, each time soon after its backoff, is no crash loop while its deaths lie far apart.
 #[test]
 fn deaths_far_apart_do_not_open_the_breaker() {
@@ -582,8 +655,9 @@ fn a_safe_start_that_lives_ends_the_crash_loop() {
     }
     assert_eq!(world.safe_starts, 1);
     world.feed(Event::Connected);
-    world.now += SECOND * 61;
     world.beat(1);
+    world.now += SECOND * 61;
+    world.beat(2);
     let died = world.now;
     world.die(false);
     assert_eq!((world.engines, world.now), (1, died), "at once");
