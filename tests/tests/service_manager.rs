@@ -151,7 +151,7 @@ fn the_unit_says_what_adoption_needs() {
     for line in [
         "Type=notify",
         "NotifyAccess=main",
-        "Restart=always",
+        "Restart=on-failure",
         "KillMode=process",
         "OOMPolicy=continue",
         "RuntimeDirectoryPreserve=yes",
@@ -200,7 +200,8 @@ fn systemd_finds_nothing_wrong_with_the_unit() -> Completion {
     // It does look: a line that it must refuse.
     fs::write(
         &path,
-        text.join("\n").replace("Restart=always", "Restart=allways"),
+        text.join("\n")
+            .replace("Restart=on-failure", "Restart=on-failures"),
     )
     .expect("writable");
     assert!(verify(&path).1.contains("sidekick.service"));
