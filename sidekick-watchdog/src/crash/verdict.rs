@@ -33,13 +33,30 @@ pub struct Verdict {
 /// a clean end no crash, and a kill from outside no segmentation fault.
 pub fn verdict(facts: &DeathFacts, scan: &CrashScan, oom: OutOfMemory) -> Verdict {
     let mut found = root(facts, scan, oom);
-    if let Some(frame) = facts.frame.filter(|frame| *frame > 0) {
+    let frame = facts.frame.filter(|frame| *frame > 0);
+    // Behind a whole sentence the place would read as a part of it.
+    if is_sentence(&facts.cause) && (frame.is_some() || facts.uptime.is_some()) {
+        found.words.push(',');
+    }
+    if let Some(frame) = frame {
         let _ = write!(found.words, " in frame {}", grouped(frame));
     }
     if let Some(uptime) = facts.uptime {
         let _ = write!(found.words, " after {}", in_words(uptime));
     }
     found
+}
+
+/// Whether the cause's words hold a clause with a verb of its own.
+fn is_sentence(cause: &DeathCause) -> bool {
+    matches!(
+        cause,
+        DeathCause::NoRing { .. }
+            | DeathCause::Foreign(_)
+            | DeathCause::NotReady { .. }
+            | DeathCause::Memory { .. }
+            | DeathCause::StopTimeout
+    )
 }
 
 fn root(facts: &DeathFacts, scan: &CrashScan, oom: OutOfMemory) -> Verdict {

@@ -191,6 +191,12 @@ fn more_verdicts() {
         aborted.starts_with("aborted (SIGABRT): double free or corruption (out), in frame"),
         "{aborted}"
     );
+    // A comma, so that the place belongs to the end and not to the clause before.
+    let rss_bytes = 1152 << 20;
+    assert_eq!(
+        words(DeathCause::Memory { rss_bytes }, "", OutOfMemory::No),
+        "ended: it used 1152 MiB of memory, more than it may, in frame 18,211 after 5 min 3 s"
+    );
     let found = report(DeathCause::Clean { exit_code: 3 }, KILL);
     assert_eq!(found.exit_code, Some(3));
 }
