@@ -366,6 +366,8 @@ pub enum EngineEvent {
     Backoff {
         /// For how long.
         delay: Duration,
+        /// Whether it is a try of a crash loop's: these go on for ever.
+        crash_loop: bool,
     },
     /// The engine dies again and again: from now on one try every `every`, for ever.
     CrashLoop {

@@ -53,6 +53,8 @@ pub struct Metrics {
     pub engine_incarnation: Gauge,
     /// 1 while an engine runs.
     pub engine_up: Gauge,
+    /// 1 while the engine dies again and again and its next try waits.
+    pub engine_crash_loop: Gauge,
     /// From the proof of a death to the next start.
     pub engine_gap_seconds: Histogram,
     /// Records in the ring that are not yet durable.
@@ -89,6 +91,7 @@ impl Metrics {
             engine_deaths: Family::default(),
             engine_incarnation: Gauge::default(),
             engine_up: Gauge::default(),
+            engine_crash_loop: Gauge::default(),
             engine_gap_seconds: Histogram::new(exponential_buckets(GAP_BUCKET_FIRST_S, 2.0, 17)),
             ring_records: Gauge::default(),
             store_log_bytes: Gauge::default(),
@@ -145,6 +148,11 @@ impl Metrics {
             "engine_up",
             "1 while an engine runs",
             metrics.engine_up.clone(),
+        );
+        r.register(
+            "engine_crash_loop",
+            "1 while the engine dies again and again and the next try waits",
+            metrics.engine_crash_loop.clone(),
         );
         r.register_with_unit(
             "engine_gap",

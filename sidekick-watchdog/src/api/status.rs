@@ -3,6 +3,7 @@
 //! `app` fills it and publishes it through a `watch` channel at each event and about once a second; ages and
 //! uptimes are as of then. Every field has a default, so that a reader of another version still reads it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -56,6 +57,8 @@ pub enum EngineState {
     Hung,
     /// Dead; the next start waits.
     Backoff,
+    /// Died again and again; the next of the slow tries waits (`[restart] half_open_every`).
+    CrashLoop,
     /// Asked to quit.
     Stopping,
     /// None runs and none will be started.
@@ -72,6 +75,7 @@ impl EngineState {
             Self::Running => "running",
             Self::Hung => "hung",
             Self::Backoff => "waiting to relaunch",
+            Self::CrashLoop => "in a crash loop",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
             Self::GaveUp => "given up",
@@ -93,6 +97,8 @@ pub struct EngineStatus {
     pub uptime_s: Option<f64>,
     /// Seconds that it has left to quit, once it was asked to.
     pub grace_left_s: Option<f64>,
+    /// Seconds until the next start, while one waits.
+    pub next_try_s: Option<f64>,
     /// The frame that its heartbeat told last.
     pub frame: Option<u64>,
     /// Whether its extension has connected.
@@ -209,25 +215,32 @@ pub struct SinkStatus {
 
 impl Status {
     /// Why the game cannot be played right now; `None` when it can.
-    pub fn unready_reason(&self) -> Option<&'static str> {
+    pub fn unready_reason(&self) -> Option<Cow<'static, str>> {
         let engine = &self.engine;
         if engine.state != EngineState::Running {
-            return Some(match engine.state {
+            let words = match engine.state {
                 EngineState::Starting => "the engine is starting",
                 EngineState::Hung => "the engine hangs",
                 EngineState::Backoff => "the engine died and waits to be relaunched",
+                EngineState::CrashLoop => "the engine is in a crash loop",
                 EngineState::Stopping => "the engine is stopping",
                 _ => "no engine runs",
+            };
+            return Some(match engine.next_try_s {
+                Some(left) => format!("{words}, next try in {left:.0} s").into(),
+                None => words.into(),
             });
         }
         if !engine.connected {
-            return Some("the engine has not connected");
+            return Some("the engine has not connected".into());
         }
         if self.store.waits.is_some() {
-            return Some("the store takes no records, they wait in the ring; status says why");
+            return Some(
+                "the store takes no records, they wait in the ring; status says why".into(),
+            );
         }
         if engine.ready_required && !engine.ready {
-            return Some("the game has not called Sidekick.mark_ready()");
+            return Some("the game has not called Sidekick.mark_ready()".into());
         }
         None
     }

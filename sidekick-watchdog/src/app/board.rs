@@ -30,6 +30,20 @@ struct Current {
     progress: Arc<SessionProgress>,
 }
 
+/// From a death to the start after it.
+#[derive(Clone, Copy)]
+struct Gap {
+    /// Who died; 0 where that is not known.
+    dead: u32,
+    ms: f64,
+}
+
+impl Gap {
+    fn is_of(&self, death: u32) -> bool {
+        self.dead == 0 || self.dead == death
+    }
+}
+
 /// All that is known, kept by the application's main loop alone.
 pub(super) struct Board {
     status: Status,
@@ -37,8 +51,10 @@ pub(super) struct Board {
     metrics: Metrics,
     started: Instant,
     engine_started: Option<Instant>,
-    /// From a death that is not told yet to the start after it, in milliseconds.
-    gap_ms: Option<f64>,
+    /// A gap whose death is not told yet.
+    gap: Option<Gap>,
+    /// When the next start is due, while one waits.
+    next_try: Option<Instant>,
     /// When an engine that was asked to quit is killed.
     killed_at: Option<Instant>,
     current: Option<Current>,
@@ -64,7 +80,8 @@ impl Board {
             metrics,
             started: Instant::now(),
             engine_started: None,
-            gap_ms: None,
+            gap: None,
+            next_try: None,
             killed_at: None,
             current: None,
             waiting: 0,
@@ -109,6 +126,7 @@ impl Board {
                 gap,
                 ..
             } => {
+                let dead = engine.incarnation;
                 *engine = EngineStatus {
                     state: EngineState::Starting,
                     incarnation: *incarnation,
@@ -120,13 +138,18 @@ impl Board {
                     last_deaths: std::mem::take(&mut engine.last_deaths),
                     ..EngineStatus::default()
                 };
-                self.gap_ms = gap.map(|gap| gap.as_secs_f64() * 1000.0);
                 // An adopted engine's death may be told after the next start, when its cause has come to be known.
-                if let Some(death) = engine.last_deaths.last_mut()
-                    && death.gap_ms.is_none()
-                {
-                    death.gap_ms = self.gap_ms.take();
+                if let Some(gap) = gap {
+                    let ms = gap.as_secs_f64() * 1000.0;
+                    let gap = Gap { dead, ms };
+                    let mut deaths = engine.last_deaths.iter_mut().rev();
+                    match deaths.find(|death| gap.is_of(death.incarnation)) {
+                        Some(death) => death.gap_ms = Some(ms),
+                        None => self.gap = Some(gap),
+                    }
                 }
+                self.next_try = None;
+                self.metrics.engine_crash_loop.set(0);
                 self.engine_started = Some(Instant::now());
                 self.metrics.started(*incarnation, *gap);
             }
@@ -156,16 +179,26 @@ impl Board {
                 ..
             } => {
                 let is_late = *incarnation < engine.incarnation;
-                engine.last_deaths.push(Death {
+                let gap = self
+                    .gap
+                    .take_if(|gap| is_late && gap.is_of(*incarnation))
+                    .map(|gap| gap.ms);
+                let deaths = engine.last_deaths.iter();
+                let earlier = deaths
+                    .rev()
+                    .skip_while(|death| death.incarnation > *incarnation);
+                let place = earlier.count();
+                let death = Death {
                     incarnation: *incarnation,
                     cause: cause.to_string(),
-                    gap_ms: self.gap_ms.take().filter(|_| is_late),
+                    gap_ms: gap,
                     uptime_s: uptime.map(seconds),
                     frame: *frame,
                     time: now(),
                     report_id: None,
                     report: None,
-                });
+                };
+                engine.last_deaths.insert(place, death);
                 let surplus = engine.last_deaths.len().saturating_sub(DEATHS_KEPT);
                 engine.last_deaths.drain(..surplus);
                 self.metrics.died(cause);
@@ -198,15 +231,27 @@ impl Board {
                 engine.failed_starts += 1;
                 engine.start_error = Some(error.clone());
             }
-            EngineEvent::Backoff { .. } | EngineEvent::CrashLoop { .. } => {
-                engine.state = EngineState::Backoff;
+            EngineEvent::CrashLoop { .. } => engine.state = EngineState::CrashLoop,
+            EngineEvent::Backoff { delay, crash_loop } => {
+                engine.state = match crash_loop {
+                    true => EngineState::CrashLoop,
+                    false => EngineState::Backoff,
+                };
+                self.next_try = Some(Instant::now() + *delay);
+                self.metrics.engine_crash_loop.set((*crash_loop).into());
             }
-            EngineEvent::GaveUp { .. } => engine.state = EngineState::GaveUp,
+            EngineEvent::GaveUp { .. } => {
+                engine.state = EngineState::GaveUp;
+                self.no_try_waits();
+            }
             EngineEvent::Stopping { grace, .. } => {
                 engine.state = EngineState::Stopping;
                 self.killed_at = Some(Instant::now() + *grace);
             }
-            EngineEvent::Stopped { .. } => engine.state = EngineState::Stopped,
+            EngineEvent::Stopped { .. } => {
+                engine.state = EngineState::Stopped;
+                self.no_try_waits();
+            }
             EngineEvent::Ending { .. } | EngineEvent::Planned { .. } => {
                 engine.state = EngineState::Stopping;
             }
@@ -215,6 +260,11 @@ impl Board {
             | EngineEvent::Unconnected { .. }
             | EngineEvent::Unfit { .. } => {}
         }
+    }
+
+    fn no_try_waits(&mut self) {
+        self.next_try = None;
+        self.metrics.engine_crash_loop.set(0);
     }
 
     /// The engine was asked to end.
@@ -316,6 +366,9 @@ impl Board {
         engine.uptime_s = self.engine_started.map(|at| seconds(at.elapsed()));
         engine.grace_left_s = self
             .killed_at
+            .map(|at| seconds(at.saturating_duration_since(Instant::now())));
+        engine.next_try_s = self
+            .next_try
             .map(|at| seconds(at.saturating_duration_since(Instant::now())));
         let (mut holes, mut refused) = (self.holes_ended, self.refused_ended);
         self.waiting = 0;
@@ -443,6 +496,74 @@ fn now() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::DeathCause;
+
+    fn died(incarnation: u32) -> EngineEvent {
+        EngineEvent::Died {
+            incarnation,
+            pid: 1,
+            cause: DeathCause::Unknown,
+            log: None,
+            uptime: None,
+            frame: None,
+        }
+    }
+
+    fn started(incarnation: u32, gap_ms: u64) -> EngineEvent {
+        EngineEvent::Started {
+            incarnation,
+            pid: 1,
+            gap: Some(Duration::from_millis(gap_ms)),
+            log: std::path::PathBuf::new(),
+        }
+    }
+
+    /// Also where it is told after the next start, or after the next death.
+    #[test]
+    fn each_death_has_its_own_gap() {
+        let mut board = Board::new(Status::default(), Metrics::new());
+        board.engine(&EngineEvent::Adopted {
+            incarnation: 22,
+            pid: 1,
+            uptime: Duration::ZERO,
+        });
+        for event in [started(23, 5), died(23), started(24, 7), died(22), died(24)] {
+            board.engine(&event);
+        }
+        let deaths = board.status.engine.last_deaths.iter();
+        let gaps: Vec<_> = deaths
+            .map(|death| (death.incarnation, death.gap_ms))
+            .collect();
+        assert_eq!(gaps, [(22, Some(5.0)), (23, Some(7.0)), (24, None)]);
+    }
+
+    #[test]
+    fn a_crash_loop_is_told_until_the_next_try() {
+        let mut board = Board::new(Status::default(), Metrics::new());
+        let delay = Duration::from_secs(60);
+        for event in [
+            EngineEvent::CrashLoop {
+                deaths: 11,
+                every: delay,
+            },
+            EngineEvent::Backoff {
+                delay,
+                crash_loop: true,
+            },
+            died(11),
+        ] {
+            board.engine(&event);
+        }
+        board.refresh_engine();
+        let engine = &board.status.engine;
+        assert_eq!(engine.state, EngineState::CrashLoop);
+        assert!(engine.next_try_s.is_some_and(|left| left > 1.0));
+        assert_eq!(board.metrics.engine_crash_loop.get(), 1);
+        board.engine(&started(12, 60_000));
+        board.refresh_engine();
+        assert_eq!(board.status.engine.next_try_s, None);
+        assert_eq!(board.metrics.engine_crash_loop.get(), 0);
+    }
 
     /// A sink that gets parked is told of once, and again only after it worked.
     #[test]

@@ -92,7 +92,7 @@ pub(super) fn tell(event: &EngineEvent) {
         } => {
             warn!(incarnation, %cause, %report_id, report = %path.display(), "crash report written");
         }
-        EngineEvent::Backoff { delay } => {
+        EngineEvent::Backoff { delay, .. } => {
             info!(delay_ms = ms(*delay), "next start waits");
         }
         EngineEvent::Unconnected { incarnation, after } => warn!(

@@ -71,6 +71,15 @@ fn table(status: &Status) -> String {
             Some(gap_ms) => {
                 let _ = write!(words, ", relaunched after {gap_ms:.1} ms");
             }
+            // One of a later number has been started since; how long after is not known.
+            None if death.incarnation < status.engine.incarnation => {}
+            None if matches!(
+                status.engine.state,
+                EngineState::Backoff | EngineState::CrashLoop | EngineState::Starting
+            ) =>
+            {
+                words.push_str(", waits to be relaunched");
+            }
             None => words.push_str(", not relaunched"),
         }
         line("death", format!("{words}, {}", death.time));
@@ -155,6 +164,9 @@ fn engine_words(status: &Status) -> String {
     if let (EngineState::Stopping, Some(left)) = (engine.state, engine.grace_left_s) {
         let _ = write!(words, ", killed in {left:.0} s if it does not quit");
     }
+    if let Some(left) = engine.next_try_s {
+        let _ = write!(words, ", next try in {left:.0} s");
+    }
     if engine.state == EngineState::Stopped {
         words.push_str(", by an operator; `sidekick-watchdog start` starts it");
     }
@@ -222,5 +234,32 @@ mod tests {
             assert!(table.contains(part), "{part}\n{table}");
         }
         assert!(!table.contains('\x1b'));
+    }
+
+    /// Only a death that no start follows is one without a relaunch.
+    #[test]
+    fn a_relaunch_that_waits_is_said() {
+        let mut status = Status::default();
+        status.engine.incarnation = 7;
+        status.engine.last_deaths.push(Death {
+            incarnation: 7,
+            cause: "killed".into(),
+            ..Default::default()
+        });
+        status.engine.state = EngineState::CrashLoop;
+        status.engine.next_try_s = Some(41.7);
+        let waits = table(&status);
+        assert!(waits.contains("in a crash loop, incarnation 7, next try in 42 s"));
+        assert!(waits.contains("7: killed, waits to be relaunched"));
+        let reason = status.unready_reason();
+        let words = "the engine is in a crash loop, next try in 42 s";
+        assert_eq!(reason.as_deref(), Some(words));
+
+        status.engine.state = EngineState::Stopped;
+        assert!(table(&status).contains("7: killed, not relaunched"));
+        status.engine.state = EngineState::Running;
+        status.engine.incarnation = 8;
+        let runs = table(&status);
+        assert!(!runs.contains("relaunched"), "{runs}");
     }
 }

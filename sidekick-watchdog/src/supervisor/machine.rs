@@ -629,7 +629,8 @@ impl Machine {
             self.state = State::Waiting {
                 until: now.saturating_add(delay),
             };
-            out.push(Action::Tell(Told::Backoff { delay }));
+            let crash_loop = matches!(kind, StartKind::FirstHalfOpen | StartKind::HalfOpen);
+            out.push(Action::Tell(Told::Backoff { delay, crash_loop }));
         }
     }
 

@@ -129,6 +129,8 @@ pub enum Told {
     Backoff {
         /// For how long.
         delay: Duration,
+        /// Whether it is a try of a crash loop's.
+        crash_loop: bool,
     },
     /// A crash loop: the next start is a safe one.
     SafeStart {

@@ -42,7 +42,7 @@ impl Runtime {
                 why: self.why(ended_by),
             },
             Told::SafeStart { deaths } => EngineEvent::SafeStart { deaths },
-            Told::Backoff { delay } => EngineEvent::Backoff { delay },
+            Told::Backoff { delay, crash_loop } => EngineEvent::Backoff { delay, crash_loop },
             Told::CrashLoop { deaths, every } => EngineEvent::CrashLoop { deaths, every },
             Told::GaveUp { deaths } => EngineEvent::GaveUp { deaths },
             Told::Stopped { asked } => EngineEvent::Stopped { asked },
