@@ -168,6 +168,10 @@ has_config=
 no_restart=
 is_game=
 wants=
+# Where the watchdog of these options is found: their --config and --data-dir.
+at_config=
+at_data_dir=
+names=
 while [ "$left" -gt 0 ]; do
 	argument=$1
 	shift
@@ -205,6 +209,17 @@ while [ "$left" -gt 0 ]; do
 			;;
 		*)
 			case $argument in --config | --config=*) has_config=1 ;; esac
+			case $names in
+				config) at_config=$argument ;;
+				data_dir) at_data_dir=$argument ;;
+			esac
+			names=
+			case $argument in
+				--config) names=config ;;
+				--config=*) at_config=${argument#--config=} ;;
+				--data-dir) names=data_dir ;;
+				--data-dir=*) at_data_dir=${argument#--data-dir=} ;;
+			esac
 			set -- "$@" "$argument"
 			;;
 	esac
@@ -219,6 +234,7 @@ if [ -z "$is_game" ]; then
 	fi
 fi
 [ -z "$config" ] || set -- --config "$config" "$@"
+at_config=${at_config:-$config}
 [ -z "$no_restart" ] || exec "$watchdog" run "$@"
 
 # Restarts in the last so many seconds, and no more of them than that; each waits longer than the one before.
@@ -281,10 +297,59 @@ is_mendable() {
 	esac
 }
 
+# The pid of the watchdog that answers for the data directory, if one does: the first one in its status.
+other_pid() {
+	"$watchdog" status --json ${at_config:+--config "$at_config"} ${at_data_dir:+--data-dir "$at_data_dir"} 2>/dev/null </dev/null |
+		tr ',{' '\n\n' | sed -n 's/^ *"pid" *: *\([0-9][0-9]*\).*/\1/p' | head -n 1
+}
+
+# A pause that a signal ends.
+nap() {
+	sleep "$1" &
+	wait $! || :
+}
+
+is_alive() {
+	kill -0 "$1" 2>/dev/null && ! grep -qs ') Z ' "/proc/$1/stat"
+}
+
+# Hands what asked for the end on to the watchdog that another has started, and waits for its end.
+end_other() {
+	pid=$(other_pid)
+	[ -n "$pid" ] || exit "$code"
+	kill -s "$asked" "$pid" 2>/dev/null || :
+	while is_alive "$pid"; do
+		nap 0.2
+	done
+	exit 0
+}
+
+# After a death of our watchdog the data directory may be locked by one that the game has brought back
+# (sidekick/watchdog/respawn). Returns when none answers any more.
+await_other() {
+	[ -n "$pause_other" ] || echo 'sidekick.sh: the game has brought another watchdog back; waiting until that one ends' >&2
+	while [ -z "$asked" ]; do
+		pause_other=$((${pause_other:-0} > 0 ? pause_other * 2 : 1))
+		[ "$pause_other" -le 60 ] || pause_other=60
+		nap "$pause_other"
+		[ -z "$asked" ] || break
+		[ -n "$(other_pid)" ] || return 0
+	done
+	end_other
+}
+
+has_died=
+pause_other=
 restarts=
 while :; do
 	watch "$@"
+	if [ "$code" -eq 7 ] && [ -n "$has_died" ]; then
+		await_other
+		continue
+	fi
+	pause_other=
 	is_mendable || exit "$code"
+	has_died=1
 	now=$(date +%s)
 	recent=
 	count=0

@@ -323,6 +323,32 @@ fn signals_are_handed_on_once() {
     }
 }
 
+/// After a death, one that the game has brought back keeps ours out: that is no error, it is waited for, and it gets the signals.
+#[test]
+fn a_watchdog_that_the_game_has_brought_back_is_waited_for() {
+    let installed = Installed::new();
+    let mut other = Running::start(Command::new("sleep").arg("1000")).expect("there is a sleep");
+    let asked = installed.folder.join("asked");
+    let died = installed.folder.join("died");
+    // It dies, then finds the directory locked; who asks is told of the other.
+    let body = format!(
+        "if [ $1 = status ]; then echo \"$*\" >> '{0}'; echo '{{\"name\":\"a b\",\"pid\":{1},\"engine\":{{\"pid\":1}}}}'; exit 0; fi\n\
+         [ -e '{2}' ] && exit 7\n: > '{2}'\nkill -9 $$",
+        asked.display(),
+        other.pid(),
+        died.display(),
+    );
+    let _ = set_watchdog(&installed, &body);
+    let mut running =
+        Running::start(&mut script(&installed, &["--data-dir", "a b"])).expect("there is a sh");
+    wait::poll(PATIENCE, || (!lines(&asked).is_empty()).then_some(())).expect("it asks");
+    running.signal(Signal::TERM);
+    assert!(other.wait(PATIENCE).is_some_and(|status| !status.success()));
+    let status = running.wait(PATIENCE).expect("it ends");
+    assert_eq!(status.code(), Some(0), "{:?}", running.settled_lines());
+    assert_eq!(lines(&asked)[0], "status --json --data-dir a b");
+}
+
 /// With `--no-restart` the script becomes the watchdog, and its death is the script's.
 #[test]
 fn without_restart_the_script_becomes_the_watchdog() {
