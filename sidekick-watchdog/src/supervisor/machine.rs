@@ -67,6 +67,8 @@ enum State {
         then: Then,
         kill_at: Duration,
         killed: bool,
+        /// It was found hung meanwhile and prints its backtrace; then this is the end of its grace.
+        hung: Option<Duration>,
     },
     Waiting {
         until: Duration,
@@ -171,9 +173,10 @@ impl Machine {
                 .into_iter()
                 .chain(self.ready_deadline())
                 .min(),
-            State::Preparing { kill_at, .. }
-            | State::Hung { kill_at, .. }
-            | State::Stopping { kill_at, .. } => Some(kill_at),
+            State::Stopping { kill_at, .. } => {
+                self.end_deadline().into_iter().chain([kill_at]).min()
+            }
+            State::Preparing { kill_at, .. } | State::Hung { kill_at, .. } => Some(kill_at),
             State::Waiting { until } => Some(until),
         }
     }
@@ -184,6 +187,30 @@ impl Machine {
             State::Starting => Some(self.heart.startup_deadline(&self.policy)),
             _ => Some(self.heart.hang_deadline(&self.policy)),
         }
+    }
+
+    /// Until when an engine that was asked to end may be silent, while it has its grace: one that hangs in its end, or
+    /// has crashed in it, makes no use of that. `None`: it has no grace any more, or no ring to tell by.
+    fn end_deadline(&self) -> Option<Duration> {
+        let State::Stopping {
+            killed: false,
+            hung: None,
+            ..
+        } = self.state
+        else {
+            return None;
+        };
+        if !self.heart.connected {
+            return None;
+        }
+        if let Some(limbo) = self.limbo {
+            return Some(limbo.until);
+        }
+        if self.heart.has_frame() {
+            return Some(self.heart.hang_deadline(&self.policy));
+        }
+        let is_required = self.policy.heartbeat_required;
+        is_required.then(|| self.heart.startup_deadline(&self.policy))
     }
 
     fn ready_deadline(&self) -> Option<Duration> {
@@ -302,12 +329,18 @@ impl Machine {
             .min(since.saturating_add(LIMBO_MAX));
         self.limbo = Some(Limbo { since, until });
         // The backtrace that we made it print is still coming.
-        if let State::Hung {
-            kill_at,
-            killed: false,
-        } = &mut self.state
-        {
-            *kill_at = until.max(*kill_at);
+        match &mut self.state {
+            State::Hung {
+                kill_at,
+                killed: false,
+            } => *kill_at = until.max(*kill_at),
+            State::Stopping {
+                kill_at,
+                killed: false,
+                hung: Some(end_of_grace),
+                ..
+            } => *kill_at = until.max(*kill_at).min(*end_of_grace),
+            _ => {}
         }
     }
 
@@ -324,6 +357,7 @@ impl Machine {
                 self.state = State::Preparing { pending, kill_at };
             }
             State::Hung { .. } => self.kill_as_hung(now, out),
+            State::Stopping { kill_at, .. } if now < kill_at => self.on_end_due(now, out),
             State::Stopping { then, killed, .. } => {
                 if !killed && self.ended_by.is_none() {
                     self.ended_by = Some(EndedBy::StopTimeout);
@@ -333,6 +367,7 @@ impl Machine {
                     then,
                     kill_at: now.saturating_add(KILL_AGAIN_AFTER),
                     killed: true,
+                    hung: None,
                 };
             }
             State::Waiting { .. } => self.start(now, out),
@@ -365,6 +400,44 @@ impl Machine {
             if !self.heart.connected {
                 out.push(Action::Tell(Told::Unconnected { after }));
             }
+        }
+    }
+
+    /// An engine hangs in its end, or crashed in it: treated as one that runs, but what follows is what was asked for, and
+    /// never later than its grace. Why it was to end stays its cause, if that was our decision.
+    fn on_end_due(&mut self, now: Duration, out: &mut Vec<Action>) {
+        let State::Stopping { then, kill_at, .. } = self.state else {
+            return;
+        };
+        let silent = self.heart.silent(now);
+        if self.limbo.is_none() && self.heart.forgive_lateness(&self.policy, now) {
+            return;
+        }
+        let is_crashed = self.limbo.take().is_some() || self.heart.crashed;
+        if is_crashed || self.heart.goodbye {
+            let found = if self.heart.goodbye {
+                EndedBy::StuckInExit { silent }
+            } else {
+                EndedBy::CrashLimbo
+            };
+            self.ended_by.get_or_insert(found);
+            out.push(Action::KillGroup);
+            self.state = State::Stopping {
+                then,
+                kill_at: now.saturating_add(KILL_AGAIN_AFTER),
+                killed: true,
+                hung: None,
+            };
+        } else {
+            self.ended_by.get_or_insert(EndedBy::Hang { silent });
+            out.push(Action::Tell(Told::Hung { silent }));
+            out.push(Action::Backtrace { silent });
+            self.state = State::Stopping {
+                then,
+                kill_at: now.saturating_add(self.policy.hang_grace).min(kill_at),
+                killed: false,
+                hung: Some(kill_at),
+            };
         }
     }
 
@@ -427,6 +500,7 @@ impl Machine {
             then,
             kill_at: now.saturating_add(grace),
             killed: false,
+            hung: None,
         };
     }
 
@@ -478,6 +552,7 @@ impl Machine {
                     then: wanted,
                     kill_at: end_of_grace,
                     killed: false,
+                    hung: None,
                 };
             }
             // It cannot quit by itself any more; what was begun goes on.
@@ -487,15 +562,20 @@ impl Machine {
                     then: wanted,
                     kill_at,
                     killed: true,
+                    hung: None,
                 };
             }
             State::Stopping {
                 then,
                 kill_at,
                 killed,
+                hung,
             } => {
                 *then = wanted;
-                if !*killed && end_of_grace < *kill_at {
+                if let Some(end) = hung {
+                    *end = end_of_grace.min(*end);
+                    *kill_at = end_of_grace.min(*kill_at);
+                } else if !*killed && end_of_grace < *kill_at {
                     *kill_at = end_of_grace;
                     out.push(Action::AskQuit { grace });
                 }
@@ -523,6 +603,7 @@ impl Machine {
                     then: Then::Stop,
                     kill_at: now.saturating_add(KILL_AGAIN_AFTER),
                     killed: true,
+                    hung: None,
                 };
             }
             State::Preparing { pending, .. } => {

@@ -82,6 +82,10 @@ impl Heart {
         }
     }
 
+    pub(super) fn has_frame(&self) -> bool {
+        self.first_frame_at.is_some()
+    }
+
     /// When the last frame passed.
     pub(super) fn moved_at(&self) -> Duration {
         self.moved_at
