@@ -146,6 +146,16 @@ impl Machine {
         )
     }
 
+    /// Whether the exit code of the engine that died, without a ring, decides about another: only where its end was not
+    /// our doing, and a clean one is answered otherwise than a failure.
+    pub fn is_exit_decisive(&self) -> bool {
+        let is_free = matches!(
+            self.state,
+            State::Starting | State::Running | State::Hung { .. }
+        );
+        is_free && self.policy.restart == RestartPolicy::OnFailure
+    }
+
     /// Why we ended the present engine (or the last one, until the next is spawned), if we did.
     pub fn ended_by(&self) -> Option<EndedBy> {
         self.ended_by

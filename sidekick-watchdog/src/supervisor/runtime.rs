@@ -44,8 +44,9 @@ const READY_POLL_MAX: Duration = Duration::from_secs(5);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 const SWEEP_AFTER_DEATH: Duration = Duration::from_millis(200);
 const EVENTS_RETRY: Duration = Duration::from_millis(100);
-/// How long a restart that hangs on the exit code of somebody else's child waits for it.
-const EXIT_NEEDED_MAX: Duration = Duration::from_secs(2);
+/// How long a restart that hangs on the exit code of somebody else's child waits for it. No command is taken meanwhile,
+/// so it is short; an end of which nobody told by then is none that was clean.
+const EXIT_NEEDED_MAX: Duration = Duration::from_millis(200);
 const EXIT_NEEDED_POLL: Duration = Duration::from_millis(5);
 
 /// What the thread needs from the configuration.
@@ -393,7 +394,12 @@ impl Runtime {
         let (memory, hang) = (engine.memory.into_samples(), engine.hang);
         let said_goodbye = heartbeat.is_some_and(|heartbeat| heartbeat.clean_exit.is_some());
         let mut exit = engine.process.reap();
-        if exit == Exit::Unknown && !self.settings.heartbeat_required && link.is_none() {
+        let is_decisive = self.machine.is_exit_decisive();
+        if exit == Exit::Unknown
+            && is_decisive
+            && !self.settings.heartbeat_required
+            && link.is_none()
+        {
             exit = wait_for_exit(&engine.process);
         }
         let is_asked = self.machine.is_end_asked();
@@ -547,8 +553,8 @@ fn running(launch: u32, process: &Process, log: Option<&PathBuf>) -> Running {
     }
 }
 
-/// Waits until the system tells how somebody else's dead child ended: only where the exit code alone decides whether
-/// another engine is started.
+/// Waits until the system tells how somebody else's dead child ended, at most [`EXIT_NEEDED_MAX`]: only where the exit
+/// code alone decides whether another engine is started.
 fn wait_for_exit(process: &Process) -> Exit {
     let until = monotonic_now() + EXIT_NEEDED_MAX;
     loop {

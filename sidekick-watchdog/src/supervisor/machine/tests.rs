@@ -213,6 +213,36 @@ fn whether_an_end_leads_to_a_start_is_the_policys() {
     }
 }
 
+/// Who is not decided by it does not wait for it.
+#[test]
+fn an_exit_code_decides_only_for_who_ended_unasked_and_is_restarted_on_failure() {
+    use RestartPolicy::{Always, Never, OnFailure};
+    let grace = SECOND;
+    for (restart, event, wanted) in [
+        (OnFailure, None, true),
+        (OnFailure, Some(Event::Stop { grace }), false),
+        (OnFailure, Some(Event::Restart { grace }), false),
+        (OnFailure, Some(Event::MemoryOver { rss_bytes: 1 }), false),
+        (Always, None, false),
+        (Never, None, false),
+    ] {
+        let ends = [true, false].map(|success| {
+            let mut world = World::started(Policy { restart, ..quiet() });
+            if let Some(event) = event {
+                world.feed(event);
+            }
+            assert_eq!(
+                world.machine.is_exit_decisive(),
+                wanted,
+                "{restart:?} {event:?}"
+            );
+            world.die(success);
+            world.machine.phase()
+        });
+        assert_eq!(ends[0] != ends[1], wanted, "{restart:?} {event:?}");
+    }
+}
+
 #[test]
 fn it_gives_up_only_when_told_to() {
     let mut world = World::started(Policy {
