@@ -58,7 +58,7 @@ impl Death {
     }
 
     /// Clean with success, or as it was asked to end: no report.
-    fn is_expected(&self, cause: &DeathCause) -> bool {
+    pub(super) fn is_expected(&self, cause: &DeathCause) -> bool {
         match cause {
             DeathCause::Clean { .. } | DeathCause::Exited { .. } => {
                 self.is_success || self.is_asked

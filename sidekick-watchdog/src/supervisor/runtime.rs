@@ -108,7 +108,7 @@ pub(super) struct Runtime {
     reserved: u32,
     launches_over: Vec<u32>,
     is_relaunch: bool,
-    /// Where the report of the last unasked death is, or will be.
+    /// Where the report of the last death is, or will be, if it was neither clean nor as asked for.
     last_death: Option<PathBuf>,
     pre_start: Option<PreStartRun>,
     died_at: Option<Duration>,
@@ -419,12 +419,15 @@ impl Runtime {
             memory,
             hang,
         };
-        let success = self.is_success(&death.cause(exit), link.is_some());
+        let cause = death.cause(exit);
+        let success = self.is_success(&cause, link.is_some());
         death.is_success = success;
+        // Also one that was to end, for a restart, and crashed in it.
+        let is_bad = !success && !death.is_expected(&cause);
         self.died_at = Some(now);
         self.is_relaunch = true;
         let runtime_dir = &self.settings.command.runtime_dir;
-        self.last_death = (!success && !is_asked).then(|| death_path(runtime_dir, engine.launch));
+        self.last_death = is_bad.then(|| death_path(runtime_dir, engine.launch));
         self.launches_over.push(engine.launch);
         if exit == Exit::Unknown && !said_goodbye {
             // Told when it is known how; the next start does not wait for that.
@@ -439,8 +442,10 @@ impl Runtime {
             self.flush_events();
             self.output.ended(death.facts(exit));
         }
-        if self.engine.is_none() && (success || is_asked) {
+        let is_over = success || (is_asked && (!is_bad || self.machine.phase() == Phase::Stopped));
+        if self.engine.is_none() && is_over {
             self.is_relaunch = false;
+            self.last_death = None;
             self.output.ended_cleanly(engine.launch);
         }
         self.sweep_soon(now);

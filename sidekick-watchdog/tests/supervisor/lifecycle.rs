@@ -188,7 +188,9 @@ fn a_connected_engine_is_asked_to_quit_through_its_ring() {
     let site = Site::new(
         "trap 'echo 1 > terminated' TERM; while [ ! -e go ]; do sleep 0.01; done; exit 0",
     );
-    let mut watched = Watched::start(site.config()).expect("started");
+    let mut config = site.config();
+    config.policy.hang_timeout = Duration::from_secs(60);
+    let mut watched = Watched::start(config).expect("started");
     let (launch, _) = watched.started();
     let link = link();
     let handed = Arc::clone(&link);

@@ -94,6 +94,56 @@ fn a_crash_that_does_not_end_is_ended() {
     watched.shut_down(GRACE);
 }
 
+/// Asked to restart, an engine ends well, crashes in its end or hangs in it: the next one is told of the latter two, also
+/// where a command runs before it.
+#[test]
+fn a_crash_in_a_restart_is_told_to_the_next_engine() {
+    let engine = "echo $SIDEKICK_RELAUNCH ${SIDEKICK_LAST_DEATH:-none} >> told; \
+                  while [ ! -e go ]; do sleep 0.01; done; rm go; eval \"$(cat end)\"";
+    for (end, is_hooked, is_told) in [
+        ("exit 0", false, false),
+        ("kill -SEGV $$", false, true),
+        ("kill -SEGV $$", true, true),
+        ("while :; do :; done", false, true),
+    ] {
+        let site = Site::new(engine);
+        fs::write(site.path().join("end"), end).expect("written");
+        let mut config = site.config();
+        config.policy.hang_timeout = Duration::from_secs(2);
+        if is_hooked {
+            config.pre_start = hook("exit 0", GRACE);
+        }
+        let mut watched = Watched::start(config).expect("started");
+        let (launch, _) = watched.started();
+        let link = connect(&watched, launch);
+        link.ready.store(true, Ordering::Relaxed);
+        watched.until(|event| matches!(event, EngineEvent::Ready { .. }).then_some(()));
+        assert!(watched.handle.send(Command::Restart {
+            grace: Duration::from_secs(600)
+        }));
+        eventually("the request", || {
+            link.asked_to_quit.load(Ordering::Relaxed).then_some(())
+        });
+        if end == "exit 0" {
+            link.goodbye.store(1, Ordering::Relaxed);
+        }
+        fs::write(site.path().join("go"), "").expect("written");
+        let told = eventually("the next engine", || {
+            let text = fs::read_to_string(site.path().join("told")).ok()?;
+            let whole = text.ends_with('\n').then_some(text)?;
+            whole.lines().nth(1).map(str::to_owned)
+        });
+        let wanted = if is_told {
+            let run = site.path().join("run/deaths/0000000001.json");
+            format!("1 {}", run.display())
+        } else {
+            "1 none".to_owned()
+        };
+        assert_eq!(told, wanted, "{end} {is_hooked}");
+        watched.shut_down(Duration::ZERO);
+    }
+}
+
 #[test]
 fn too_much_memory_is_told_and_then_a_planned_relaunch() {
     let site = Site::new(QUITS);
