@@ -236,6 +236,10 @@ impl Api {
             },
             token: self.token,
         };
+        let socket_path = self
+            .control
+            .as_ref()
+            .map(|control| control.path().to_owned());
         let (ending, ended) = watch::channel(false);
         let over_tcp = serve_on(
             connection::BoundedListener::new(self.listener),
@@ -256,6 +260,10 @@ impl Api {
             ending.send_replace(true);
         };
         let (tcp, socket, ()) = tokio::join!(over_tcp, over_socket, told);
+        // One that stays behind is a dead watchdog's. We still hold the data directory, so that it is ours.
+        if let Some(path) = socket_path {
+            let _ = std::fs::remove_file(path);
+        }
         tcp.and(socket)
     }
 }

@@ -1,7 +1,7 @@
 //! The control socket's listener: the same answers as over TCP, for this user alone.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,6 +27,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Control {
     listener: ControlListener,
+    path: PathBuf,
     permits: Arc<Semaphore>,
 }
 
@@ -34,8 +35,16 @@ impl Control {
     pub(super) fn bind(runtime_dir: &Path) -> io::Result<Self> {
         Ok(Self {
             listener: ControlListener::bind(runtime_dir, CONTROL_SOCKET)?,
+            path: runtime_dir.join(CONTROL_SOCKET),
             permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         })
+    }
+}
+
+impl Control {
+    /// Where it lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 }
 

@@ -230,6 +230,9 @@ async fn connect(config: &Config) -> Result<SendRequest<Empty<Bytes>>, ClientErr
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 why = format!("nobody answers at {}, it has died", socket.display());
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                why = "the last one has ended".to_owned();
+            }
             Err(error) => why = format!("{}: {error}", socket.display()),
         }
     }
