@@ -169,9 +169,14 @@ impl Goal {
     /// The goal of `verb`, ordered while things stand as `before` says.
     pub fn new(verb: Verb, before: &Status) -> Self {
         let engine = &before.engine;
+        // A watchdog that holds a stop has started none yet, but knows the deaths of its predecessor's time.
+        let last_dead = engine
+            .last_deaths
+            .last()
+            .map_or(0, |death| death.incarnation);
         Self {
             verb,
-            incarnation: engine.incarnation,
+            incarnation: engine.incarnation.max(last_dead),
             failed_starts: engine.failed_starts,
             was_up: matches!(engine.state, EngineState::Starting | EngineState::Running)
                 && engine.incarnation > 0,
@@ -304,6 +309,11 @@ mod tests {
         assert!(matches!(goal.judge(&before), Progress::Underway(_)));
         let dead = died(status(EngineState::Backoff, 5), 5);
         assert!(matches!(goal.judge(&dead), Progress::Failed(_)));
+        // A watchdog that holds its predecessor's stop has no incarnation of its own yet.
+        let held = died(status(EngineState::Stopped, 0), 4);
+        let goal = Goal::new(Verb::Start, &held);
+        assert!(matches!(goal.judge(&held), Progress::Underway(_)));
+        let goal = Goal::new(Verb::Start, &before);
         let mut failed = status(EngineState::Backoff, 4);
         failed.engine.failed_starts = 1;
         failed.engine.start_error = Some("no such program".into());
