@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::platform::{Process, lock_holders};
+use crate::platform::{Process, openers};
 
 /// How long it has to die of SIGKILL before we say that it does not.
 const DEATH_MAX: Duration = Duration::from_secs(10);
@@ -77,7 +77,7 @@ pub fn end_stale(stale: &StaleEngine, engine: Option<u32>) -> Result<(), FenceEr
     let claimed = (stale.pid, stale.start_ticks);
     let mut looks = 0;
     let process = loop {
-        let holders = lock_holders(&file).map_err(unreadable)?;
+        let holders = openers(&file).map_err(unreadable)?;
         if holders.is_empty() {
             // It died meanwhile.
             return Ok(());

@@ -33,18 +33,30 @@ pub fn is_lock_free(file: &File) -> io::Result<bool> {
     Ok(free)
 }
 
-/// The processes, this one excepted, that have `file`'s inode open, oldest first: each one's number and start time, by
-/// which [`super::process::Process::open`] knows it again.
+/// The processes, this one excepted, that hold the lock of `file`, oldest first: each one's number and start time, by
+/// which [`super::process::Process::open`] knows it again. Who merely has the file open (a backup, a pager) is none.
 ///
-/// Looks through `/proc/<pid>/fd`, so it sees only what this user may see; some milliseconds.
+/// Looks through `/proc/<pid>/fd` and `fdinfo`, so it sees only what this user may see; some milliseconds.
 ///
 /// # Errors
 /// `file` has no metadata.
 pub fn lock_holders(file: &File) -> io::Result<Vec<(u32, u64)>> {
+    processes_with(file, is_locked)
+}
+
+/// As [`lock_holders`], the processes that have `file` open, whether they hold its lock or not.
+///
+/// # Errors
+/// `file` has no metadata.
+pub fn openers(file: &File) -> io::Result<Vec<(u32, u64)>> {
+    processes_with(file, |_, _| true)
+}
+
+fn processes_with(file: &File, wants: fn(u32, &str) -> bool) -> io::Result<Vec<(u32, u64)>> {
     let wanted = file.metadata()?;
     let mut holders: Vec<(u64, u32)> = procfs::all_pids()
         .into_iter()
-        .filter(|&pid| pid != std::process::id() && has_open(pid, &wanted))
+        .filter(|&pid| pid != std::process::id() && has_open(pid, &wanted, wants))
         .filter_map(|pid| Some((procfs::stat(pid)?.start_ticks, pid)))
         .collect();
     holders.sort_unstable();
@@ -54,12 +66,52 @@ pub fn lock_holders(file: &File) -> io::Result<Vec<(u32, u64)>> {
         .collect())
 }
 
-fn has_open(pid: u32, wanted: &fs::Metadata) -> bool {
+fn has_open(pid: u32, wanted: &fs::Metadata, wants: fn(u32, &str) -> bool) -> bool {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
     descriptors.flatten().any(|descriptor| {
         fs::metadata(descriptor.path())
             .is_ok_and(|found| found.ino() == wanted.ino() && found.dev() == wanted.dev())
+            && wants(pid, &descriptor.file_name().to_string_lossy())
     })
+}
+
+/// Whether the descriptor's open file description holds a flock: the kernel tells the locks of that one only.
+fn is_locked(pid: u32, descriptor: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/fdinfo/{descriptor}")).is_ok_and(|info| {
+        info.lines()
+            .any(|line| line.starts_with("lock:") && line.contains(" FLOCK "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Both have the file open; only the one that inherited the locked descriptor holds the lock.
+    #[test]
+    fn who_merely_has_the_file_open_holds_no_lock() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("lock");
+        let locked = File::create(&path).expect("made");
+        assert!(try_lock(&locked).expect("asked"));
+        let sleeper = |file: File| {
+            Command::new("sleep")
+                .arg("60")
+                .stdin(Stdio::from(file))
+                .spawn()
+                .expect("sleep runs")
+        };
+        let mut holder = sleeper(locked.try_clone().expect("a copy"));
+        let mut bystander = sleeper(File::open(&path).expect("opened"));
+        let found = lock_holders(&locked).expect("looked");
+        let ends = [holder.kill(), bystander.kill()];
+        let waits = [holder.wait(), bystander.wait()];
+        assert!(ends.iter().all(Result::is_ok) && waits.iter().all(Result::is_ok));
+        let pids: Vec<u32> = found.iter().map(|&(pid, _)| pid).collect();
+        assert_eq!(pids, [holder.id()]);
+    }
 }
