@@ -31,7 +31,7 @@ fn set_up(godot: &Godot, receiver: &Receiver) -> (Project, Setup) {
     setup.set_config(&format!(
         "[upload]\nsinks = [\"http\"]\nbatch_max_age = \"100ms\"\nretry_first = \"10ms\"\nretry_max = \"100ms\"\n\
          [upload.http]\nurl = \"{}\"\ntimeout = \"1s\"\n\
-         [restart]\nbackoff_first = \"10ms\"\nbackoff_max = \"50ms\"\nstable_after = \"100ms\"\n\
+         [restart]\nbackoff_first = \"10ms\"\nbackoff_max = \"50ms\"\ncrash_loop_deaths = 1000\n\
          [shutdown]\nupload_grace = \"60s\"\n",
         receiver.url()
     ));

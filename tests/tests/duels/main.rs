@@ -65,7 +65,7 @@ fn playing() -> Setup {
     let mut setup = Setup::new();
     setup.set_engine(Game::new(journals(&setup)).command_line());
     setup.set_config(
-        "[upload]\nbatch_max_age = \"50ms\"\n[restart]\nbackoff_first = \"1ms\"\nbackoff_max = \"5ms\"\n\
+        "[upload]\nbatch_max_age = \"50ms\"\n[restart]\nbackoff_first = \"1ms\"\nbackoff_max = \"5ms\"\ncrash_loop_deaths = 1000\n\
          stable_after = \"10ms\"\n[shutdown]\nupload_grace = \"60s\"\n",
     );
     setup
