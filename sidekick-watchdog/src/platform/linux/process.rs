@@ -324,8 +324,8 @@ pub fn own_children() -> Vec<u32> {
 
 /// Reaps dead orphans and kills those that were left behind by engines that are gone. Returns how many were killed.
 ///
-/// An orphan is a child of ours other than `engine`; it belongs to an earlier engine if it was started before the
-/// present one. Only for a process whose every child is an engine, a helper (`run_helper`) or an orphan ([`become_subreaper`]).
+/// An orphan is a child of ours other than `engine`; it belongs to an earlier engine if it was not started after the
+/// present one (the system counts in steps of 10 ms, and a relaunch takes less). Only for a process whose every child is an engine, a helper (`run_helper`) or an orphan ([`become_subreaper`]).
 pub fn kill_strays(engine: Option<&Process>) -> usize {
     let mut killed = 0;
     // While a helper is being started it cannot be told from a stray; the next sweep comes soon.
@@ -342,7 +342,7 @@ pub fn kill_strays(engine: Option<&Process>) -> usize {
         ) else {
             continue;
         };
-        let is_older = engine.is_none_or(|engine| stat.start_ticks < engine.start_ticks);
+        let is_older = engine.is_none_or(|engine| stat.start_ticks <= engine.start_ticks);
         if stat.state != 'Z' && is_older {
             // A child's number is its own until it is reaped, which nobody does but we.
             let _ = rustix::process::kill_process(raw, Signal::KILL);
