@@ -52,6 +52,16 @@ impl SlabHead {
     }
 }
 
+/// Where an operation of the game (a frame of kind `Op`) lies among a slab's frames. It is always whole: intake ends no slab
+/// inside of one, and what is damaged is not listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpAt {
+    /// The operation's number: that of its last frame.
+    pub last_seq: u64,
+    /// Offset and length of each frame's payload in the slab's frames, in bytes; put together they are the request.
+    pub fragments: Vec<(u32, u32)>,
+}
+
 /// A head and its frames, contiguous, each 8-byte aligned as in the ring (`sidekick_ipc::frame`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slab {
