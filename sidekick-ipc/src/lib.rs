@@ -20,6 +20,7 @@
 //! - [`heartbeat`], [`control`], [`message`]: the words and messages beside the records
 //! - [`errors`]: the last script errors, in a file of their own
 //! - [`value`]: Godot's values in their binary encoding
+//! - [`tree`]: what the game asks of the state store, and what it hears back
 //! - [`sys`], [`wake`]: what the system does for us
 //!
 //! All `unsafe` of the project but the extension's entry point is in [`region`] and [`sys`].
@@ -52,6 +53,7 @@ pub mod ring;
 pub mod session;
 pub mod spill;
 pub mod sys;
+pub mod tree;
 // Its bounds are argued in place and held by its own fuzz.
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 pub mod value;
