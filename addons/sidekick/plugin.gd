@@ -1,6 +1,9 @@
 @tool
 extends EditorPlugin
-## Repairs what an installation from the asset library loses. The extension itself needs no plugin.
+## Repairs what an installation from the asset library loses, and helps to fill in a [SidekickState]. The extension itself needs no
+## plugin.
+
+const StateInspector := preload("res://addons/sidekick/editor/state_inspector.gd")
 
 ## The asset installer writes every file without its execute bit.
 const EXECUTABLES: PackedStringArray = [
@@ -12,12 +15,22 @@ const EXECUTE_BITS: int = (
 )
 
 
+var _state_inspector: StateInspector = null
+
+
 func _enter_tree() -> void:
+	_state_inspector = StateInspector.new()
+	add_inspector_plugin(_state_inspector)
 	if OS.has_feature("windows"):
 		return
 	for path: String in EXECUTABLES:
 		if FileAccess.file_exists(path):
 			_make_executable(path)
+
+
+func _exit_tree() -> void:
+	remove_inspector_plugin(_state_inspector)
+	_state_inspector = null
 
 
 func _make_executable(path: String) -> void:
