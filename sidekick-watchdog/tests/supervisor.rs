@@ -4,6 +4,8 @@
 mod adoption;
 #[path = "supervisor/harness.rs"]
 mod harness;
+#[path = "supervisor/leftovers.rs"]
+mod leftovers;
 #[path = "supervisor/lifecycle.rs"]
 mod lifecycle;
 #[path = "supervisor/logs.rs"]

@@ -1,7 +1,9 @@
 //! Processes of a test: their lines, their end, and that none of them outlives it.
 //!
-//! Everything started here carries a token in its environment, which its own children inherit. At the end
-//! exactly the processes with the token are killed: engines of a watchdog that was itself killed are found so.
+//! Everything started here carries a token in its environment, which its own children inherit. At the end, also
+//! that of a test that panics, exactly the processes with the token are killed: engines of a watchdog that was itself
+//! killed are found so, and daemons that have left parent, group and session. What a test starts without a token
+//! gets one of its own. `tests/leftovers.rs` holds it to that.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -19,6 +21,11 @@ use crate::wait;
 
 /// The variable that carries the token. Not called `SIDEKICK_…`: the programs under test read those.
 const TOKEN_VARIABLE: &str = "HARNESS_TOKEN";
+/// The variable of a token that is carried beside the usual one, by tests of the harness itself.
+const WITNESS_VARIABLE: &str = "HARNESS_WITNESS";
+
+/// A process that has just called `exec` has no environment for a moment: so many looks in a row must find none.
+const CLEAR_LOOKS: u32 = 3;
 
 /// How long a killed process may take to be gone.
 const KILL_TIME_MAX: Duration = Duration::from_secs(10);
@@ -28,34 +35,56 @@ const SETTLE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// A token of one test's processes; when it goes, they are killed.
 #[derive(Debug)]
-pub struct Token(String);
+pub struct Token {
+    variable: &'static str,
+    value: String,
+}
 
 impl Token {
     /// A token that no other test has.
     pub fn new() -> Self {
-        Self(format!("{}-{:016x}", std::process::id(), fastrand::u64(..)))
+        Self::of(TOKEN_VARIABLE)
+    }
+
+    /// A token that does not take the place of another one: what a test run that is itself under test leaves behind
+    /// carries it still.
+    pub fn witness() -> Self {
+        Self::of(WITNESS_VARIABLE)
+    }
+
+    fn of(variable: &'static str) -> Self {
+        let value = format!("{}-{:016x}", std::process::id(), fastrand::u64(..));
+        Self { variable, value }
     }
 
     /// Makes `command` and everything that it starts belong to this token.
     pub fn mark(&self, command: &mut Command) {
-        command.env(TOKEN_VARIABLE, &self.0);
+        command.env(self.variable, &self.value);
     }
 
     /// The living processes that carry the token, zombies not among them.
     pub fn processes(&self) -> Vec<u32> {
-        let wanted = format!("{TOKEN_VARIABLE}={}", self.0);
         let Ok(entries) = fs::read_dir("/proc") else {
             return Vec::new();
         };
         entries
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|pid: &u32| carries(*pid, wanted.as_bytes()))
+            .filter(|pid: &u32| self.is_carried_by(*pid))
             .collect()
+    }
+
+    fn is_carried_by(&self, pid: u32) -> bool {
+        let wanted = format!("{}={}", self.variable, self.value);
+        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
+            environment
+                .split(|byte| *byte == 0)
+                .any(|entry| entry == wanted.as_bytes())
+        })
     }
 
     /// Kills every process that carries the token and waits until all are gone.
     pub fn kill_all(&self) {
-        let wanted = format!("{TOKEN_VARIABLE}={}", self.0);
+        let mut clear_looks = 0;
         let is_clear = wait::poll(KILL_TIME_MAX, || {
             let living = self.processes();
             for pid in &living {
@@ -64,12 +93,17 @@ impl Token {
                 };
                 // The handle is taken before the look, so a reused number cannot be hit.
                 if let Ok(handle) = pidfd_open(pid_checked, PidfdFlags::empty())
-                    && carries(*pid, wanted.as_bytes())
+                    && self.is_carried_by(*pid)
                 {
                     let _ = pidfd_send_signal(&handle, Signal::KILL);
                 }
             }
-            living.is_empty().then_some(())
+            clear_looks = if living.is_empty() {
+                clear_looks + 1
+            } else {
+                0
+            };
+            (clear_looks == CLEAR_LOOKS).then_some(())
         });
         if is_clear.is_none() {
             eprintln!(
@@ -90,14 +124,6 @@ impl Drop for Token {
     fn drop(&mut self) {
         self.kill_all();
     }
-}
-
-fn carries(pid: u32, wanted: &[u8]) -> bool {
-    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
-        environment
-            .split(|byte| *byte == 0)
-            .any(|entry| entry == wanted)
-    })
 }
 
 /// Lines that a process has written so far, in order of arrival over both of its outputs.
@@ -153,11 +179,14 @@ impl Lines {
     }
 }
 
-/// A process that is killed and reaped when this value goes.
+/// A process that is killed and reaped when this value goes. Where its command carried no token, so is all that it
+/// started; else that is the token's matter.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
     status: Option<ExitStatus>,
+    /// Goes after the process itself, so that what it starts last is found.
+    _own: Option<Token>,
     /// What it has written so far, on both outputs.
     pub lines: Lines,
     /// What it has written so far on its standard output alone.
@@ -174,6 +203,10 @@ impl Running {
             .get_envs()
             .map(|(name, _)| name.to_owned())
             .collect();
+        let own = (!set.iter().any(|name| name == TOKEN_VARIABLE)).then(Token::new);
+        if let Some(own) = &own {
+            own.mark(command);
+        }
         for (name, _) in std::env::vars_os() {
             if is_ours(&name) && !set.contains(&name) {
                 command.env_remove(name);
@@ -195,6 +228,7 @@ impl Running {
         Ok(Self {
             child,
             status: None,
+            _own: own,
             lines,
             stdout: only_stdout,
         })
@@ -301,7 +335,7 @@ pub fn open(token: &Token, pid: u32) -> Option<OwnedFd> {
         .ok()
         .and_then(Pid::from_raw)
         .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())?;
-    if !carries(pid, format!("{TOKEN_VARIABLE}={}", token.0).as_bytes()) {
+    if !token.is_carried_by(pid) {
         assert!(
             !token_is_readable(pid),
             "process {pid} was not started by this test"
@@ -350,6 +384,20 @@ mod tests {
         assert!(other.processes().is_empty());
         token.kill_all();
         assert!(token.processes().is_empty());
+    }
+
+    /// The same without a token of the test's own, and without the test's help.
+    #[test]
+    fn an_orphan_is_killed_with_what_started_it() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "setsid sleep 600 & echo $!; wait"]);
+        let shell = Running::start(&mut command).unwrap();
+        let orphan: u32 = wait::until("the child's number", Duration::from_secs(10), || {
+            shell.lines.find(0, |line| line.parse().ok())
+        });
+        assert!(runs(orphan));
+        drop(shell);
+        assert!(!runs(orphan));
     }
 
     #[test]

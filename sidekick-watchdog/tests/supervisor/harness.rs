@@ -1,4 +1,7 @@
 //! What the tests share: a folder with everything of one watchdog in it, and a count of its engines from outside.
+//!
+//! Everything that a test starts in a [`Site`] carries its folder in the environment, and ends with it, also when the
+//! test panics; [`leftovers`] holds it to that.
 
 use std::fmt;
 use std::fs;
@@ -30,6 +33,9 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The environment variable by which the test binary becomes a watchdog; its value is the folder.
 const AS_WATCHDOG: &str = "TEST_AS_WATCHDOG";
+
+/// The environment variable by which everything that belongs to a folder is found; its value is the folder.
+const SITE: &str = "TEST_SITE";
 
 /// A watchdog's folder; everything that still runs from it is killed at the end.
 pub struct Site {
@@ -104,6 +110,7 @@ impl Site {
                 "--test-threads=1",
             ])
             .env(AS_WATCHDOG, self.path())
+            .env(SITE, self.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let child = spawn_other(&mut command).expect("started");
@@ -141,10 +148,34 @@ impl Drop for WatchdogProcess {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        for pid in self.engines() {
-            kill(pid);
+        let asked_at = Instant::now();
+        // One that has just called `exec` has no environment for a moment.
+        let mut clear_looks = 0;
+        while clear_looks < 3 && asked_at.elapsed() < DEADLINE {
+            let living = carriers(SITE, self.path());
+            clear_looks = if living.is_empty() {
+                clear_looks + 1
+            } else {
+                0
+            };
+            living.into_iter().for_each(kill);
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// The living processes whose environment has this variable with this value.
+pub fn carriers(variable: &str, value: &Path) -> Vec<u32> {
+    let wanted = format!("{variable}={}", value.display());
+    processes()
+        .filter(|pid| {
+            fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
+                environment
+                    .split(|&byte| byte == 0)
+                    .any(|entry| entry == wanted.as_bytes())
+            })
+        })
+        .collect()
 }
 
 /// A configuration with everything in one folder and short times.
@@ -158,7 +189,7 @@ pub fn config(dir: &Path) -> SupervisorConfig {
                 dir.join("engine.sh").to_str().expect("UTF-8").to_owned(),
             ],
             working_dir: Some(dir.to_owned()),
-            env: Vec::new(),
+            env: vec![(SITE.to_owned(), dir.display().to_string())],
             source: "test".to_owned(),
             runtime_dir,
             ring: RingEnvironment {
@@ -198,9 +229,40 @@ pub fn config(dir: &Path) -> SupervisorConfig {
 
 /// A supervisor in this process and what it tells.
 pub struct Watched {
-    pub handle: Handle,
+    pub handle: Ending,
     events: Receiver<EngineEvent>,
     runtime: tokio::runtime::Runtime,
+}
+
+/// A supervisor's handle. One whose test panics would go on and start engines, so it is shut down.
+pub struct Ending(Option<Handle>);
+
+impl Ending {
+    pub fn join(mut self) -> Ended {
+        self.0.take().expect("joined once").join()
+    }
+}
+
+impl std::ops::Deref for Ending {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        self.0.as_ref().expect("not joined yet")
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let Some(handle) = self.0.take().filter(|_| std::thread::panicking()) else {
+            return;
+        };
+        let grace = Duration::ZERO;
+        handle.send(Command::Shutdown { grace });
+        let asked_at = Instant::now();
+        while !handle.is_finished() && asked_at.elapsed() < DEADLINE {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
 }
 
 impl Watched {
@@ -212,7 +274,7 @@ impl Watched {
             .build()
             .expect("built");
         Ok(Self {
-            handle,
+            handle: Ending(Some(handle)),
             events,
             runtime,
         })

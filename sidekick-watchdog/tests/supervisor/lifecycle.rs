@@ -352,7 +352,10 @@ fn a_command_that_cannot_be_started_is_explained() {
 fn the_engine_gets_its_own_environment_only() {
     let site = Site::new("env > seen; exit 0");
     let mut config = site.config();
-    config.engine.env = vec![("GAME_MODE".to_owned(), "arena".to_owned())];
+    config
+        .engine
+        .env
+        .push(("GAME_MODE".to_owned(), "arena".to_owned()));
     let mut watched = Watched::start(config).expect("started");
     watched.until(|event| matches!(event, EngineEvent::Stopped { asked: false }).then_some(()));
     let seen = fs::read_to_string(site.path().join("seen")).expect("written");
