@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -14,8 +15,9 @@ use sidekick_ipc::value::{self, Value};
 use sidekick_ipc::{Phase, Session, SessionOptions, WhenFull};
 
 use crate::folders::Folder;
-use crate::ledger::Key;
-use crate::process;
+use crate::ledger::{Key, Ledger};
+use crate::process::{self, Running};
+use crate::watchdog::Setup;
 
 /// The first argument of an executable that is to be an engine.
 const FLAG: &str = "--act-as-engine";
@@ -76,6 +78,29 @@ impl Game {
             self.records_max.to_string().into(),
             self.frames_max.to_string().into(),
         ]
+    }
+
+    /// Starts it as no watchdog would: nothing but its ring tells of it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_by_hand(&self, setup: &Setup, launch: u32) -> Running {
+        let words = self.command_line();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        setup.token.mark(&mut command);
+        for (name, value) in [
+            ("LAUNCH", launch.to_string()),
+            ("INCARNATION", launch.to_string()),
+            ("RUNTIME_DIR", setup.runtime_dir().display().to_string()),
+            ("RING_SIZE", "1048576".to_owned()),
+            ("SPILL_MAX", "67108864".to_owned()),
+        ] {
+            command.env(format!("SIDEKICK_{name}"), value);
+        }
+        // Engines are known by it.
+        command.process_group(0);
+        Running::start(&mut command).expect("this executable")
     }
 }
 
@@ -273,4 +298,22 @@ pub fn played(journals: &Path) -> Vec<Played> {
     entries
         .map(|entry| journal(entry.expect("an entry")))
         .collect()
+}
+
+/// Sentences about everything that `ledger` has wrong of what the engines of `played` recorded.
+pub fn faults_of_arrival(played: &[Played], ledger: &Ledger) -> Vec<String> {
+    let mut faults = ledger.violations.clone();
+    for engine in played {
+        let keys = engine.keys();
+        let missing = ledger.missing(&keys);
+        if let Some(first) = missing.first() {
+            faults.push(format!(
+                "{} of {} records of {} are missing, the first: {first:?}",
+                missing.len(),
+                engine.last,
+                engine.epoch
+            ));
+        }
+    }
+    faults
 }

@@ -180,6 +180,17 @@ impl Setup {
         process::signal(&self.token, pid, signal);
     }
 
+    /// Takes away all that would lead the next watchdog to the engine of this launch but its ring.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn hide_engine(&self, launch: u32) {
+        let lock = self.runtime_dir().join(format!("launch/{launch:010}"));
+        for path in [lock, self.data_dir().join("engine_process")] {
+            fs::remove_file(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        }
+    }
+
     /// What the file sink has written into its default folder.
     ///
     /// # Panics

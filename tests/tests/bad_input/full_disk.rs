@@ -1,12 +1,16 @@
 //! A disk that is full, at the start and amid everything. The data directory is a small file system of its own.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
 use rustix::process::Signal;
-use sidekick_tests::engine::Game;
+use sidekick_ipc::value::write_json;
+use sidekick_ipc::{Attachment, ReaderCheckpoint, Record, frames};
+use sidekick_tests::engine::{Game, faults_of_arrival};
+use sidekick_tests::ledger::Ledger;
 use sidekick_tests::mount::Mount;
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Setup, Watchdog};
@@ -43,6 +47,10 @@ pub(super) fn trials() -> Vec<Trial> {
         ignorable(
             "killed_on_a_full_disk_both_lose_nothing",
             killed_on_a_full_disk_both_lose_nothing,
+        ),
+        ignorable(
+            "who_takes_records_and_ignores_a_full_disk_is_found_out",
+            who_takes_records_and_ignores_a_full_disk_is_found_out,
         ),
     ]
 }
@@ -191,4 +199,71 @@ fn killed_on_a_full_disk_both_lose_nothing() -> Result<(), String> {
     stop_cleanly(&setup, watchdog);
     assert_all_arrived(&setup, &setup.uploaded_files());
     Ok(())
+}
+
+/// The broken variant: somebody who drains the ring, writes what was in it, and says that it is committed whether or not there
+/// was space. The check of the tests above finds nothing missing while there is space, and the loss when there is none.
+fn who_takes_records_and_ignores_a_full_disk_is_found_out() -> Result<(), String> {
+    for (disk_bytes, loses) in [(DISK_BYTES, false), (2 << 20, true)] {
+        let setup = Setup::new();
+        let mount = Mount::new(&setup.data_dir(), disk_bytes)?;
+        let ledger = take_carelessly(&setup, &mount.path().join("taken.ndjson"));
+        let faults = faults_of_arrival(&played(&setup), &ledger);
+        let is_found = faults.iter().any(|fault| fault.contains("are missing"));
+        assert_eq!(is_found, loses, "{faults:?}");
+    }
+    Ok(())
+}
+
+/// Serves a game by hand and gives what is in the file in the end.
+fn take_carelessly(setup: &Setup, path: &Path) -> Ledger {
+    const WANTED: u64 = 4000;
+    let game = Game {
+        per_frame: 20,
+        text_bytes: TEXT_BYTES,
+        records_max: WANTED,
+        ..Game::new(journals(setup))
+    };
+    let _engine = game.start_by_hand(setup, 1);
+    let name = wait::until("its ring", PATIENCE, || {
+        let rings = sidekick_ipc::scan(setup.runtime_dir()).ok()?;
+        rings.into_iter().next()
+    });
+    let mut ring = Attachment::open(&name).expect("a good ring");
+    ring.resume(1, ReaderCheckpoint::default());
+    let epoch = ring.info().epoch;
+    let mut file = fs::File::create(path).expect("room for an empty file");
+    wait::until("all records", PATIENCE, || {
+        let mut bytes = Vec::new();
+        let drained = ring.drain(&mut bytes, 1 << 20).expect("a good ring");
+        for frame in frames(&bytes, &epoch) {
+            let frame = frame.expect("a good frame");
+            let record = Record::parse(frame.payload).expect("a good record");
+            let mut data = Vec::new();
+            write_json(record.variant, &mut data).expect("a good value");
+            let (seq, data) = (frame.header.seq, String::from_utf8_lossy(&data));
+            let line = format!(
+                "{{\"source\":\"test\",\"epoch\":\"{epoch}\",\"seq\":{seq},\"stream\":\"{}\",\"data\":{data}}}\n",
+                record.stream
+            );
+            // Here lies the fault.
+            let _ = file.write_all(line.as_bytes());
+        }
+        let last = (drained.first_seq + drained.count).saturating_sub(1);
+        if drained.count > 0 {
+            ring.release(last, &drained.checkpoint);
+        }
+        (drained.count > 0 && last == WANTED).then_some(())
+    });
+    // Its journal comes a moment after the records.
+    wait::until("its own account", PATIENCE, || {
+        played(setup)
+            .iter()
+            .any(|engine| engine.last == WANTED)
+            .then_some(())
+    });
+    let text = fs::read_to_string(path).expect("readable");
+    let mut ledger = Ledger::default();
+    ledger.take_lines(&text[..text.rfind('\n').map_or(0, |end| end + 1)]);
+    ledger
 }

@@ -85,21 +85,10 @@ fn played(setup: &Setup) -> Vec<Played> {
 /// Every record of every engine is in `ledger`, none with two contents.
 #[track_caller]
 fn assert_all_arrived(setup: &Setup, ledger: &Ledger) {
-    assert!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
     let all = played(setup);
     assert!(all.iter().any(|engine| engine.last > 0), "{all:?}");
-    for engine in all {
-        let keys = engine.keys();
-        let missing = ledger.missing(&keys);
-        assert!(
-            missing.is_empty(),
-            "{} of {} records of {} are missing, the first: {:?}",
-            missing.len(),
-            engine.last,
-            engine.epoch,
-            missing[0]
-        );
-    }
+    let faults = engine::faults_of_arrival(&all, ledger);
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 /// `run` ends with `code`, says why in one sentence in the log and leaves nothing running. The sentence.

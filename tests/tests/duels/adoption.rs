@@ -8,7 +8,9 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 use sidekick_tests::engine::Game;
-use sidekick_tests::history::faults_of_a_duel;
+use sidekick_tests::folders::Folder;
+use sidekick_tests::history::{Look, faults_of_a_duel, faults_of_one_life};
+use sidekick_tests::process::Running;
 use sidekick_tests::wait;
 
 use super::{
@@ -28,6 +30,11 @@ pub(super) fn trials() -> Vec<Trial> {
             "an_engine_that_has_no_ring_yet_is_adopted_and_heard_when_it_has",
             no_ring_yet,
         ),
+        trial(
+            "two_watchdogs_without_a_common_lock_are_seen",
+            no_common_lock,
+        ),
+        trial("an_engine_that_nobody_adopts_is_seen", nobody_adopts),
         trial("the_status_says_how_an_adopted_engine_ended", how_it_ended),
         trial(
             "a_watchdog_killed_at_any_step_of_a_start_leaves_one_engine",
@@ -65,6 +72,53 @@ fn duels() {
         stop_cleanly(&setup, winner);
         assert_all_arrived(&setup, 1);
     }
+}
+
+/// The broken variant of the duel: two data directories, so each finds its lock free.
+fn no_common_lock() {
+    let setup = playing();
+    let first = setup.start();
+    let mut command = setup.command(&["run"]);
+    let (data, runtime) = (setup.scratch().join("other"), Folder::in_memory());
+    command
+        .env("SIDEKICK_DATA_DIR", data)
+        .env("SIDEKICK_RUNTIME_DIR", runtime.path())
+        .arg("--")
+        .args(Game::new(journals(&setup)).command_line());
+    let mut second = Running::start(&mut command).expect("started");
+    let own = [first.running.pid(), second.pid()];
+    let engines = wait::until("two engines", PATIENCE, || {
+        let mut engines = setup.engines(None);
+        engines.retain(|pid| !own.contains(pid));
+        (engines.len() == 2).then_some(engines)
+    });
+    let ends = [None, second.status().and_then(|end| end.code())];
+    let faults = faults_of_a_duel(ends, &[engines], LOCKED);
+    assert_eq!(faults.len(), 2, "{faults:?}");
+}
+
+/// The broken variant of an adoption: a watchdog that knows nothing of the engine starts another one.
+fn nobody_adopts() {
+    let setup = playing();
+    let watchdog = setup.start();
+    wait_until_played(&setup, 1);
+    let mut history = vec![Look::at(&setup, Some(&watchdog))];
+    watchdog.kill();
+    setup.hide_engine(1);
+    let watchdog = setup.start();
+    let new = wait_until_played(&setup, 2);
+    wait_until_alone(&setup, new);
+    history.push(Look::at(&setup, Some(&watchdog)));
+    let faults = faults_of_one_life(&history);
+    assert!(
+        faults.iter().any(|fault| fault.contains("engines")),
+        "{faults:?}"
+    );
+    assert!(
+        faults.iter().any(|fault| fault.contains("session")),
+        "{faults:?}"
+    );
+    stop_cleanly(&setup, watchdog);
 }
 
 /// The engine has been started and has not come to its ring; its watchdog is killed, the next one adopts it.

@@ -2,7 +2,6 @@
 //! either recorded is lost.
 
 use std::fs;
-use std::process::Command;
 
 use libtest_mimic::Trial;
 use rustix::process::Signal;
@@ -12,8 +11,8 @@ use sidekick_tests::wait;
 use sidekick_tests::watchdog::Setup;
 
 use super::{
-    PATIENCE, assert_all_arrived, journals, playing, stop_cleanly, trial, wait_for_status,
-    wait_until_alone, wait_until_played,
+    PATIENCE, assert_all_arrived, faults_of_records, journals, others, playing, stop_cleanly,
+    trial, wait_for_status, wait_until_alone, wait_until_played,
 };
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -31,31 +30,14 @@ pub(super) fn trials() -> Vec<Trial> {
             two_to_adopt,
         ),
         trial("an_engine_under_its_old_name_is_drained_under_it", renamed),
+        trial("a_stale_engine_that_nobody_ends_is_seen", nobody_ends),
+        trial("a_stale_engine_that_nobody_drains_is_seen", nobody_drains),
     ]
 }
 
-/// Takes away all that would lead the next watchdog to the engine.
-fn hide_engine(setup: &Setup, launch: u32) {
-    fs::remove_file(setup.runtime_dir().join(format!("launch/{launch:010}"))).expect("its lock");
-    fs::remove_file(setup.data_dir().join("engine_process")).expect("its record");
-}
-
-/// Starts an engine as no watchdog would: nothing but its ring tells of it.
+/// See [`Game::start_by_hand`].
 fn start_by_hand(setup: &Setup, launch: u32) -> Running {
-    let words = Game::new(journals(setup)).command_line();
-    let mut command = Command::new(&words[0]);
-    command.args(&words[1..]);
-    setup.token.mark(&mut command);
-    for (name, value) in [
-        ("LAUNCH", launch.to_string()),
-        ("INCARNATION", launch.to_string()),
-        ("RUNTIME_DIR", setup.runtime_dir().display().to_string()),
-        ("RING_SIZE", "1048576".to_owned()),
-        ("SPILL_MAX", "67108864".to_owned()),
-    ] {
-        command.env(format!("SIDEKICK_{name}"), value);
-    }
-    Running::start(&mut command).expect("this executable")
+    Game::new(journals(setup)).start_by_hand(setup, launch)
 }
 
 fn back_from_stop() {
@@ -70,7 +52,7 @@ fn back_from_stop() {
     // In this order: a process group that loses its parent while it is stopped is sent SIGHUP by the system.
     watchdog.kill();
     setup.signal(old, Signal::STOP);
-    hide_engine(&setup, 1);
+    setup.hide_engine(1);
     let watchdog = setup.start();
     // It goes on as if nothing had happened, if it comes to that.
     setup.signal(old, Signal::CONT);
@@ -101,6 +83,43 @@ fn by_hand() {
     wait_until_alone(&setup, new);
     stop_cleanly(&setup, watchdog);
     assert_all_arrived(&setup, 2);
+}
+
+/// The broken variant: without a watchdog, or with one that fences nobody, both live.
+fn nobody_ends() {
+    let setup = playing();
+    let engines = [1, 2].map(|launch| start_by_hand(&setup, launch));
+    wait::until("both to record", PATIENCE, || {
+        let played = sidekick_tests::engine::played(&journals(&setup));
+        let playing = played.iter().filter(|engine| engine.last > 0);
+        (playing.count() == 2).then_some(())
+    });
+    let [old, new] = engines.each_ref().map(Running::pid);
+    assert_eq!(others(&setup, new), [old]);
+}
+
+/// The broken variant: what is ended before it is drained has lost its records.
+fn nobody_drains() {
+    let setup = playing();
+    let mut old = start_by_hand(&setup, 1);
+    wait::until("its records", PATIENCE, || {
+        let played = sidekick_tests::engine::played(&journals(&setup));
+        played.iter().any(|engine| engine.last > 0).then_some(())
+    });
+    old.kill();
+    for ring in sidekick_ipc::scan(setup.runtime_dir()).expect("readable") {
+        fs::remove_file(ring.path).expect("ours");
+    }
+    let watchdog = setup.start();
+    wait_for_status(&setup, "a new engine", |status| {
+        (status["engine"]["connected"] == true).then_some(())
+    });
+    stop_cleanly(&setup, watchdog);
+    let faults = faults_of_records(&setup, 1);
+    assert!(
+        faults.iter().any(|fault| fault.contains("are missing")),
+        "{faults:?}"
+    );
 }
 
 /// Both have what a watchdog knows its engines by.

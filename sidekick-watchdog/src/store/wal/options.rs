@@ -44,6 +44,8 @@ pub(crate) struct Faults {
     pub(crate) space_left: AtomicU64,
     /// Slows each fdatasync down by so many microseconds.
     pub(crate) sync_delay_us: AtomicU64,
+    /// Space is promised without being had, which the tests have to catch.
+    pub(crate) promises_space: AtomicBool,
     /// All segments get the same salt, which the tests have to catch.
     pub(crate) fixed_salt: AtomicBool,
 }
@@ -54,6 +56,7 @@ impl Default for Faults {
             syncs_left: AtomicU64::new(u64::MAX),
             space_left: AtomicU64::new(u64::MAX),
             sync_delay_us: AtomicU64::new(0),
+            promises_space: AtomicBool::new(false),
             fixed_salt: AtomicBool::new(false),
         }
     }

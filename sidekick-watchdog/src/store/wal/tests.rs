@@ -367,11 +367,9 @@ fn a_failed_fdatasync_is_final_and_told_to_everybody() {
     wal.stop();
 }
 
-#[test]
-fn a_full_disk_is_told_before_anything_is_written() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(dir.path());
-    let wal = Wal::open(&options).unwrap();
+/// Fills the disk while entries are written that were promised space before; `Err` = the promise was not kept.
+fn fill_the_disk(options: &WalOptions) -> Result<(Wal, u64), String> {
+    let wal = Wal::open(options).unwrap();
     append(&wal, entries(0..=0, 1000)).unwrap();
     options.faults.space_left.store(40 << 10, Ordering::Relaxed);
     let mut last = 0;
@@ -380,10 +378,19 @@ fn a_full_disk_is_told_before_anything_is_written() {
             break error;
         }
         last += 1;
-        append(&wal, entries(last..=last, 1000)).unwrap();
+        append(&wal, entries(last..=last, 1000))
+            .map_err(|error| format!("entry {last} had been promised space: {error}"))?;
     };
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     assert!(!wal.is_dead());
+    Ok((wal, last))
+}
+
+#[test]
+fn a_full_disk_is_told_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    let (wal, last) = fill_the_disk(&options).unwrap();
     // A small record that frees space still fits, and then the log goes on.
     wait(|done| wal.purge(id(0), done)).unwrap();
     options.faults.space_left.store(u64::MAX, Ordering::Relaxed);
@@ -405,6 +412,14 @@ fn a_full_disk_is_told_before_anything_is_written() {
     .unwrap();
     check(&wal, 1, at - 1, 1000);
     wal.stop();
+}
+
+#[test]
+fn without_the_reserve_a_full_disk_is_noticed_by_these_tests() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    options.faults.promises_space.store(true, Ordering::Relaxed);
+    assert!(fill_the_disk(&options).is_err());
 }
 
 #[test]

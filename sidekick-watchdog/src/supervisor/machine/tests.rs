@@ -6,6 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod broken;
+
+use broken::Broken;
+
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -31,12 +35,26 @@ struct World {
     safe_starts: u32,
     hooks: u32,
     hook_kills: u32,
+    broken: Option<Broken>,
+    /// Starts beside a living engine, by a broken machine; by one that is not, they panic.
+    doubles: u32,
 }
 
 impl World {
     fn new(policy: Policy) -> Self {
+        Self::with_broken(policy, None)
+    }
+
+    /// A world whose machine lacks a rule.
+    fn with_broken(policy: Policy, broken: Option<Broken>) -> Self {
+        let policy = match broken {
+            Some(broken) => broken.policy(policy),
+            None => policy,
+        };
         Self {
             machine: Machine::new(policy, 7),
+            broken,
+            doubles: 0,
             now: Duration::from_secs(1000),
             engines: 0,
             starts: Vec::new(),
@@ -59,8 +77,16 @@ impl World {
     }
 
     fn feed(&mut self, event: Event) {
+        let event = match self.broken {
+            Some(broken) => broken.event(event, self.now),
+            None => Some(event),
+        };
+        let Some(event) = event else { return };
         let mut actions = VecDeque::from(self.machine.on_event(event, self.now));
         while let Some(action) = actions.pop_front() {
+            if self.broken.is_some_and(|broken| broken.swallows(&action)) {
+                continue;
+            }
             match action {
                 Action::Prepare => {
                     assert_eq!((self.engines, self.hooks), (0, 0), "two at once");
@@ -68,7 +94,9 @@ impl World {
                 }
                 Action::EndPrepare => self.hook_kills += 1,
                 Action::Spawn { safe } => {
-                    assert_eq!((self.engines, self.hooks), (0, 0), "two engines at once");
+                    let is_double = (self.engines, self.hooks) != (0, 0);
+                    assert!(!is_double || self.broken.is_some(), "two engines at once");
+                    self.doubles += u32::from(is_double);
                     self.safe_starts += u32::from(safe);
                     self.starts.push(self.now);
                     let event = if std::mem::take(&mut self.next_spawn_fails) {

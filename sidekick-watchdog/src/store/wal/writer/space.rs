@@ -81,6 +81,10 @@ impl Writer {
 
     /// Gets space for an append of `bytes` without writing a frame.
     pub(super) fn prepare(&mut self, bytes: u64) -> io::Result<()> {
+        // SYNC: a test switch.
+        if self.options.faults.promises_space.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let need = bytes + SLACK_BYTES;
         if self.position + need > self.capacity {
             return self.roll(need);
