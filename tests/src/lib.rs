@@ -14,6 +14,7 @@
 //! - [`mount`]: file systems that are small or read-only.
 //! - [`receiver`]: an HTTP backend with faults on demand; [`ledger`] is what it took.
 //! - [`history`]: what is seen of an engine over the lives of its watchdogs.
+//! - [`scene`]: a game that plays one act, and what must hold afterwards.
 //! - [`journal`]: what a game says it recorded, to be held against the ledger.
 //! - [`folders`], [`ports`], [`process`], [`wait`]: what a test needs of the system, given back at its end.
 
@@ -32,5 +33,6 @@ pub mod ports;
 pub mod process;
 pub mod project;
 pub mod receiver;
+pub mod scene;
 pub mod wait;
 pub mod watchdog;
