@@ -17,6 +17,17 @@ use sidekick_tests::receiver::{Fault, Receiver};
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
 const KILLS_DEFAULT: u32 = 20;
+/// Longer than the watchdog waits for an answer.
+const SILENCE: Duration = Duration::from_secs(2);
+/// What a backend does to a request, and in how many of a hundred.
+const FAULTS: [(Fault, u32); 6] = [
+    (Fault::Status(500), 8),
+    (Fault::RetryAfter(503, 0), 4),
+    (Fault::CutUntaken, 4),
+    (Fault::CutTaken, 8),
+    (Fault::SilentUntaken(SILENCE), 2),
+    (Fault::SilentTaken(SILENCE), 3),
+];
 /// Generous: a loaded machine is slow, and a test that ends early for that says nothing.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -68,14 +79,24 @@ fn what_was_recorded_arrives_whatever_is_killed(godot: &Godot) {
 
     let receiver = Receiver::start();
     let mut faults = fastrand::Rng::with_seed(seed);
-    receiver.set_plan(move |_| match faults.u32(..100) {
-        0..8 => Some(Fault::Status(500)),
-        8..12 => Some(Fault::RetryAfter(503, 0)),
-        12..16 => Some(Fault::CutUntaken),
-        16..24 => Some(Fault::CutTaken),
-        24..26 => Some(Fault::SilentUntaken(Duration::from_secs(2))),
-        26..29 => Some(Fault::SilentTaken(Duration::from_secs(2))),
-        _ => None,
+    // Each at least once, in every third request; then at random.
+    let mut owed = FAULTS.map(|(fault, _)| fault).to_vec();
+    faults.shuffle(&mut owed);
+    let mut requests = 0;
+    receiver.set_plan(move |_| {
+        requests += 1;
+        if requests % 3 == 0
+            && let Some(fault) = owed.pop()
+        {
+            return Some(fault);
+        }
+        let mut number = faults.u32(..100);
+        let fault = FAULTS.iter().find(|(_, share)| {
+            let is_it = number < *share;
+            number = number.saturating_sub(*share);
+            is_it
+        });
+        fault.map(|(fault, _)| *fault)
     });
     let (_project, setup) = set_up(godot, &receiver);
     let mut watchdog = setup.start();
@@ -118,8 +139,23 @@ fn what_was_recorded_arrives_whatever_is_killed(godot: &Godot) {
         "something was left running"
     );
 
+    let requests = receiver.requests();
+    for (fault, _) in FAULTS {
+        let times = requests
+            .iter()
+            .filter(|request| request.fault == Some(fault));
+        let times = times.count();
+        println!("{times} times {fault:?}");
+        assert!(
+            times > 0,
+            "{fault:?} was never tried in {} requests",
+            requests.len()
+        );
+    }
     let recorded = journal::read(&setup.scratch().join("journals"));
     let ledger = receiver.ledger();
+    // What was taken without an answer comes again.
+    assert!(ledger.duplicates > 0, "nothing was sent again");
     println!(
         "{} records journaled, {} at the backend, {} sent again",
         recorded.len(),
