@@ -4,8 +4,8 @@
 //! the log; the state (sessions, upload progress, totals) lives in memory and is rebuilt from snapshot and log.
 //!
 //! The way of a write: [`Store::append`] → group commit → log, one fdatasync a batch → applied in memory → answer.
-//! What was answered is durable. Anything wrong with the disk is final: [`Store::fatal`] tells, the process has to end
-//! with [`ExitCode::StoreUnusable`] and recovers when it is started again.
+//! What was answered is durable. Anything wrong with the disk is final for this [`Store`]: [`Store::fatal`] tells; shut it
+//! down and open another, which recovers.
 //!
 //! openraft, sled and bincode are named only below this module.
 
@@ -179,7 +179,7 @@ impl Store {
     /// time enabled.
     ///
     /// # Errors
-    /// [`StoreError`] with what is wrong and what to do; nothing is changed then.
+    /// [`StoreError`] with what is wrong and what to do; nothing is changed then, and nothing runs on.
     pub async fn open(config: StoreConfig) -> Result<Self, StoreError> {
         let options = NodeOptions {
             directory: config.dir.clone(),
@@ -421,7 +421,7 @@ impl Store {
         self.parts.machine.applied()
     }
 
-    /// Resolves when the store has died, with the reason. The process has to end then.
+    /// Resolves when the store has died, with the reason. It is to be shut down then; another may be opened after that.
     pub async fn fatal(&self) -> StoreError {
         let mut fatal = self.parts.fatal.clone();
         let why = match fatal.wait_for(Option::is_some).await {
@@ -439,7 +439,8 @@ impl Store {
         raft.with_raft_state(|_| ()).await.is_ok()
     }
 
-    /// Stops. What was answered is durable; what was not answered gets [`AppendError::Stopped`].
+    /// Stops. What was answered is durable; what was not answered gets [`AppendError::Stopped`]. When this returns,
+    /// nothing of this store touches the disk any more. Takes as long as the disk does for what is under way.
     pub async fn shutdown(&self) {
         self.node.write().await.stop().await;
     }

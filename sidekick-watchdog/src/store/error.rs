@@ -53,7 +53,7 @@ pub enum StoreError {
     },
     /// The store has stopped.
     #[error(
-        "the store has stopped: {why}; restart to recover, nothing that was acknowledged is lost"
+        "the store has stopped: {why}; to open it again recovers, nothing that was acknowledged is lost"
     )]
     Stopped {
         /// Why.

@@ -47,6 +47,8 @@ pub(crate) struct Machine {
     /// Wakes the housekeeper: a snapshot is due or a watermark moved.
     pub(crate) changed: Notify,
     broken: AtomicBool,
+    /// Held while a thread works on the snapshots; true once the node is stopped and none may begin.
+    work: Mutex<bool>,
     /// Held while the log is purged, and by whoever counts on what it holds.
     pub(crate) purging: tokio::sync::Mutex<()>,
 }
@@ -76,6 +78,7 @@ impl Machine {
             panics: Default::default(),
             changed: Notify::new(),
             broken: AtomicBool::new(false),
+            work: Mutex::new(false),
             purging: tokio::sync::Mutex::default(),
         })
     }
@@ -83,6 +86,17 @@ impl Machine {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics while holding it; `State::apply` is total.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The turn to work on the snapshots' files; `None` once the node is stopped.
+    pub(crate) fn work(&self) -> Option<MutexGuard<'_, bool>> {
+        let turn = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        (!*turn).then_some(turn)
+    }
+
+    /// From now on nobody works on the snapshots' files. Blocks until who does so now is done.
+    pub(crate) fn end_work(&self) {
+        *self.work.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
     /// Reads the state; must not block.

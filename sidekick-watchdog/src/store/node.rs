@@ -75,7 +75,7 @@ pub(crate) struct Opened {
     persist: Arc<Persist>,
 }
 
-/// Opens log, snapshots and state. Blocks on the disk.
+/// Opens log, snapshots and state. Blocks on the disk. After an error nothing of it runs on: the caller may try again.
 pub(crate) fn open_files(options: &NodeOptions) -> Result<Opened, StoreError> {
     let directory = |name: &str| options.directory.join(name);
     for path in [
@@ -89,6 +89,15 @@ pub(crate) fn open_files(options: &NodeOptions) -> Result<Opened, StoreError> {
         directory: directory("log"),
         ..options.wal.clone()
     })?;
+    let opened = open_state(options, wal.clone());
+    if opened.is_err() {
+        wal.stop();
+    }
+    opened
+}
+
+fn open_state(options: &NodeOptions, wal: Wal) -> Result<Opened, StoreError> {
+    let directory = |name: &str| options.directory.join(name);
     let path = directory("snapshots");
     let snapshots =
         Snapshots::open(&path).map_err(|error| StoreError::io("cannot open", &path, error))?;
@@ -102,16 +111,12 @@ pub(crate) fn open_files(options: &NodeOptions) -> Result<Opened, StoreError> {
     if let Some(purged) = purged
         && published.is_none_or(|published| published < purged)
     {
-        wal.stop();
         return Err(StoreError::NoSnapshot {
             directory: path,
             purged,
         });
     }
-    if let Err(error) = take_room_for_start(&wal) {
-        wal.stop();
-        return Err(error);
-    }
+    take_room_for_start(&wal)?;
     let persist = Persist::new(directory("state"), options.state_helper.clone());
     let kept = persist.load();
     // Behind the purge point or ahead of the log it is worth nothing (CORRECTNESS 12).
@@ -190,15 +195,17 @@ impl Node {
             persist,
         } = opened;
         let config = raft::config(options.timing)?;
-        let raft = Raft::new(
-            wal.node(),
-            config,
-            network,
-            LogStore::new(wal.clone()),
-            StateMachine(Arc::clone(&machine)),
-        )
-        .await
-        .map_err(|error| raft_error(&wal, &error))?;
+        let log = LogStore::new(wal.clone());
+        let state = StateMachine(Arc::clone(&machine));
+        let raft = match Raft::new(wal.node(), config, network, log, state).await {
+            Ok(raft) => raft,
+            Err(error) => {
+                let error = raft_error(&wal, &error);
+                // Nothing of it may write once the caller tries again.
+                let _ = tokio::task::spawn_blocking(move || wal.stop()).await;
+                return Err(error);
+            }
+        };
         let (fatal_sender, fatal) = watch::channel(None);
         let (proposer, run) = Proposer::new(
             raft.clone(),
@@ -274,7 +281,8 @@ impl Node {
         Ok(())
     }
 
-    /// Stops openraft and the log; what was answered is durable.
+    /// Stops openraft and the log; what was answered is durable. Afterwards nothing of this node touches the disk any
+    /// more: it may be opened again. Waits for as long as the disk takes for what is under way.
     pub(crate) async fn stop(&mut self) {
         // The proposer first, or it would take the shutdown for a death.
         for task in self.tasks.drain(..) {
@@ -286,6 +294,7 @@ impl Node {
         let (persist, machine) = (Arc::clone(&self.persist), Arc::clone(&self.machine));
         let stop = move || {
             wal.stop();
+            machine.end_work();
             if let Err(fault) = persist.save(&machine) {
                 tracing::warn!(%fault, "the state was not written to sled; the next start may take longer");
             }
@@ -315,6 +324,9 @@ async fn keep_house_once(raft: &Raft, wal: &Wal, machine: &Arc<Machine>) -> Resu
     let blocking = Arc::clone(machine);
     let uploaded = machine.read(State::uploaded_index);
     let due = tokio::task::spawn_blocking(move || {
+        let Some(_turn) = blocking.work() else {
+            return Ok(None);
+        };
         blocking.write_due()?;
         blocking.snapshots().publish_newest(uploaded)
     });
@@ -339,7 +351,12 @@ async fn keep_house_once(raft: &Raft, wal: &Wal, machine: &Arc<Machine>) -> Resu
             .map_err(|error| error.to_string())?;
     }
     let blocking = Arc::clone(machine);
-    let point = tokio::task::spawn_blocking(move || blocking.snapshots().purge_point());
+    let point = tokio::task::spawn_blocking(move || {
+        let Some(_turn) = blocking.work() else {
+            return Ok(None);
+        };
+        blocking.snapshots().purge_point()
+    });
     let point = point
         .await
         .map_err(|error| error.to_string())?

@@ -485,7 +485,7 @@ async fn a_failed_fdatasync_is_fatal() {
     assert_eq!(fatal.exit_code(), ExitCode::StoreUnusable);
     assert_eq!(
         fatal.to_string(),
-        "the store has stopped: the log cannot be written: fdatasync failed on purpose; restart to recover, nothing \
+        "the store has stopped: the log cannot be written: fdatasync failed on purpose; to open it again recovers, nothing \
          that was acknowledged is lost"
     );
     let error = store.append(slab(11, 10)).await.unwrap_err();

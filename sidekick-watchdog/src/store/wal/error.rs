@@ -52,7 +52,7 @@ pub enum WalError {
         first: u64,
     },
     /// The thread stopped after an error that was reported before.
-    #[error("the log is closed after a failed write; restart to recover")]
+    #[error("the log is closed after a failed write; to open it again recovers")]
     Closed,
 }
 
