@@ -59,6 +59,10 @@ pub struct Metrics {
     pub engine_gap_seconds: Histogram,
     /// Records in the ring that are not yet durable.
     pub ring_records: Gauge,
+    /// 1 while the store takes records.
+    pub store_up: Gauge,
+    /// How often it died or could not be opened.
+    pub store_failures: Counter,
     /// Bytes that the log takes on disk.
     pub store_log_bytes: Gauge,
     /// Fsyncs of the log.
@@ -94,6 +98,8 @@ impl Metrics {
             engine_crash_loop: Gauge::default(),
             engine_gap_seconds: Histogram::new(exponential_buckets(GAP_BUCKET_FIRST_S, 2.0, 17)),
             ring_records: Gauge::default(),
+            store_up: Gauge::default(),
+            store_failures: Counter::default(),
             store_log_bytes: Gauge::default(),
             store_fsyncs: Counter::default(),
             store_fsync_last_seconds: Gauge::default(),
@@ -164,6 +170,16 @@ impl Metrics {
             "ring_records",
             "Records in the ring that are not yet durable",
             metrics.ring_records.clone(),
+        );
+        r.register(
+            "store_up",
+            "1 while the store takes records",
+            metrics.store_up.clone(),
+        );
+        r.register(
+            "store_failures",
+            "How often the store died or could not be opened",
+            metrics.store_failures.clone(),
         );
         r.register_with_unit(
             "store_log",

@@ -23,7 +23,7 @@ pub mod spawn;
 pub mod tail;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -132,8 +132,8 @@ pub struct SupervisorConfig {
     pub pre_start: Option<PreStart>,
     /// How much of its output is kept.
     pub output: OutputSettings,
-    /// The highest launch number that the store knows; the next is higher. Zero if it knows none (or is not open yet:
-    /// the data directory keeps its own count).
+    /// The highest launch number that is known of besides; the next is higher. Zero if there is none: the data directory
+    /// keeps its own count, which does not wait for the store.
     pub launch_last: u32,
     /// Find, end and reap what engines leave behind outside their process group. Only for a process that has no
     /// children but its engine: every other child of it counts as left behind.
@@ -290,6 +290,18 @@ impl Handle {
     pub fn join(self) -> Ended {
         self.thread.join().unwrap_or(Ended::Panicked)
     }
+}
+
+/// Whether an engine of an earlier watchdog runs, which [`spawn`] would adopt. Only the holder of the data directory's lock
+/// may ask. Blocks for some milliseconds, up to 5 s if the holder of a launch lock cannot be made out.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn is_engine_running(runtime_dir: &Path, data_dir: &Path) -> Result<bool, SupervisorError> {
+    let locks = LaunchLocks::new(runtime_dir);
+    let mut survey = locks.survey()?;
+    RunningFile::new(data_dir).complete(&mut survey, &locks);
+    Ok(!survey.running.is_empty())
 }
 
 /// Accounts for engines of an earlier watchdog, adopts the newest that runs or starts the first one, and goes on

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -54,9 +54,10 @@ impl Mount {
         })
     }
 
-    /// Lets every write to it wait for `duration`, counted from the moment of return. Only for [`Mount::disk`].
+    /// Lets every write to it wait for `duration`, counted from the moment of return, or until the stall is ended. Only
+    /// for [`Mount::disk`].
     ///
-    /// It comes to life again by itself, also when this process is killed meanwhile.
+    /// It comes to life again by itself, at once when this process is killed meanwhile.
     ///
     /// # Errors
     /// Why not, in a sentence.
@@ -64,11 +65,11 @@ impl Mount {
         let mut child = Command::new("sh")
             .args([
                 "-c",
-                "fsfreeze -f \"$0\" && echo && sleep \"$1\"; fsfreeze -u \"$0\"",
+                "fsfreeze -f \"$0\" && echo && timeout \"$1\" cat; fsfreeze -u \"$0\"",
             ])
             .arg(&self.path)
             .arg(duration.as_secs_f64().to_string())
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| format!("cannot run sh: {error}"))?;
@@ -77,10 +78,13 @@ impl Mount {
             .stdout
             .take()
             .is_some_and(|mut stdout| stdout.read_exact(&mut byte).is_ok());
-        let stall = Stall(child);
+        // As long as it is open, `cat` waits.
+        let hold = child.stdin.take();
+        let mut stall = Stall { child, hold };
         if is_frozen {
             return Ok(stall);
         }
+        stall.hold = None;
         stall.wait()?;
         Err(format!("{:?} cannot be frozen", self.path))
     }
@@ -120,9 +124,12 @@ impl Mount {
     }
 }
 
-/// A disk that stands still.
+/// A disk that stands still; it goes on when this value goes.
 #[derive(Debug)]
-pub struct Stall(Child);
+pub struct Stall {
+    child: Child,
+    hold: Option<ChildStdin>,
+}
 
 impl Stall {
     /// Waits until it goes on.
@@ -130,16 +137,29 @@ impl Stall {
     /// # Errors
     /// When it cannot be told.
     pub fn wait(mut self) -> Result<(), String> {
-        let ended = self.0.wait();
+        let ended = self.child.wait();
         ended
             .map(drop)
             .map_err(|error| format!("cannot wait for the thaw: {error}"))
+    }
+
+    /// Lets it go on now.
+    ///
+    /// # Errors
+    /// When it went on before: what was seen meanwhile was not seen of a disk that stands still.
+    pub fn end(mut self) -> Result<(), String> {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return Err("the disk came to life too early".to_owned());
+        }
+        self.hold = None;
+        self.wait()
     }
 }
 
 impl Drop for Stall {
     fn drop(&mut self) {
-        let _ = self.0.wait(); // It thaws by itself.
+        self.hold = None;
+        let _ = self.child.wait();
     }
 }
 

@@ -173,10 +173,44 @@ pub struct Totals {
     pub gaps: u64,
 }
 
+/// Whether records can be stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreState {
+    /// It takes records.
+    #[default]
+    Open,
+    /// It is being opened: a long log is read, or the disk is slow.
+    Opening,
+    /// It has died, and what it had begun is waited for: a disk that stands still keeps it here.
+    Closing,
+    /// It could not be opened; the next try waits.
+    Failed,
+}
+
+impl StoreState {
+    /// The state in one lower-case word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Opening => "opening",
+            Self::Closing => "closing",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// The store.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StoreStatus {
+    /// Whether it takes records. While it does not they wait in the ring, and the engine is supervised all the same; the
+    /// figures are those of the last time that it did.
+    pub state: StoreState,
+    /// Why it died, or could not be opened the last time, until it is open again.
+    pub failed: Option<String>,
+    /// Seconds until the next try to open it, while one waits.
+    pub next_try_s: Option<f64>,
     /// Bytes that the log takes on disk.
     pub log_bytes: u64,
     /// The last log index applied.
@@ -233,6 +267,16 @@ impl Status {
         }
         if !engine.connected {
             return Some("the engine has not connected".into());
+        }
+        match (self.store.state, self.store.failed.is_some()) {
+            (StoreState::Open, _) => {}
+            (StoreState::Opening, false) => {
+                return Some("the store is being opened, records wait in the ring".into());
+            }
+            _ => {
+                let words = "the store is down, records wait in the ring; status says why";
+                return Some(words.into());
+            }
         }
         if self.store.waits.is_some() {
             return Some(

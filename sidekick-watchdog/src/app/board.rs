@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use super::link::{RingLink, SessionLink};
 use super::tell::seconds;
 use crate::api::{
-    DEATHS_KEPT, Death, EngineState, EngineStatus, SessionStatus, SinkStatus, Status, StoreStatus,
-    Totals, UploadStatus,
+    DEATHS_KEPT, Death, EngineState, EngineStatus, SessionStatus, SinkStatus, Status, StoreState,
+    StoreStatus, Totals, UploadStatus,
 };
 use crate::event::EngineEvent;
 use crate::intake::{AttachedSession, SessionProgress};
@@ -67,6 +67,18 @@ pub(super) struct Board {
     uploads: upload::UploadStatus,
     /// Why the store takes none of a session's records, session by session.
     shut_out: Vec<String>,
+}
+
+/// How the store is, beside its figures.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Condition {
+    pub(super) state: StoreState,
+    /// Why it is not open.
+    pub(super) reason: Option<String>,
+    /// Until the next try.
+    pub(super) next_try: Option<Duration>,
+    /// How often it died or could not be opened.
+    pub(super) failures: u64,
 }
 
 /// Sessions that are shown as shut out at most.
@@ -351,11 +363,36 @@ impl Board {
         level.map_or(0, |(_, seq)| (*seq).min(committed))
     }
 
-    /// Makes the status anew and shows it.
-    pub(super) fn refresh(&mut self, store: &Store, lines_dropped: u64) {
+    /// Which store this is.
+    pub(super) fn group(&mut self, group: String) {
+        self.status.group = group;
+    }
+
+    /// The store is gone, and with it what it had refused.
+    pub(super) fn store_closed(&mut self) {
+        self.shut_out.clear();
+        self.status.store.shut_out.clear();
+    }
+
+    /// Makes the status anew and shows it. Without a store its figures stay as they were.
+    pub(super) fn refresh(
+        &mut self,
+        store: Option<&Store>,
+        condition: Condition,
+        lines_dropped: u64,
+    ) {
         self.refresh_engine();
-        self.refresh_store(store);
-        self.refresh_uploads(store);
+        if let Some(store) = store {
+            self.refresh_store(store);
+            self.refresh_uploads(store);
+        }
+        self.metrics
+            .store_up
+            .set((condition.state == StoreState::Open).into());
+        raise_to(&self.metrics.store_failures, condition.failures);
+        self.status.store.state = condition.state;
+        self.status.store.failed = condition.reason;
+        self.status.store.next_try_s = condition.next_try.map(seconds);
         raise_to(&self.metrics.log_lines_dropped, lines_dropped);
         self.status.uptime_s = seconds(self.started.elapsed());
         self.sender.send_replace(self.status.clone());
@@ -414,6 +451,7 @@ impl Board {
                 let waits = current.progress.waits.lock();
                 waits.unwrap_or_else(PoisonError::into_inner).clone()
             }),
+            ..StoreStatus::default()
         };
         raise_to(&self.metrics.store_fsyncs, stats.log.syncs);
         self.metrics

@@ -21,7 +21,7 @@ pub enum AppError {
     /// There is no place for the rings.
     #[error(transparent)]
     RuntimeDir(#[from] RuntimeDirError),
-    /// The store cannot be opened, or has died.
+    /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A sink cannot be made from its configuration.
@@ -51,6 +51,12 @@ pub enum AppError {
         reason: String,
         /// Where it waits.
         dir: PathBuf,
+    },
+    /// The end came while the store was down, and no ring waits for it.
+    #[error("the store was down at the end: {reason}")]
+    Down {
+        /// Why it was down.
+        reason: String,
     },
     /// The engine died too often.
     #[error(
@@ -102,6 +108,16 @@ fn at_log(log: Option<&PathBuf>) -> String {
 }
 
 impl AppError {
+    /// The end of a watchdog whose store is down.
+    pub(super) fn down(reason: String, dir: PathBuf) -> Self {
+        // A directory that cannot be read may hold rings.
+        let waits = sidekick_ipc::scan(&dir).map_or(true, |rings| !rings.is_empty());
+        match waits {
+            true => Self::Left { reason, dir },
+            false => Self::Down { reason },
+        }
+    }
+
     /// The end of a watchdog whose first engine cannot be watched.
     pub(super) fn unfit(unfit: Unfit, log: Option<PathBuf>, left_running: bool) -> Self {
         match unfit {
@@ -125,7 +141,7 @@ impl AppError {
             Self::Supervisor(error) => error.exit_code(),
             Self::Api(ApiError::Control { .. }) => ExitCode::RuntimeDir,
             Self::Api(_) => ExitCode::Listen,
-            Self::Left { .. } => ExitCode::StoreUnusable,
+            Self::Left { .. } | Self::Down { .. } => ExitCode::StoreUnusable,
             Self::GaveUp { .. } => ExitCode::GaveUp,
             Self::NoExtension { .. } => ExitCode::NoExtension,
             Self::VersionMismatch { .. } => ExitCode::VersionMismatch,

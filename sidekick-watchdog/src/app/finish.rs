@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use super::plane::life::Change;
 use super::{App, AppError, LAST_GRACE, Outcome};
 use crate::supervisor::{Command, Handle};
-use crate::upload::Drive;
 
 impl App<'_> {
     /// Ends the parts in the order of the data's way.
@@ -17,14 +15,10 @@ impl App<'_> {
         mut self,
         outcome: Outcome,
         supervisor: Handle,
-        drive: &watch::Sender<Drive>,
-        mut tasks: JoinSet<()>,
         upload_grace: Duration,
     ) -> Result<(), AppError> {
-        let store_died = matches!(outcome, Outcome::StoreDied(_));
         let command = match outcome {
-            Outcome::StoreDied(_)
-            | Outcome::Unfit(AppError::VersionMismatch {
+            Outcome::Unfit(AppError::VersionMismatch {
                 left_running: true, ..
             }) => Command::Detach,
             _ => Command::Shutdown {
@@ -34,7 +28,7 @@ impl App<'_> {
         self.board.stopping();
         self.service.stopping();
         let graces = self.engine_grace.saturating_add(upload_grace);
-        let _more_time = self.service.extend(graces.saturating_add(LAST_GRACE * 4));
+        let _more_time = self.service.extend(graces.saturating_add(LAST_GRACE * 8));
         // Who ends the watchdog ends the stop with it: the next `run` is an order to run.
         if matches!(outcome, Outcome::Signaled | Outcome::EngineDone)
             && let Err(error) = self.stop_note.set(false)
@@ -42,30 +36,28 @@ impl App<'_> {
             warn!(%error, "the next start will start no engine");
         }
         self.end_engine(command, supervisor).await;
-        if !store_died {
-            self.drain(drive, upload_grace).await;
-        }
+        self.open_until(Instant::now() + upload_grace).await;
+        self.end_reports().await;
+        self.drain(upload_grace).await;
         self.refresh();
         // Its task writes the last of it and ends.
         drop(self.history.take());
-        drive.send_replace(Drive::Stop);
-        let ended = tokio::time::timeout(LAST_GRACE, async {
-            while tasks.join_next().await.is_some() {}
-        });
-        if ended.await.is_err() {
-            warn!("a part did not end in time; left behind");
-        }
+        let down = match self.data.end() {
+            Ok(plane) => {
+                plane.end().await;
+                None
+            }
+            Err(reason) => Some(reason),
+        };
+        let dir = self.board.runtime_dir().to_owned();
         match outcome {
-            Outcome::Signaled | Outcome::EngineDone => match self.left {
-                Some(reason) => Err(AppError::Left {
-                    reason,
-                    dir: self.board.runtime_dir().to_owned(),
-                }),
-                None => Ok(()),
+            Outcome::Signaled | Outcome::EngineDone => match (down, self.left) {
+                (None, None) => Ok(()),
+                (None, Some(reason)) => Err(AppError::Left { reason, dir }),
+                (Some(reason), _) => Err(AppError::down(reason, dir)),
             },
             Outcome::GaveUp { deaths } => Err(AppError::GaveUp { deaths }),
             Outcome::Unfit(error) => Err(error),
-            Outcome::StoreDied(error) => Err(error.into()),
             Outcome::SupervisorGone => Err(AppError::System {
                 doing: "the supervisor ended by itself",
                 error: std::io::Error::other("its thread panicked; the engine runs on"),
@@ -93,34 +85,47 @@ impl App<'_> {
                 }
                 Some(event) = self.intake_events.recv() => self.on_intake(event),
                 Some((report, path)) = self.reports.recv() => self.on_report(report, path),
-                Ok(()) = self.uploads.changed() => self.on_uploads(),
+                change = self.data.changed() => self.on_change(change),
             }
         }
         while let Ok(event) = self.engine_events.try_recv() {
             self.on_engine(&event);
         }
-        self.store_reports().await;
     }
 
-    /// Reports of the last deaths are stored before the uploads get their grace. What the store does not take now, the
-    /// next start gives it.
-    async fn store_reports(&mut self) {
+    /// A store that is just being opened is waited for: what the engine has left could still be stored.
+    async fn open_until(&mut self, deadline: Instant) {
+        while self.data.is_opening() {
+            tokio::select! {
+                change = self.data.changed() => self.on_change(change),
+                signal = self.signals.recv() => {
+                    warn!(signal, "asked to end again; the store is not waited for");
+                    return;
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    warn!("the store takes too long to open; what is left in the ring is taken by the next start");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reports of the last deaths are stored before the uploads get their grace.
+    async fn end_reports(&mut self) {
         while let Ok((report, path)) = self.reports.try_recv() {
             self.on_report(report, path);
         }
-        let Some((sender, stored)) = self.reports_to_store.take() else {
-            return;
-        };
-        drop(sender);
-        if tokio::time::timeout(LAST_GRACE, stored).await.is_err() {
-            warn!("crash reports wait for the store; the next start stores them");
+        if let Some(plane) = self.data.plane_mut() {
+            plane.end_reports().await;
         }
     }
 
     /// Takes what dead engines left, then gives the uploads their grace.
-    async fn drain(&mut self, drive: &watch::Sender<Drive>, upload_grace: Duration) {
-        drive.send_replace(Drive::Drain);
-        if let Some(intake) = self.intake.take() {
+    async fn drain(&mut self, upload_grace: Duration) {
+        let Some(plane) = self.data.plane_mut() else {
+            return;
+        };
+        if let Some(intake) = plane.begin_end() {
             let mut stopped = tokio::task::spawn_blocking(move || intake.stop());
             loop {
                 tokio::select! {
@@ -130,9 +135,12 @@ impl App<'_> {
                         warn!(signal, "asked to end again; what is left in the ring is taken by the next start");
                         return;
                     }
-                    error = self.store.fatal() => {
-                        error!(%error, "what is left in the ring is taken by the next start");
-                        return;
+                    change = self.data.changed() => {
+                        if matches!(change, Change::Died) {
+                            error!("what is left in the ring is taken by the next start");
+                            return;
+                        }
+                        self.on_change(change);
                     }
                 }
             }
@@ -140,16 +148,13 @@ impl App<'_> {
                 self.on_intake(event);
             }
         }
-        let last = self.store.stats().applied;
-        let deadline = Instant::now() + upload_grace;
-        let through = async {
-            let _ = self
-                .uploads
-                .wait_for(|uploads| uploads.is_through(last))
-                .await;
+        let Some(plane) = self.data.plane_mut() else {
+            return;
         };
+        let last = plane.store().stats().applied;
+        let deadline = Instant::now() + upload_grace;
         tokio::select! {
-            done = tokio::time::timeout_at(deadline, through) => {
+            done = tokio::time::timeout_at(deadline, plane.uploaded(last)) => {
                 if done.is_err() {
                     warn!(grace = ?upload_grace, "not everything is uploaded; the next start goes on");
                 }

@@ -9,6 +9,7 @@ use sidekick_ipc::{Controls, Downlink, HeartbeatReader, Phase};
 use uuid::Uuid;
 
 use crate::event::Versions;
+use crate::intake::{AttachedSession, SessionProgress};
 use crate::supervisor::{EngineLink, Heartbeat, LinkFinder};
 
 /// The words of one ring.
@@ -127,12 +128,34 @@ pub(super) fn last_launch(runtime_dir: &Path) -> u32 {
         .unwrap_or(0)
 }
 
+/// Opens the newest ring of a launch to read its words; `None` while there is none.
+pub(super) fn find(runtime_dir: &Path, launch: u32) -> Option<Result<Attachment, AttachError>> {
+    let files = sidekick_ipc::scan(runtime_dir).ok()?;
+    let newest = files.iter().rev().find(|file| file.launch == launch)?;
+    Some(Attachment::open(newest))
+}
+
+/// A session as it is told of while nobody drains it: what was ever acknowledged is committed, and more is not known.
+pub(super) fn undrained(attachment: &Attachment) -> AttachedSession {
+    let acked = attachment.acked_seq();
+    AttachedSession {
+        info: attachment.info().clone(),
+        heartbeat: attachment.heartbeats(),
+        controls: attachment.controls(),
+        downlink: attachment.downlink(),
+        progress: Arc::new(SessionProgress {
+            epoch: attachment.info().epoch,
+            recorded: acked.into(),
+            committed: acked.into(),
+            ..SessionProgress::default()
+        }),
+    }
+}
+
 /// Finds the ring of a launch in the runtime directory, for engines that end before intake has seen their ring.
 pub(super) fn finder(runtime_dir: PathBuf) -> LinkFinder {
     Box::new(move |launch| {
-        let files = sidekick_ipc::scan(&runtime_dir).ok()?;
-        let newest = files.iter().rev().find(|file| file.launch == launch)?;
-        let attachment = Attachment::open(newest).ok()?;
+        let attachment = find(&runtime_dir, launch)?.ok()?;
         let link = RingLink {
             heartbeat: attachment.heartbeats(),
             controls: attachment.controls(),

@@ -1,7 +1,8 @@
 //! Tells the service manager (systemd) how the watchdog does: READY, STATUS, WATCHDOG, STOPPING.
 //!
 //! A sign of life (`WATCHDOG=1`) is sent by the main loop, and only while supervisor and store answer: each is asked for
-//! a word, and the sign goes out when both have come. An engine that is down, or a disk that stands still, is no reason to
+//! a word, and the sign goes out when both have come. A store that is down has been noticed and is opened again: it is
+//! not asked. An engine that is down, or a disk that stands still, is no reason to
 //! be killed: the supervisor answers from its own thread, the store from its core, which waits for no disk.
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
-use crate::api::{EngineState, Status};
+use crate::api::{EngineState, Status, StoreState};
 use crate::platform::{ServiceHints, ServiceManager};
 
 /// A part of the time within which a sign is wanted: so often one is sent.
@@ -68,7 +69,7 @@ impl Service {
         }
     }
 
-    /// The store is open, the engine runs (or is held), orders are taken.
+    /// The engine runs (or is held), orders are taken.
     pub(super) fn ready(&self) {
         tell(&self.manager, "READY=1");
     }
@@ -184,6 +185,13 @@ fn words(status: &Status) -> String {
             "; incarnation {}: {}",
             death.incarnation, death.cause
         ));
+    }
+    match status.store.state {
+        StoreState::Open => {}
+        StoreState::Opening => words.push_str("; the store is being opened"),
+        StoreState::Closing | StoreState::Failed => {
+            words.push_str("; the store is down, records wait in the ring");
+        }
     }
     for sink in status
         .upload

@@ -5,9 +5,15 @@ use sidekick_ipc::session::{Session, SessionOptions, WhenFull};
 use sidekick_ipc::{Attachment, scan};
 use uuid::Uuid;
 
+use super::committer::StoreCommitter;
+use super::names::Names;
+use super::plane::end_vanished_sessions;
 use super::*;
-use crate::store::StoreConfig;
+use crate::api::Status;
+use crate::metrics::Metrics;
+use crate::store::{Store, StoreConfig};
 use crate::supervisor::EngineLink;
+use std::sync::Arc;
 
 /// Its ring would be deleted undrained once it can be read again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use clap::Args;
 use super::LocationArgs;
 use super::client::Client;
 use super::words::{plain, size, span};
-use crate::api::{EngineState, Status};
+use crate::api::{EngineState, Status, StoreState};
 use crate::exit::ExitCode;
 
 /// Deaths that the table shows; the JSON has all that the watchdog keeps.
@@ -120,6 +120,17 @@ fn table(status: &Status) -> String {
             status.store.applied
         ),
     );
+    if status.store.state != StoreState::Open {
+        let mut words = status.store.state.word().to_owned();
+        if let Some(left) = status.store.next_try_s {
+            let _ = write!(words, ", next try in {left:.0} s");
+        }
+        words.push_str("; records wait in the ring, the engine is supervised all the same");
+        line("", words);
+    }
+    if let Some(reason) = &status.store.failed {
+        line("", format!("why: {reason}"));
+    }
     for reason in &status.store.shut_out {
         line(
             "",

@@ -62,6 +62,12 @@ impl OutputError {
     }
 }
 
+/// Whether the data directory itself tells up to which number launches were reserved. One that does not may still have a
+/// past that only its store knows.
+pub fn is_launch_reserved(data_dir: &Path) -> bool {
+    numbers::reserved(data_dir).is_some()
+}
+
 /// How much of the engines' output is kept, and where it shows.
 #[derive(Clone, Debug)]
 pub struct OutputSettings {

@@ -9,6 +9,7 @@ mod command;
 mod config;
 mod data_dir;
 mod full_disk;
+mod isolation;
 mod port;
 mod ring;
 mod stored;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         ring::trials(),
         stored::trials(),
         full_disk::trials(),
+        isolation::trials(),
         backend::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Where frames begin in a segment of the log.
-const FRAMES_AT: u64 = 4096;
+pub(super) const FRAMES_AT: u64 = 4096;
 /// Where a segment's header has its version.
 const VERSION_AT: u64 = 8;
 
@@ -85,12 +85,12 @@ fn assert_goes_on(setup: &Setup) {
     assert_all_arrived(setup, &setup.uploaded_files());
 }
 
-fn segment(setup: &Setup) -> PathBuf {
+pub(super) fn segment(setup: &Setup) -> PathBuf {
     setup.data_dir().join("log").join("0000000000000001.wal")
 }
 
 /// Inverts `count` bytes of a file from `at` on.
-fn damage(path: &Path, at: u64, count: usize) {
+pub(super) fn damage(path: &Path, at: u64, count: usize) {
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.expect("a file to damage");
     let mut bytes = vec![0; count];
@@ -102,7 +102,7 @@ fn damage(path: &Path, at: u64, count: usize) {
 }
 
 /// Where the last byte of a file is that is not zero.
-fn last_byte(path: &Path) -> u64 {
+pub(super) fn last_byte(path: &Path) -> u64 {
     let bytes = fs::read(path).expect("readable");
     bytes
         .iter()

@@ -10,6 +10,9 @@ use crate::platform::{
     boot_id, create_private_dir, create_private_file, open_private_append, write_all_at,
 };
 
+/// The counter in the data directory.
+const FILE: &str = "launch";
+
 /// The numbers of one data directory.
 #[derive(Debug)]
 pub(super) struct Numbers {
@@ -30,7 +33,7 @@ impl Numbers {
         used: u32,
         is_free: impl Fn(u32) -> bool,
     ) -> Result<(Self, Past), OutputError> {
-        let path = data_dir.join("launch");
+        let path = data_dir.join(FILE);
         create_private_dir(kept).map_err(|error| OutputError::new(kept, error))?;
         create_private_dir(live).map_err(|error| OutputError::new(live, error))?;
         let file = create_private_file(&path).map_err(|error| OutputError::new(&path, error))?;
@@ -88,8 +91,14 @@ impl Numbers {
         let text = format!("{launch:010} {how:<7} {:<36}\n", self.boot_id);
         write_all_at(&self.file, text.as_bytes(), 0)
             .and_then(|()| self.file.sync_all())
-            .map_err(|error| OutputError::new(&self.kept.with_file_name("launch"), error))
+            .map_err(|error| OutputError::new(&self.kept.with_file_name(FILE), error))
     }
+}
+
+/// The number that was reserved last, as the data directory tells it.
+pub(super) fn reserved(data_dir: &Path) -> Option<u32> {
+    let text = fs::read_to_string(data_dir.join(FILE)).ok()?;
+    text.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// Makes the file that an engine is to write to, in memory.
@@ -143,7 +152,7 @@ mod tests {
         numbers.write(3, "clean").expect("written");
         let (_, past) = open(dir.path(), 0);
         assert_eq!((past.last, past.clean, past.is_ours), (3, true, true));
-        fs::write(dir.path().join("launch"), "garbage").expect("written");
+        fs::write(dir.path().join(FILE), "garbage").expect("written");
         let (mut numbers, past) = open(dir.path(), 0);
         assert_eq!(past.last, 3);
         assert_eq!(numbers.prepare(0).expect("prepared").launch, 4);
