@@ -16,8 +16,9 @@ pub enum ExitCode {
     CannotSpawn = 4,
     /// The engine died too often and `give_up_after` was set.
     GaveUp = 5,
-    /// The store cannot be opened, read or written: damaged, full, no permission, wrong version; or the end came before
-    /// everything recorded was committed.
+    /// The store cannot be opened, read or written: damaged, full, no permission, wrong version. At a first start, or when
+    /// the watchdog was asked to end: one that dies under a running engine ends nothing. Or the end came before everything
+    /// recorded was committed.
     StoreUnusable = 6,
     /// Another watchdog uses this data directory.
     Locked = 7,
