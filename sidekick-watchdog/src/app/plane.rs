@@ -178,7 +178,7 @@ impl Plane {
     pub(super) async fn uploads_changed(&mut self) {
         if self.uploads.changed().await.is_err() {
             // No lane is left.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
