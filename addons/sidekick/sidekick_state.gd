@@ -198,7 +198,8 @@ func _start() -> void:
 	if not is_inside_tree():
 		return
 	_sidekick = Engine.get_singleton(&"Sidekick") if Engine.has_singleton(&"Sidekick") else null
-	if _sidekick == null or not _sidekick.call(&"is_supervised"):
+	# A library that is older than this script keeps no state.
+	if _sidekick == null or not _sidekick.has_method(&"checkpoint_delta") or not _sidekick.call(&"is_supervised"):
 		_sidekick = null
 		restored.emit({"status": "unsupervised"})
 		return
