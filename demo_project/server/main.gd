@@ -1,15 +1,21 @@
 extends Node2D
-## Starts the arena, tells the watchdog that it is ready, and draws it when there is a window.
+## Starts the arena, lets players in once the match is as it was, tells the watchdog that it is ready, and draws it when there is
+## a window.
 ##
-## User arguments (after [code]--[/code]): [code]--players N[/code], [code]--witness DIR[/code] (notes there, once a
+## That the match goes on after a crash is the work of the State node in main.tscn; nothing here or in the arena saves anything.
+## User arguments (after [code]--[/code]): [code]--players N[/code], [code]--port N[/code] (see door.gd), [code]--witness DIR[/code] (notes there, once a
 ## frame, how many records were taken, so that somebody else can check what became of them), and those of
 ## [code]trouble.gd[/code].
 
 # Preloaded, not [code]class_name[/code]: a class name is only known after an import, and a fresh clone had none.
 const Arena := preload("res://server/arena.gd")
+const Door := preload("res://server/door.gd")
+const State := preload("res://addons/sidekick/sidekick_state.gd")
 const Trouble := preload("res://server/trouble.gd")
 
 @onready var _arena: Arena = $Arena
+@onready var _door: Door = $Door
+@onready var _state: State = $State
 
 var _headless := DisplayServer.get_name() == "headless"
 var _witness: FileAccess
@@ -38,6 +44,12 @@ func _ready() -> void:
 	if Sidekick.is_relaunch():
 		# The report is written while this process starts: it may be there a little later.
 		print("arena: last death: %s" % Sidekick.get_last_death().get("cause", "not known yet"))
+	var info: Dictionary = await _state.restored
+	if info["status"] == "restored":
+		print("arena: goes on at tick %d with %d points, checkpointed %.2f s ago" % [
+			_arena.tick, _arena.total_score(), info.get("age_s", NAN),
+		])
+	_door.open()
 	Sidekick.mark_ready()
 
 

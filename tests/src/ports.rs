@@ -1,6 +1,6 @@
 //! Ports that nobody uses. Prefer port 0 wherever the program tells which one it got.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 /// A loopback port that was free a moment ago. Another program may take it first, so a test that can must
 /// let the program choose.
@@ -15,6 +15,18 @@ pub fn free() -> u16 {
         .port()
 }
 
+/// As [`free`] for UDP.
+///
+/// # Panics
+/// When the system has none left.
+pub fn free_udp() -> u16 {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a free UDP port");
+    socket
+        .local_addr()
+        .expect("the address of a bound socket")
+        .port()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -22,5 +34,6 @@ mod tests {
     #[test]
     fn a_free_port_can_be_listened_on() {
         TcpListener::bind((Ipv4Addr::LOCALHOST, free())).unwrap();
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, free_udp())).unwrap();
     }
 }

@@ -73,6 +73,42 @@ impl Project {
         Self::with_library(script, None)
     }
 
+    /// The demo's own scenes and scripts, with the library just built; the server is the main scene.
+    ///
+    /// # Panics
+    /// As [`Project::new`].
+    pub fn demo() -> Self {
+        let project = Self::new("extends Node\n");
+        for folder in ["server", "client", "shared"] {
+            project.copy_scripts(&repository().join("demo_project").join(folder), folder);
+        }
+        project.write(
+            "override.cfg",
+            "[application]\n\nrun/main_scene=\"res://server/main.tscn\"\n",
+        );
+        project
+    }
+
+    /// Copies the scripts and scenes of a folder into the project's folder `inside` (empty: its root).
+    ///
+    /// # Panics
+    /// When one cannot be read or written.
+    pub fn copy_scripts(&self, folder: &Path, inside: &str) {
+        let entries =
+            fs::read_dir(folder).unwrap_or_else(|error| panic!("cannot read {folder:?}: {error}"));
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            let is_one = path
+                .extension()
+                .is_some_and(|it| it == "gd" || it == "tscn");
+            let Some(name) = path.file_name().filter(|_| is_one) else {
+                continue;
+            };
+            let text = fs::read_to_string(&path)
+                .unwrap_or_else(|error| panic!("cannot read {path:?}: {error}"));
+            self.write(&format!("{inside}/{}", name.display()), &text);
+        }
+    }
+
     fn with_library(script: &str, library: Option<&Path>) -> Self {
         let project = Self {
             folder: Folder::new(),
@@ -98,18 +134,7 @@ impl Project {
     /// The addon's files are the repository's own; its `bin` is ours, so that what somebody installed there
     /// (or is installing at this moment) is not what is tested.
     fn add_addon(&self, library: &Path) {
-        let source = repository().join(ADDON);
-        let entries =
-            fs::read_dir(&source).unwrap_or_else(|error| panic!("cannot read {source:?}: {error}"));
-        for entry in entries
-            .filter_map(Result::ok)
-            .filter(|entry| entry.file_name() != "bin")
-        {
-            self.link(
-                &entry.path(),
-                &format!("{ADDON}/{}", entry.file_name().display()),
-            );
-        }
+        self.link_files(&repository().join(ADDON), ADDON);
         let name = build::library_name(Profile::Debug);
         self.link(
             library,
@@ -119,6 +144,23 @@ impl Project {
             ".godot/extension_list.cfg",
             "res://addons/sidekick/sidekick.gdextension\n",
         );
+    }
+
+    /// Links each file, not the folders: an editor writes beside what it finds.
+    fn link_files(&self, from: &Path, inside: &str) {
+        let entries =
+            fs::read_dir(from).unwrap_or_else(|error| panic!("cannot read {from:?}: {error}"));
+        for entry in entries
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_name() != "bin")
+        {
+            let inside = format!("{inside}/{}", entry.file_name().display());
+            if entry.path().is_dir() {
+                self.link_files(&entry.path(), &inside);
+            } else {
+                self.link(&entry.path(), &inside);
+            }
+        }
     }
 
     /// The project's folder.

@@ -1,45 +1,21 @@
 //! The demo's server does what its list of troubles says, on its own: what a watchdog makes of each is told elsewhere.
 
-use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use sidekick_tests::folders::repository;
 use sidekick_tests::godot::Godot;
 use sidekick_tests::project::{Options, Output, Project};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The demo's own scenes and scripts, with the library just built.
-fn demo() -> Project {
-    let project = Project::new("extends Node\n");
-    let server = repository().join("demo_project/server");
-    for entry in fs::read_dir(server).expect("the demo is there") {
-        let path = entry.expect("readable").path();
-        if path
-            .extension()
-            .is_some_and(|it| it == "gd" || it == "tscn")
-        {
-            let name = path.file_name().expect("a file").display().to_string();
-            let text = fs::read_to_string(&path).expect("a text");
-            project.write(&format!("server/{name}"), &text);
-        }
-    }
-    project.write(
-        "override.cfg",
-        "[application]\n\nrun/main_scene=\"res://server/main.tscn\"\n",
-    );
-    project
-}
-
 fn run(godot: &Godot, user_arguments: &[&str]) -> Output {
-    let mut all = vec!["--players", "20"];
+    let mut all = vec!["--players", "20", "--port", "0"];
     all.extend(user_arguments);
     let options = Options {
         user_arguments: all,
         ..Options::default()
     };
-    demo().run(godot, &options, DEADLINE)
+    Project::demo().run(godot, &options, DEADLINE)
 }
 
 fn wrote(output: &Output, text: &str) -> bool {
