@@ -42,7 +42,7 @@ mod tests;
 
 pub use control::CONTROL_SOCKET;
 pub use logs::{LINES_MAX, parse_item};
-pub use operator::{LogItem, Operator};
+pub use operator::{Following, LogItem, Operator};
 pub use orders::{GRACE_MAX, parse_grace};
 pub use status::{
     DEATHS_KEPT, Death, EngineState, EngineStatus, SessionStatus, SinkStatus, Status, StoreState,

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sidekick_watchdog::api::operator::{Order, OrderError, Verb};
-use sidekick_watchdog::api::{Api, Death, EngineState, LogItem, Operator, Status};
+use sidekick_watchdog::api::{Api, Death, EngineState, Following, LogItem, Operator, Status};
 use sidekick_watchdog::config::ApiConfig;
 use sidekick_watchdog::crash::CrashReport;
 use sidekick_watchdog::crash::keep::CrashFolder;
 use sidekick_watchdog::exit::ExitCode;
-use sidekick_watchdog::log_line::LogLine;
+use sidekick_watchdog::log_line::{LogLine, LogPosition};
 use sidekick_watchdog::metrics::Metrics;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -315,10 +315,12 @@ async fn commands_find_the_watchdog_of_their_data_directory() {
         .unwrap();
     let read: LogLine = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(read, line(3, "three"));
-    let output = ask(&["logs", "-f", "-n", "1"]).await.unwrap();
+    let output = ask(&["logs", "-f", "-n", "1", "--reconnect", "0s"])
+        .await
+        .unwrap();
     assert_eq!(
         out(&output),
-        "7 | three\n-- 5 lines skipped, this terminal was too slow --\n8 | four\n"
+        "7 | three\n-- 5 bytes are not kept any more --\n8 | four\n"
     );
 
     let output = ask(&["crashes"]).await.unwrap();
@@ -420,12 +422,17 @@ impl Operator for Orders {
         &self,
         _incarnation: Option<u32>,
         lines_max: usize,
-    ) -> (Vec<LogLine>, mpsc::Receiver<LogItem>) {
-        let (sender, receiver) = mpsc::channel(8);
+        _after: Option<LogPosition>,
+    ) -> Option<Following> {
+        let (sender, items) = mpsc::channel(8);
         for item in [LogItem::Skipped(5), LogItem::Line(line(8, "four"))] {
             sender.try_send(item).unwrap();
         }
-        (self.log(None, lines_max).unwrap(), receiver)
+        Some(Following {
+            lines: self.log(None, lines_max).unwrap(),
+            position: LogPosition::default(),
+            items,
+        })
     }
 
     fn crashes(&self) -> CrashFolder {

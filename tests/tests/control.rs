@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use sidekick_tests::process::Running;
+use sidekick_tests::process::{self, Running};
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
@@ -125,7 +125,8 @@ fn logs_are_shown_and_followed() {
     let hello = format!("{first} | hello {first}");
     assert_eq!(lines.lines().next(), Some(hello.as_str()));
     let mut following =
-        Running::start(&mut setup.command(&["logs", "-f", "-n", "1"])).expect("it starts");
+        Running::start(&mut setup.command(&["logs", "-f", "-n", "1", "--reconnect", "0s"]))
+            .expect("it starts");
     wait::until("new lines", PATIENCE, || {
         (following.stdout.count() > 20).then_some(())
     });
@@ -141,6 +142,84 @@ fn logs_are_shown_and_followed() {
     watchdog.stop(PATIENCE);
     let status = following.wait(PATIENCE).expect("the watchdog has ended");
     assert_eq!(status.code(), Some(NOT_RUNNING));
+}
+
+/// `logs -f` goes on with the next watchdog: what the engine printed while none lived is shown then, also what a dead
+/// one printed last, and no line is missing or doubled.
+#[test]
+fn logs_are_followed_over_watchdogs() {
+    let mut setup = setup();
+    let script = "trap 'exit 0' TERM; n=0; while [ $n -lt 100000 ]; do n=$((n+1)); echo tick $n; \
+                  [ $((n%1000)) = 0 ] && sleep 0.05; done; while :; do sleep 0.02; done";
+    setup.set_engine(["sh", "-c", script]);
+    let watchdog = setup.start();
+    let (first, pid) = engine(&watchdog, "starting");
+    let mut following =
+        Running::start(&mut setup.command(&["logs", "-f", "-n", "1"])).expect("it starts");
+    let tick = |line: &str| {
+        let (incarnation, tick) = line.split_once(" | tick ")?;
+        Some((incarnation.parse().ok()?, tick.parse().ok()?))
+    };
+    let ticks = || -> Vec<(u64, u64)> {
+        let lines = following.stdout.all();
+        lines.iter().filter_map(|line| tick(line)).collect()
+    };
+    let shown = |at_least: u64| {
+        wait::until("lines", PATIENCE, || {
+            let &(incarnation, last) = ticks().last()?;
+            (incarnation > first || last >= at_least).then_some(last)
+        })
+    };
+    let live = setup.runtime_dir().join(format!("output/{first:010}.log"));
+    let printed = || fs::metadata(&live).map_or(0, |found| found.len());
+    let mut seen = shown(1);
+    watchdog.kill();
+    for _ in 0..2 {
+        // More than what a watchdog that adopts an engine looks back.
+        let before = printed();
+        wait::until("output without a watchdog", PATIENCE, || {
+            (printed() > before + 100_000).then_some(())
+        });
+        let watchdog = setup.start();
+        engine(&watchdog, "running");
+        seen = shown(seen + 1);
+        watchdog.kill();
+    }
+    // It ends while no watchdog lives, in the middle of what it prints.
+    let before = printed();
+    wait::until("output before the death", PATIENCE, || {
+        (printed() > before).then_some(())
+    });
+    let pid = u32::try_from(pid.expect("it runs")).expect("a pid");
+    setup.signal(pid, Signal::KILL);
+    wait::until("the engine's end", PATIENCE, || {
+        (!process::runs(pid)).then_some(())
+    });
+    let watchdog = setup.start();
+    wait::until("the next engine's lines", PATIENCE, || {
+        ticks()
+            .last()
+            .filter(|(incarnation, _)| *incarnation > first)
+            .copied()
+    });
+    let kept = order(&setup, &["logs", "-n", "100000", "-i", &first.to_string()]);
+    let kept: Vec<(u64, u64)> = kept.lines().filter_map(tick).collect();
+    let all = ticks();
+    let shown: Vec<(u64, u64)> = all
+        .into_iter()
+        .filter(|(number, _)| *number == first)
+        .collect();
+    let begin = shown.first().expect("lines").1;
+    let wanted: Vec<(u64, u64)> = (begin..).map(|n| (first, n)).take(shown.len()).collect();
+    assert!(shown == wanted, "none is missing or doubled");
+    assert_eq!(shown.last(), kept.last(), "to the very end");
+    let told = following.lines.all().join("\n");
+    assert!(
+        told.contains("waiting") && told.contains("going on"),
+        "{told}"
+    );
+    following.kill();
+    watchdog.stop(PATIENCE);
 }
 
 /// A crash is listed and shown by a running watchdog, and without one.

@@ -1,8 +1,10 @@
-//! `GET /api/v1/logs?lines=&incarnation=&follow=`: the engines' output, one JSON object a line (NDJSON).
+//! `GET /api/v1/logs?lines=&incarnation=&follow=&after=`: the engines' output, one JSON object a line (NDJSON).
 //!
-//! A line is a [`LogLine`]; `{"skipped": 12}` says that a follower was too slow for so many lines. While nothing comes an
-//! empty line is sent now and then, so that both sides notice when the other is gone. What is ahead of a slow reader is
-//! bounded; the engine and who reads its output never wait for one.
+//! A line is a [`LogLine`](crate::log_line::LogLine); with its incarnation and `end` it tells a place, from which a follower goes on with
+//! `after=<incarnation>:<end>`, also with a later watchdog. `{"position": "3:4096"}` tells that place while there is no
+//! line, `{"skipped_bytes": 12}` that so much is not kept any more. While nothing comes an empty line is sent now and
+//! then, so that both sides notice when the other is gone. What is ahead of a slow reader is bounded; the engine and who
+//! reads its output never wait for one.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -19,9 +21,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::operator::LogItem;
+use super::operator::{Following, LogItem};
 use super::routes::App;
-use crate::log_line::LogLine;
+use crate::log_line::LogPosition;
 
 /// Lines when nothing else is asked for.
 const LINES: usize = 100;
@@ -39,6 +41,7 @@ pub(super) struct Wishes {
     lines: Option<usize>,
     incarnation: Option<u32>,
     follow: Option<String>,
+    after: Option<String>,
 }
 
 pub(super) async fn get_logs(State(app): State<App>, Query(wishes): Query<Wishes>) -> Response {
@@ -54,14 +57,31 @@ pub(super) async fn get_logs(State(app): State<App>, Query(wishes): Query<Wishes
             return (StatusCode::BAD_REQUEST, text).into_response();
         }
     };
+    let after = match wishes.after.as_deref().map(str::parse::<LogPosition>) {
+        None => None,
+        Some(Ok(after)) if follow => Some(after),
+        Some(Ok(_)) => {
+            let text = "after goes with follow=true only\n";
+            return (StatusCode::BAD_REQUEST, text).into_response();
+        }
+        Some(Err(error)) => {
+            let text = format!("after cannot be used: {error}\n");
+            return (StatusCode::BAD_REQUEST, text).into_response();
+        }
+    };
     let incarnation = wishes.incarnation;
-    let (lines, items) = if follow {
-        let (lines, items) = operator.follow_log(incarnation, lines_max);
-        (lines, Some(items))
+    let body = if follow {
+        match operator.follow_log(incarnation, lines_max, after) {
+            Some(following) => Lines::following(following),
+            None => {
+                let text = "the watchdog is starting; ask again in a moment\n";
+                return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+            }
+        }
     } else {
         let read = tokio::task::spawn_blocking(move || operator.log(incarnation, lines_max)).await;
         match read {
-            Ok(Ok(lines)) => (lines, None),
+            Ok(Ok(lines)) => Lines::new(lines.into_iter().map(LogItem::Line).collect(), None),
             Ok(Err(error)) => {
                 let text = format!("the engine's output cannot be read: {error}\n");
                 return (StatusCode::INTERNAL_SERVER_ERROR, text).into_response();
@@ -73,53 +93,59 @@ pub(super) async fn get_logs(State(app): State<App>, Query(wishes): Query<Wishes
         (header::CONTENT_TYPE, "application/x-ndjson"),
         (header::CACHE_CONTROL, "no-store"),
     ];
-    (headers, Body::new(Lines::new(lines.into(), items))).into_response()
+    (headers, Body::new(body)).into_response()
 }
 
+/// What is said beside lines.
 #[derive(Serialize, Deserialize)]
-struct Skipped {
-    skipped: u64,
+#[serde(rename_all = "snake_case")]
+enum Aside {
+    SkippedBytes(u64),
+    Position(String),
 }
 
 /// What one line of the answer says; `None` for the empty ones.
 ///
 /// # Errors
-/// It is neither a line of output nor the count of skipped ones.
+/// It is neither a line of output nor one of the others.
 pub fn parse_item(line: &[u8]) -> Result<Option<LogItem>, serde_json::Error> {
     if line.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
-    if let Ok(Skipped { skipped }) = serde_json::from_slice(line) {
-        return Ok(Some(LogItem::Skipped(skipped)));
+    match serde_json::from_slice(line) {
+        Ok(Aside::SkippedBytes(bytes)) => Ok(Some(LogItem::Skipped(bytes))),
+        Ok(Aside::Position(position)) => Ok(position.parse().map(LogItem::At).ok()),
+        Err(_) => serde_json::from_slice(line).map(|line| Some(LogItem::Line(line))),
     }
-    serde_json::from_slice(line).map(|line| Some(LogItem::Line(line)))
-}
-
-fn write_line(line: &LogLine, out: &mut Vec<u8>) {
-    // Writing into memory what has no maps cannot fail.
-    let _ = serde_json::to_writer(&mut *out, line);
-    out.push(b'\n');
 }
 
 fn write_item(item: &LogItem, out: &mut Vec<u8>) {
-    match item {
-        LogItem::Line(line) => write_line(line, out),
-        LogItem::Skipped(skipped) => {
-            let _ = serde_json::to_writer(&mut *out, &Skipped { skipped: *skipped });
-            out.push(b'\n');
+    // Writing into memory what has no maps cannot fail.
+    let _ = match item {
+        LogItem::Line(line) => serde_json::to_writer(&mut *out, line),
+        LogItem::Skipped(bytes) => serde_json::to_writer(&mut *out, &Aside::SkippedBytes(*bytes)),
+        LogItem::At(position) => {
+            serde_json::to_writer(&mut *out, &Aside::Position(position.to_string()))
         }
-    }
+    };
+    out.push(b'\n');
 }
 
 /// The body: first the lines that are there, then those that come.
 struct Lines {
-    first: VecDeque<LogLine>,
+    first: VecDeque<LogItem>,
     items: Option<Receiver<LogItem>>,
     alive: Pin<Box<Sleep>>,
 }
 
 impl Lines {
-    fn new(first: VecDeque<LogLine>, items: Option<Receiver<LogItem>>) -> Self {
+    fn following(following: Following) -> Self {
+        let mut first: VecDeque<LogItem> = following.lines.into_iter().map(LogItem::Line).collect();
+        first.push_back(LogItem::At(following.position));
+        Self::new(first, Some(following.items))
+    }
+
+    fn new(first: VecDeque<LogItem>, items: Option<Receiver<LogItem>>) -> Self {
         Self {
             first,
             items,
@@ -138,8 +164,8 @@ impl hyper::body::Body for Lines {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let mut out = Vec::new();
         let piece = self.first.len().min(PIECE_LINES_MAX);
-        for line in self.first.drain(..piece) {
-            write_line(&line, &mut out);
+        for item in self.first.drain(..piece) {
+            write_item(&item, &mut out);
         }
         if !out.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(out.into()))));
@@ -176,6 +202,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::log_line::LogLine;
 
     fn line(text: &str) -> LogLine {
         LogLine {
@@ -189,17 +216,35 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_follower_gets_old_lines_new_ones_and_signs_of_life() {
         let (sender, receiver) = mpsc::channel(8);
-        let mut body = Lines::new(VecDeque::from([line("old")]), Some(receiver));
+        let position = LogPosition {
+            incarnation: 3,
+            offset: 4,
+        };
+        let mut body = Lines::following(Following {
+            lines: vec![line("old")],
+            position,
+            items: receiver,
+        });
         let mut next = async || {
             let frame = body.frame().await?.unwrap();
-            Some(parse_item(&frame.into_data().unwrap()).unwrap())
+            let bytes = frame.into_data().unwrap();
+            let lines = bytes
+                .strip_suffix(b"\n")
+                .unwrap()
+                .split(|&byte| byte == b'\n');
+            Some(
+                lines
+                    .map(|line| parse_item(line).unwrap())
+                    .collect::<Vec<_>>(),
+            )
         };
-        assert_eq!(next().await, Some(Some(LogItem::Line(line("old")))));
-        assert_eq!(next().await, Some(None));
+        let both = [LogItem::Line(line("old")), LogItem::At(position)];
+        assert_eq!(next().await, Some(both.map(Some).to_vec()));
+        assert_eq!(next().await, Some(vec![None]));
         sender.send(LogItem::Skipped(12)).await.unwrap();
-        assert_eq!(next().await, Some(Some(LogItem::Skipped(12))));
+        assert_eq!(next().await, Some(vec![Some(LogItem::Skipped(12))]));
         sender.send(LogItem::Line(line("new"))).await.unwrap();
-        assert_eq!(next().await, Some(Some(LogItem::Line(line("new")))));
+        assert_eq!(next().await, Some(vec![Some(LogItem::Line(line("new")))]));
         drop(sender);
         assert_eq!(next().await, None);
     }

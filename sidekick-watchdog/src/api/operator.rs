@@ -14,7 +14,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::status::{EngineState, EngineStatus, Status};
 use crate::crash::keep::CrashFolder;
-use crate::log_line::LogLine;
+use crate::log_line::{LogLine, LogPosition};
 
 /// What is to be done with the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,16 +103,29 @@ pub trait Operator: Send + Sync + 'static {
     /// What the system said.
     fn log(&self, incarnation: Option<u32>, lines_max: usize) -> io::Result<Vec<LogLine>>;
 
-    /// The last lines in memory, at most `lines_max`, and what comes after them. Never blocks. Who takes too slowly gets
-    /// [`LogItem::Skipped`]; nobody waits for them.
+    /// The last lines in memory, at most `lines_max`, and what comes after them; with `after`, all that comes after that
+    /// place, also from the files. Never blocks, and nobody waits for who takes slowly. `None`: the watchdog is not there
+    /// yet.
     fn follow_log(
         &self,
         incarnation: Option<u32>,
         lines_max: usize,
-    ) -> (Vec<LogLine>, Receiver<LogItem>);
+        after: Option<LogPosition>,
+    ) -> Option<Following>;
 
     /// Where the crash reports lie.
     fn crashes(&self) -> CrashFolder;
+}
+
+/// The output, as it comes.
+#[derive(Debug)]
+pub struct Following {
+    /// The lines that are there.
+    pub lines: Vec<LogLine>,
+    /// The place after them.
+    pub position: LogPosition,
+    /// What comes after it.
+    pub items: Receiver<LogItem>,
 }
 
 /// What a follower of the output gets.
@@ -120,8 +133,10 @@ pub trait Operator: Send + Sync + 'static {
 pub enum LogItem {
     /// The next line.
     Line(LogLine),
-    /// It was too slow: so many lines were skipped.
+    /// So many bytes are not kept any more.
     Skipped(u64),
+    /// The place that it has come to.
+    At(LogPosition),
 }
 
 /// The answer to an order.

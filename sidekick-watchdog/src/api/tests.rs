@@ -251,11 +251,9 @@ impl Operator for Taker {
         &self,
         _: Option<u32>,
         _: usize,
-    ) -> (
-        Vec<crate::log_line::LogLine>,
-        tokio::sync::mpsc::Receiver<LogItem>,
-    ) {
-        (Vec::new(), tokio::sync::mpsc::channel(1).1)
+        _: Option<crate::log_line::LogPosition>,
+    ) -> Option<Following> {
+        None
     }
 
     fn crashes(&self) -> crate::crash::keep::CrashFolder {

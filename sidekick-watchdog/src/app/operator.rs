@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::api::operator::{LogItem, Operator, Order, OrderError, Verb};
+use crate::api::operator::{Following, LogItem, Operator, Order, OrderError, Verb};
 use crate::config::ShutdownConfig;
 use crate::crash::keep::CrashFolder;
-use crate::log_line::LogLine;
+use crate::log_line::{LogLine, LogPosition};
 use crate::platform;
 use crate::supervisor::output::{EngineLog, Followed, Follower};
 use crate::supervisor::{Command, Remote};
@@ -105,14 +105,17 @@ impl Operator for AppOperator {
         &self,
         incarnation: Option<u32>,
         lines_max: usize,
-    ) -> (Vec<LogLine>, mpsc::Receiver<LogItem>) {
-        let (sender, receiver) = mpsc::channel(FOLLOWED_AHEAD);
-        let Some(log) = self.log.get() else {
-            return (Vec::new(), receiver);
-        };
-        let (lines, follower) = log.follow(incarnation, lines_max);
+        after: Option<LogPosition>,
+    ) -> Option<Following> {
+        let (sender, items) = mpsc::channel(FOLLOWED_AHEAD);
+        let (lines, follower) = self.log.get()?.follow(incarnation, lines_max, after);
+        let position = follower.position();
         self.runtime.spawn(forward(follower, sender));
-        (lines, receiver)
+        Some(Following {
+            lines,
+            position,
+            items,
+        })
     }
 
     fn crashes(&self) -> CrashFolder {
@@ -120,8 +123,7 @@ impl Operator for AppOperator {
     }
 }
 
-/// Hands on what comes until either side is gone. What the reader does not take waits in the follower, which skips when
-/// it is too much.
+/// Hands on what comes until either side is gone. What the reader does not take waits where it lies.
 async fn forward(mut follower: Follower, sender: mpsc::Sender<LogItem>) {
     loop {
         let next = tokio::select! {
@@ -130,7 +132,7 @@ async fn forward(mut follower: Follower, sender: mpsc::Sender<LogItem>) {
         };
         let item = match next {
             Some(Followed::Line(line)) => LogItem::Line(line),
-            Some(Followed::Skipped(lines)) => LogItem::Skipped(lines),
+            Some(Followed::Skipped(bytes)) => LogItem::Skipped(bytes),
             None => return,
         };
         if sender.send(item).await.is_err() {

@@ -1,14 +1,21 @@
-//! `logs`: what the engines print, from the running watchdog.
+//! `logs`: what the engines print, from the running watchdog. With `-f` it goes on with the next watchdog where the last
+//! one ended: each line tells its place.
 
 use std::io::{self, Write};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use super::LocationArgs;
 use super::client::{Client, ClientError};
-use super::words::plain;
-use crate::api::{LogItem, parse_item};
+use super::words::{plain, span};
+use crate::api::{LogItem, parse_grace, parse_item};
+use crate::config::Config;
 use crate::exit::ExitCode;
+use crate::log_line::LogPosition;
+
+/// How often another watchdog is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Args, Debug)]
 pub(super) struct LogsArgs {
@@ -17,6 +24,9 @@ pub(super) struct LogsArgs {
     /// Go on with what is printed from now on, over relaunches, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
+    /// With -f: how long to wait for another watchdog when this one ends; what the game prints meanwhile is shown then
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_grace)]
+    reconnect: Duration,
     /// So many of the last lines
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 100)]
     lines: usize,
@@ -33,25 +43,15 @@ pub(super) fn run(args: &LogsArgs) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return super::complain_of_config(&errors),
     };
-    let mut path = format!("/api/v1/logs?lines={}&follow={}", args.lines, args.follow);
-    if let Some(incarnation) = args.incarnation {
-        path.push_str(&format!("&incarnation={incarnation}"));
-    }
-    let mut printer = Printer {
-        json: args.json,
-        partial: Vec::new(),
-        is_closed: false,
+    let mut printer = Printer::new(args.json);
+    let printed = match args.follow {
+        true => follow(args, &config, &mut printer),
+        false => ask(args, &config, &mut printer),
     };
-    let printed = Client::connect(&config)
-        .and_then(|mut client| client.stream(&path, |piece| printer.take(piece)));
     match printed {
         Ok(()) => ExitCode::Ok,
         // Whoever reads us has gone: `logs -f | head`.
         Err(_) if printer.is_closed => ExitCode::Ok,
-        Err(ClientError::Broken(_)) if args.follow => {
-            super::complain("the watchdog has ended");
-            ExitCode::NotRunning
-        }
         Err(error) => {
             super::complain(&error);
             error.exit_code()
@@ -59,30 +59,105 @@ pub(super) fn run(args: &LogsArgs) -> ExitCode {
     }
 }
 
+/// Shows what comes, from one watchdog after the other, until none comes any more.
+fn follow(args: &LogsArgs, config: &Config, printer: &mut Printer) -> Result<(), ClientError> {
+    let mut lost_at: Option<Instant> = None;
+    loop {
+        printer.is_answered = false;
+        printer.was_lost = lost_at.is_some();
+        let asked = ask(args, config, printer);
+        if printer.is_closed || printer.position.is_none() {
+            return asked;
+        }
+        if printer.is_answered {
+            lost_at = None;
+        }
+        let within = args.reconnect;
+        let since = *lost_at.get_or_insert_with(|| {
+            if !within.is_zero() {
+                let within = span(within.as_secs_f64());
+                super::complain(format_args!(
+                    "the watchdog has ended; waiting {within} for another, Ctrl-C ends that"
+                ));
+            }
+            Instant::now()
+        });
+        if since.elapsed() >= within {
+            let error = match asked {
+                Ok(()) => ClientError::Broken("it has ended".to_owned()),
+                Err(error) => error,
+            };
+            return Err(error);
+        }
+        std::thread::sleep(LOOK_EVERY.min(within));
+    }
+}
+
+fn ask(args: &LogsArgs, config: &Config, printer: &mut Printer) -> Result<(), ClientError> {
+    let mut path = format!("/api/v1/logs?lines={}&follow={}", args.lines, args.follow);
+    if let Some(incarnation) = args.incarnation {
+        path.push_str(&format!("&incarnation={incarnation}"));
+    }
+    if let Some(position) = printer.position {
+        path.push_str(&format!("&after={position}"));
+    }
+    printer.partial.clear();
+    Client::connect(config)?.stream(&path, |piece| printer.take(piece))
+}
+
 /// Puts pieces together to lines and prints them.
 struct Printer {
     json: bool,
     partial: Vec<u8>,
     is_closed: bool,
+    /// The place after what was printed.
+    position: Option<LogPosition>,
+    /// The one that is asked now has answered.
+    is_answered: bool,
+    /// The one before it has ended.
+    was_lost: bool,
 }
 
 impl Printer {
+    fn new(json: bool) -> Self {
+        Self {
+            json,
+            partial: Vec::new(),
+            is_closed: false,
+            position: None,
+            is_answered: false,
+            was_lost: false,
+        }
+    }
+
     /// Returns whether anybody still reads.
     fn take(&mut self, piece: &[u8]) -> bool {
+        if !std::mem::replace(&mut self.is_answered, true) && self.was_lost {
+            super::complain("another watchdog is there, going on");
+        }
         self.partial.extend_from_slice(piece);
         let whole = match self.partial.iter().rposition(|&byte| byte == b'\n') {
             Some(end) => self.partial.drain(..=end).collect::<Vec<u8>>(),
             None => return true,
         };
         let mut text = String::new();
+        let mut position = self.position;
         for line in whole.split(|&byte| byte == b'\n') {
             match parse_item(line) {
                 Ok(None) => {}
-                Ok(Some(_)) if self.json => {
-                    text.push_str(&String::from_utf8_lossy(line));
-                    text.push('\n');
+                Ok(Some(LogItem::At(place))) => position = Some(place),
+                Ok(Some(item)) => {
+                    if let LogItem::Line(line) = &item {
+                        position = Some(line.position());
+                    }
+                    match self.json {
+                        true => {
+                            text.push_str(&String::from_utf8_lossy(line));
+                            text.push('\n');
+                        }
+                        false => text.push_str(&words(&item)),
+                    }
                 }
-                Ok(Some(item)) => text.push_str(&words(&item)),
                 // Of a later version: what it says is not lost on who can read it.
                 Err(_) => text.push_str(&format!("{}\n", plain(&String::from_utf8_lossy(line)))),
             }
@@ -90,6 +165,9 @@ impl Printer {
         let mut out = io::stdout().lock();
         let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
         self.is_closed = written.is_err();
+        if !self.is_closed {
+            self.position = position;
+        }
         !self.is_closed
     }
 }
@@ -100,8 +178,7 @@ fn words(item: &LogItem) -> String {
             let cut = if line.cut { " […]" } else { "" };
             format!("{} | {}{cut}\n", line.incarnation, plain(&line.text))
         }
-        LogItem::Skipped(lines) => {
-            format!("-- {lines} lines skipped, this terminal was too slow --\n")
-        }
+        LogItem::Skipped(bytes) => format!("-- {bytes} bytes are not kept any more --\n"),
+        LogItem::At(_) => String::new(),
     }
 }

@@ -11,6 +11,7 @@
 //! buffer when it dies (a release build without `flush_stdout_on_print`) never came here.
 
 mod engine_log;
+mod follower;
 mod keeper;
 mod numbers;
 mod pieces;
@@ -26,7 +27,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use self::engine_log::{EngineLog, Followed, Follower};
+pub use self::engine_log::EngineLog;
+use self::engine_log::Files;
+pub use self::follower::{Followed, Follower};
 use self::keeper::Keeper;
 use self::numbers::{Numbers, open_live};
 use self::worker::Worker;
@@ -215,7 +218,11 @@ impl Output {
             waker: Waker::new().map_err(failed)?,
         });
         let settings = config.settings;
-        let log = EngineLog::new(settings.lines_kept, kept.clone(), live.clone());
+        let files = Files {
+            kept: kept.clone(),
+            live: live.clone(),
+        };
+        let log = EngineLog::new(settings.lines_kept, files, past.last, config.running);
         let folders = (kept.clone(), live.clone());
         let keeper = Keeper::start(
             settings.clone(),

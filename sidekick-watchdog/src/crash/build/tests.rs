@@ -27,7 +27,7 @@ fn lines(text: &str) -> Vec<LogLine> {
             incarnation: 1,
             level: last,
             text: text.to_owned(),
-            cut: false,
+            ..LogLine::default()
         }
     };
     text.lines().map(line).collect()

@@ -6,27 +6,37 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::watch;
 
-use super::super::tail::{LastLines, cut_lines};
+use super::super::tail::{LastLines, LineCutter};
+use super::follower::Follower;
 use super::pieces::{live_path, pieces};
 use super::spool::KEPT_BEHIND;
-use crate::log_line::LogLine;
+use crate::log_line::{LogLine, LogPosition};
 use crate::platform::read_at;
 
-/// Lines that a follower may be behind; beyond it the oldest are skipped and counted.
-const FOLLOWED_MAX: usize = 1024;
 /// So much is read back from files at most.
 const READ_BACK_BYTES_MAX: usize = 32 << 20;
 const READ_BACK_STEP: usize = 256 * 1024;
 /// How often a file is read again that was given up meanwhile.
 const TRIES: usize = 3;
 
-/// The lines in memory and those who follow them.
+/// The lines in memory, and how far they go.
 #[derive(Debug)]
 pub(super) struct Lines {
-    last: LastLines,
-    followers: broadcast::Sender<LogLine>,
+    pub(super) last: LastLines,
+    pub(super) known: Known,
+    /// Told of each change.
+    changed: watch::Sender<()>,
+}
+
+/// How far the output is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    /// Everything before it was read, or was there before we came.
+    pub(super) at: LogPosition,
+    /// That incarnation is dead and read to its end; those before it are anyway.
+    pub(super) is_over: bool,
 }
 
 /// Reads the engines' output from any thread; cheap to clone.
@@ -34,65 +44,69 @@ pub(super) struct Lines {
 pub struct EngineLog {
     /// Held for a push or a copy, never while a file is touched.
     lines: Arc<Mutex<Lines>>,
-    kept: PathBuf,
-    live: PathBuf,
+    pub(super) files: Files,
 }
 
-/// What a follower gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Followed {
-    /// The next line.
-    Line(LogLine),
-    /// It was too slow: so many lines were skipped. They are in the files.
-    Skipped(u64),
-}
-
-/// New lines, in order.
-#[derive(Debug)]
-pub struct Follower {
-    lines: broadcast::Receiver<LogLine>,
-    incarnation: Option<u32>,
-}
-
-impl Follower {
-    /// The next line, waited for; `None` = there will be no more.
-    pub async fn next(&mut self) -> Option<Followed> {
-        loop {
-            match self.lines.recv().await {
-                Ok(line) => {
-                    let is_wanted = self
-                        .incarnation
-                        .is_none_or(|wanted| wanted == line.incarnation);
-                    if is_wanted {
-                        return Some(Followed::Line(line));
-                    }
-                }
-                Err(RecvError::Lagged(lines)) => return Some(Followed::Skipped(lines)),
-                Err(RecvError::Closed) => return None,
-            }
-        }
-    }
+/// Where the output lies.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    pub(super) kept: PathBuf,
+    pub(super) live: PathBuf,
 }
 
 impl EngineLog {
-    pub(super) fn new(lines_kept: usize, kept: PathBuf, live: PathBuf) -> Self {
+    /// `used`: the highest launch number that may have been used before; `running`: the one that is about to be adopted.
+    pub(super) fn new(lines_kept: usize, files: Files, used: u32, running: Option<u32>) -> Self {
+        let live_bytes = |launch| {
+            let found = std::fs::metadata(live_path(&files.live, launch));
+            found.map_or(0, |found| found.len())
+        };
+        let at = LogPosition {
+            incarnation: running.unwrap_or(used),
+            offset: running.map_or(u64::MAX, live_bytes),
+        };
+        let is_over = running.is_none();
         Self {
             lines: Arc::new(Mutex::new(Lines {
                 last: LastLines::new(lines_kept),
-                followers: broadcast::Sender::new(FOLLOWED_MAX),
+                known: Known { at, is_over },
+                changed: watch::Sender::new(()),
             })),
-            kept,
-            live,
+            files,
         }
+    }
+
+    /// From now on this incarnation's output is read, from `offset` on.
+    pub(super) fn begin(&self, incarnation: u32, offset: u64) {
+        self.change(|lines| {
+            let at = LogPosition {
+                incarnation,
+                offset,
+            };
+            lines.known.at = lines.known.at.max(at);
+            lines.known.is_over = false;
+        });
+    }
+
+    /// It is dead, and everything that it printed was pushed.
+    pub(super) fn end(&self) {
+        self.change(|lines| lines.known.is_over = true);
     }
 
     /// The next line came.
     pub(super) fn push(&self, line: LogLine) {
+        self.change(|lines| {
+            lines.known.at = lines.known.at.max(line.position());
+            lines.last.push(line);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Lines)) {
         let mut lines = self.lock();
-        if lines.followers.receiver_count() > 0 {
-            let _ = lines.followers.send(line.clone());
+        change(&mut lines);
+        if lines.changed.receiver_count() > 0 {
+            lines.changed.send_replace(());
         }
-        lines.last.push(line);
     }
 
     /// The last lines of one incarnation (`None`: of all) that are in memory, oldest first.
@@ -101,18 +115,32 @@ impl EngineLog {
     }
 
     /// The last lines in memory, at most `lines_max`, and what comes after them: none is missing or doubled in between.
-    pub fn follow(&self, incarnation: Option<u32>, lines_max: usize) -> (Vec<LogLine>, Follower) {
+    /// With `after`, instead of the last lines, all that come after that place; a place beyond all that we know of is of
+    /// another data directory and counts as none.
+    pub fn follow(
+        &self,
+        incarnation: Option<u32>,
+        lines_max: usize,
+        after: Option<LogPosition>,
+    ) -> (Vec<LogLine>, Follower) {
         let lines = self.lock();
-        let mut last = lines.last.of(incarnation);
-        let follower = Follower {
-            lines: lines.followers.subscribe(),
-            incarnation,
+        let at = lines.known.at;
+        let after = after.filter(|after| after.incarnation <= at.incarnation);
+        let last = match after {
+            Some(_) => Vec::new(),
+            None => {
+                let mut last = lines.last.of(incarnation);
+                last.split_off(last.len().saturating_sub(lines_max))
+            }
         };
-        drop(lines);
-        (
-            last.split_off(last.len().saturating_sub(lines_max)),
-            follower,
-        )
+        let follower = Follower::new(
+            Arc::downgrade(&self.lines),
+            self.files.clone(),
+            lines.changed.subscribe(),
+            incarnation,
+            after.unwrap_or(at),
+        );
+        (last, follower)
     }
 
     /// The last `lines_max` lines of one incarnation, oldest first, read from its files as far back as they are kept, at
@@ -139,13 +167,24 @@ impl EngineLog {
         incarnation: u32,
         lines_max: usize,
     ) -> io::Result<Option<Vec<LogLine>>> {
+        // Before the pieces: once it is gone they are complete.
+        let live = match File::open(live_path(&self.files.live, incarnation)) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
         let mut sections = Vec::new();
         let mut end = 0;
-        for piece in pieces(&self.kept)? {
+        for piece in pieces(&self.files.kept)? {
             if piece.launch == incarnation {
                 end = piece.end();
                 match File::open(&piece.path) {
-                    Ok(file) => sections.push((file, 0, piece.bytes)),
+                    Ok(file) => sections.push(Section {
+                        file,
+                        start: piece.start,
+                        from: 0,
+                        to: piece.bytes,
+                    }),
                     // Deleted meanwhile, and so was everything before it.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => sections.clear(),
                     Err(error) => return Err(error),
@@ -153,50 +192,75 @@ impl EngineLog {
             }
         }
         // What is not copied yet is still in memory.
-        match File::open(live_path(&self.live, incarnation)) {
-            Ok(file) => {
-                let length = file.metadata()?.len();
-                sections.push((file, end, length.max(end)));
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        if let Some(file) = live {
+            let length = file.metadata()?.len();
+            sections.push(Section {
+                file,
+                start: 0,
+                from: end,
+                to: length.max(end),
+            });
         }
-        let text = last_bytes(&sections, lines_max)?;
-        let is_moved = pieces(&self.kept)?
+        let (chunks, is_whole) = last_bytes(&sections, lines_max)?;
+        let is_moved = pieces(&self.files.kept)?
             .iter()
             .rfind(|piece| piece.launch == incarnation)
             .is_some_and(|piece| piece.end() > end + KEPT_BEHIND);
         if is_moved {
             return Ok(None);
         }
-        let mut lines = cut_lines(&text, incarnation);
+        let begin = chunks.first().map_or(0, |(place, _)| *place);
+        let mut cutter = LineCutter::new(incarnation, begin, !is_whole);
+        let mut lines = Vec::new();
+        for (place, chunk) in &chunks {
+            cutter.jump(*place);
+            cutter.push(chunk, &mut |line| lines.push(line));
+        }
+        cutter.end(&mut |line| lines.push(line));
         Ok(Some(lines.split_off(lines.len().saturating_sub(lines_max))))
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
-        // What is behind this mutex is whole between any two statements.
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.lines)
     }
 }
 
-/// The end of these parts of files, from the beginning of a line, with at least `lines_max` lines if there are so many.
-fn last_bytes(sections: &[(File, u64, u64)], lines_max: usize) -> io::Result<Vec<u8>> {
+pub(super) fn lock(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
+    // What is behind this mutex is whole between any two statements.
+    lines.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A part of a file that holds output.
+struct Section {
+    file: File,
+    /// The place of the file's first byte in the whole output.
+    start: u64,
+    from: u64,
+    to: u64,
+}
+
+/// Bytes with the place of the first.
+type Chunk = (u64, Vec<u8>);
+
+/// The end of these parts of files, with at least `lines_max` lines if there are so many, in chunks with their places;
+/// and whether it is all of them. If not, it begins in the middle of a line.
+fn last_bytes(sections: &[Section], lines_max: usize) -> io::Result<(Vec<Chunk>, bool)> {
     // From the end to the front, turned round at the end.
-    let mut chunks: Vec<Vec<u8>> = Vec::new();
+    let mut chunks = Vec::new();
     let (mut bytes, mut line_ends) = (0, 0);
     let mut is_whole = true;
-    'sections: for (file, from, to) in sections.iter().rev() {
-        let mut end = *to;
-        while end > *from {
+    'sections: for section in sections.iter().rev() {
+        let mut end = section.to;
+        while end > section.from {
             if line_ends > lines_max || bytes >= READ_BACK_BYTES_MAX {
                 is_whole = false;
                 break 'sections;
             }
-            let begin = end.saturating_sub(READ_BACK_STEP as u64).max(*from);
+            let begin = end.saturating_sub(READ_BACK_STEP as u64).max(section.from);
             let mut chunk = vec![0; usize::try_from(end - begin).unwrap_or(READ_BACK_STEP)];
             let mut read = 0;
             while read < chunk.len() {
-                match read_at(file, &mut chunk[read..], begin + read as u64)? {
+                match read_at(&section.file, &mut chunk[read..], begin + read as u64)? {
                     0 => break,
                     more => read += more,
                 }
@@ -204,18 +268,12 @@ fn last_bytes(sections: &[(File, u64, u64)], lines_max: usize) -> io::Result<Vec
             chunk.truncate(read);
             line_ends += chunk.iter().filter(|&&byte| byte == b'\n').count();
             bytes += chunk.len();
-            chunks.push(chunk);
+            chunks.push((section.start + begin, chunk));
             end = begin;
         }
     }
     chunks.reverse();
-    let mut text = chunks.concat();
-    if !is_whole {
-        // It begins in the middle of a line.
-        let line = text.iter().position(|&byte| byte == b'\n');
-        text.drain(..line.map_or(0, |at| at + 1));
-    }
-    Ok(text)
+    Ok((chunks, is_whole))
 }
 
 #[cfg(test)]
@@ -229,47 +287,11 @@ mod tests {
         let (kept, live) = (dir.join("kept"), dir.join("live"));
         fs::create_dir(&kept).expect("made");
         fs::create_dir(&live).expect("made");
-        EngineLog::new(10, kept, live)
-    }
-
-    fn line(incarnation: u32, text: &str) -> LogLine {
-        LogLine {
-            incarnation,
-            text: text.to_owned(),
-            ..LogLine::default()
-        }
+        EngineLog::new(10, Files { kept, live }, 0, None)
     }
 
     fn texts(lines: &[LogLine]) -> Vec<&str> {
         lines.iter().map(|line| line.text.as_str()).collect()
-    }
-
-    /// Follows while lines come, and checks that what was there and what came after are all lines, once.
-    #[tokio::test]
-    async fn a_follower_misses_and_doubles_no_line() {
-        let dir = tempfile::tempdir().expect("temporary folder");
-        let log = log(dir.path());
-        for n in 0..20 {
-            log.push(line(n % 2, &n.to_string()));
-        }
-        let (last, mut follower) = log.follow(Some(1), 3);
-        assert_eq!(texts(&last), ["15", "17", "19"]);
-        for n in 20..24 {
-            log.push(line(n % 2, &n.to_string()));
-        }
-        assert_eq!(follower.next().await, Some(Followed::Line(line(1, "21"))));
-        assert_eq!(follower.next().await, Some(Followed::Line(line(1, "23"))));
-        for _ in 0..FOLLOWED_MAX + 5 {
-            log.push(line(1, "x"));
-        }
-        assert_eq!(follower.next().await, Some(Followed::Skipped(5)));
-        drop(log);
-        let mut left = 0;
-        while let Some(next) = follower.next().await {
-            assert_eq!(next, Followed::Line(line(1, "x")));
-            left += 1;
-        }
-        assert_eq!(left, FOLLOWED_MAX);
     }
 
     /// Puts one output in pieces and a live file, cut at every place, and reads it back.
@@ -278,15 +300,17 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary folder");
         let log = log(dir.path());
         let text = "one\ntwo\nthree\nfour\nfive";
-        fs::write(live_path(&log.live, 1), text).expect("written");
+        fs::write(live_path(&log.files.live, 1), text).expect("written");
         assert_eq!(texts(&log.read_back(1, 2).expect("read")), ["four", "five"]);
         for first in 1..text.len() {
-            fs::write(piece_path(&log.kept, 1, 0), &text[..first]).expect("written");
+            fs::write(piece_path(&log.files.kept, 1, 0), &text[..first]).expect("written");
             let second = text.len() - first;
-            let path = piece_path(&log.kept, 1, first as u64);
+            let path = piece_path(&log.files.kept, 1, first as u64);
             fs::write(&path, &text[first..first + second / 2]).expect("written");
             let lines = log.read_back(1, 100).expect("read");
             assert_eq!(texts(&lines), ["one", "two", "three", "four", "five"]);
+            let ends: Vec<u64> = lines.iter().map(|line| line.end).collect();
+            assert_eq!(ends, [4, 8, 14, 19, 23]);
             let lines = log.read_back(1, 1).expect("read");
             assert_eq!(texts(&lines), ["five"]);
             fs::remove_file(path).expect("removed");
@@ -299,7 +323,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary folder");
         let log = log(dir.path());
         let text = "0123456789\n".repeat(200_000);
-        fs::write(piece_path(&log.kept, 1, 0), &text).expect("written");
+        fs::write(piece_path(&log.files.kept, 1, 0), &text).expect("written");
         let lines = log.read_back(1, 5).expect("read");
         assert_eq!(texts(&lines), ["0123456789"; 5]);
         assert_eq!(log.read_back(1, 150_000).expect("read").len(), 150_000);

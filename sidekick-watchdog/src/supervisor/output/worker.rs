@@ -112,6 +112,8 @@ impl Worker {
                 None
             }
         };
+        self.log
+            .begin(launch, tail.as_ref().map_or(0, Tail::offset));
         // An engine of an earlier version may write to the disk itself.
         let progress = (path.parent() == Some(&*self.live)).then(|| {
             let progress = Arc::new(Progress::default());
@@ -233,6 +235,7 @@ impl Worker {
                 on_line(line);
             });
         }
+        self.log.end();
         *lock(&self.shared.banner) = None;
         let launch = following.launch;
         let kept = match &following.progress {
