@@ -210,11 +210,11 @@ impl Machine {
         else {
             return None;
         };
-        if !self.heart.connected {
-            return None;
-        }
         if let Some(limbo) = self.limbo {
             return Some(limbo.until);
+        }
+        if !self.heart.connected {
+            return None;
         }
         if self.heart.has_frame() {
             return Some(self.heart.hang_deadline(&self.policy));
@@ -259,13 +259,7 @@ impl Machine {
                 }
             }
             Event::Crashing { last_output } => self.on_crashing(last_output.min(now), now),
-            Event::MemoryOver { rss_bytes } => {
-                let is_free = matches!(self.state, State::Starting | State::Running);
-                if is_free && self.limbo.is_none() {
-                    let grace = self.policy.drain_grace;
-                    self.recover(EndedBy::Memory { rss_bytes }, grace, now, &mut out);
-                }
-            }
+            Event::MemoryOver { rss_bytes } => self.on_memory_over(rss_bytes, now, &mut out),
             Event::Died { success } => self.on_died(success, now, &mut out),
             Event::Stop { grace } => self.on_end_asked(Then::Stop, grace, now, &mut out),
             Event::Restart { grace } => self.on_end_asked(Then::Restart, grace, now, &mut out),
@@ -351,6 +345,41 @@ impl Machine {
                 ..
             } => *kill_at = until.max(*kill_at).min(*end_of_grace),
             _ => {}
+        }
+    }
+
+    /// Too much memory: the engine is asked to quit, with the time to drain. One that was asked already for another reason,
+    /// or grows on by a quarter in that time, has the short grace of a hung one: the kernel would end it, and perhaps
+    /// others with it.
+    fn on_memory_over(&mut self, rss_bytes: u64, now: Duration, out: &mut Vec<Action>) {
+        let found = EndedBy::Memory { rss_bytes };
+        if self.limbo.is_some() {
+            return;
+        }
+        if matches!(self.state, State::Starting | State::Running) {
+            self.recover(found, self.policy.drain_grace, now, out);
+            return;
+        }
+        let State::Stopping {
+            kill_at,
+            killed: false,
+            hung: None,
+            ..
+        } = &mut self.state
+        else {
+            return;
+        };
+        if let Some(EndedBy::Memory { rss_bytes: first }) = self.ended_by
+            && rss_bytes < first.saturating_add(first / 4)
+        {
+            return;
+        }
+        let grace = self.policy.hang_grace;
+        if now.saturating_add(grace) < *kill_at {
+            *kill_at = now.saturating_add(grace);
+            let ended_by = *self.ended_by.get_or_insert(found);
+            out.push(Action::Tell(Told::Ending(ended_by)));
+            out.push(Action::AskQuit { grace });
         }
     }
 

@@ -287,6 +287,47 @@ fn a_command_that_takes_too_long_is_killed_and_so_is_one_that_nobody_waits_for()
     assert!(site.engines().is_empty());
 }
 
+/// In a long drain an engine has time, but not to fill the memory, and not to stand still after a crash.
+#[test]
+fn an_engine_that_grows_or_crashes_while_it_drains_is_ended() {
+    let hour = Duration::from_secs(3600);
+    let grows = "x=$(head -c 60000000 /dev/zero | tr '\\0' y)";
+    let crashes = "echo 'handle_crash: Program crashed with signal 11' >&2";
+    for (act, is_connected) in [
+        (grows, true),
+        (grows, false),
+        (crashes, true),
+        (crashes, false),
+    ] {
+        let site = Site::new(&format!(
+            "trap '' TERM; echo > up; while [ ! -e go ]; do sleep 0.01; done; rm go; {act}; while :; do sleep 0.05; done"
+        ));
+        let mut config = site.config();
+        config.memory.max_bytes = Some(40_000_000);
+        config.policy.hang_timeout = hour;
+        config.policy.startup_timeout = hour;
+        let mut watched = Watched::start(config).expect("started");
+        let (launch, _) = watched.started();
+        if is_connected {
+            connect(&watched, launch);
+        }
+        eventually("the engine", || {
+            site.path().join("up").exists().then_some(())
+        });
+        assert!(watched.handle.send(Command::Restart { grace: hour }));
+        watched.until(|event| matches!(event, EngineEvent::Stopping { .. }).then_some(()));
+        fs::write(site.path().join("go"), "").expect("written");
+        let cause = died(&mut watched);
+        let is_right = match act == grows {
+            true => matches!(cause, DeathCause::Memory { rss_bytes } if rss_bytes > 40_000_000),
+            false => cause == DeathCause::CrashLimbo,
+        };
+        assert!(is_right, "{act}: {cause}");
+        assert_eq!(watched.started().0, 2);
+        watched.shut_down(Duration::ZERO);
+    }
+}
+
 /// The crash loop's safe start says so to the engine, and every relaunch where the last death is told.
 #[test]
 fn a_crash_loop_is_answered_by_one_safe_start() {

@@ -387,10 +387,10 @@ fn who_hangs_or_crashed_while_it_was_to_end_is_not_waited_for() {
                     let silent = SECOND * 300;
                     (303, true, EndedBy::Hang { silent })
                 }
-                End::Limbo => (2, false, EndedBy::CrashLimbo),
+                End::Limbo | End::HasNoRing => (2, false, EndedBy::CrashLimbo),
                 End::CrashedSilently => (5, false, EndedBy::CrashLimbo),
                 End::Goodbye => (5, false, EndedBy::StuckInExit { silent }),
-                End::PlaysOn | End::HasNoRing => (600, false, EndedBy::StopTimeout),
+                End::PlaysOn => (600, false, EndedBy::StopTimeout),
             };
             assert_eq!(world.now - asked, SECOND * after, "{end:?}");
             assert_eq!(world.backtraces, u32::from(is_hang), "{end:?}");
@@ -909,11 +909,11 @@ fn a_game_that_never_becomes_ready_is_started_anew_if_it_has_to() {
 fn too_much_memory_is_a_planned_end_that_counts_as_a_failure() {
     let mut world = World::started(quiet());
     for times in 1..=12 {
-        world.feed(Event::MemoryOver { rss_bytes: 7 });
-        world.feed(Event::MemoryOver { rss_bytes: 8 });
+        world.feed(Event::MemoryOver { rss_bytes: 70 });
+        world.feed(Event::MemoryOver { rss_bytes: 80 });
         assert_eq!(
             world.machine.ended_by(),
-            Some(EndedBy::Memory { rss_bytes: 7 })
+            Some(EndedBy::Memory { rss_bytes: 70 })
         );
         assert_eq!(world.asked.len(), times, "asked once");
         world.die(true);
@@ -927,6 +927,79 @@ fn too_much_memory_is_a_planned_end_that_counts_as_a_failure() {
             .iter()
             .any(|told| matches!(told, Told::CrashLoop { .. }))
     );
+}
+
+/// Whoever drains has its whole grace, but not to grow without end: asked by the operator or for its memory, with a ring
+/// or without.
+#[test]
+fn who_grows_too_much_while_it_drains_is_ended() {
+    let hour = SECOND * 3600;
+    for (is_asked, is_connected) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut world = World::started(Policy {
+            drain_grace: hour,
+            heartbeat_required: false,
+            hang_timeout: hour,
+            startup_timeout: hour,
+            ..quiet()
+        });
+        if is_connected {
+            world.feed(Event::Connected);
+            world.beat(1);
+        }
+        match is_asked {
+            true => world.feed(Event::Stop { grace: hour }),
+            false => world.feed(Event::MemoryOver { rss_bytes: 1000 }),
+        }
+        let asked = world.asked.len();
+        if !is_asked {
+            world.pass(SECOND);
+            world.feed(Event::MemoryOver { rss_bytes: 1249 });
+            assert_eq!(world.asked.len(), asked, "it drains because of its memory");
+        }
+        for _ in 0..3 {
+            world.feed(Event::MemoryOver { rss_bytes: 1250 });
+            world.pass(MS * 500);
+        }
+        assert_eq!(
+            (world.asked.len(), world.kills),
+            (asked + 1, 0),
+            "once more"
+        );
+        world.pass(MS * 500);
+        assert_eq!(world.kills, 1);
+        let ended_by = world.machine.ended_by();
+        assert!(
+            matches!(ended_by, Some(EndedBy::Memory { .. })),
+            "{ended_by:?}"
+        );
+        world.die(false);
+        let starts_again = world.engines == 1;
+        assert_eq!(starts_again, !is_asked);
+    }
+}
+
+/// As [`who_crashed_and_prints_no_more_is_killed`], in a long drain, with a ring or without.
+#[test]
+fn who_crashes_while_it_drains_and_does_not_end_is_killed() {
+    for is_connected in [true, false] {
+        let mut world = World::started(quiet());
+        if is_connected {
+            world.feed(Event::Connected);
+            world.beat(1);
+        }
+        world.feed(Event::Stop {
+            grace: SECOND * 3600,
+        });
+        let last_output = world.now;
+        world.feed(Event::Crashing { last_output });
+        world.pass(LIMBO_SILENCE - MS);
+        assert_eq!(world.kills, 0);
+        world.pass(MS);
+        assert_eq!(world.kills, 1, "connected: {is_connected}");
+        assert_eq!(world.machine.ended_by(), Some(EndedBy::CrashLimbo));
+        world.die(false);
+        assert_eq!(world.machine.phase(), Phase::Stopped);
+    }
 }
 
 #[test]
