@@ -26,8 +26,9 @@ pub enum HelperEnd {
     TimedOut,
 }
 
-/// Runs a program in a process group of its own, to its end or for at most `limit`, or until `cancel` is woken. Blocks; usable from any thread.
-/// [`super::process::kill_strays`] leaves it alone.
+/// Runs a program in a process group of its own, to its end or for at most `limit`, or until `cancel` is woken. Whatever
+/// of its group still lives then ends with it. Blocks; usable from any thread. [`super::process::kill_strays`] leaves the
+/// group alone as long as the program runs.
 ///
 /// # Errors
 /// It cannot be started or watched.
@@ -43,10 +44,8 @@ pub fn run_helper(
     helpers.push(pid);
     drop(helpers);
     let ended = wait(pid, limit, cancel);
-    if !matches!(ended, Ok(true))
-        && let Some(group) = i32::try_from(pid).ok().and_then(Pid::from_raw)
-    {
-        // Not reaped yet, so the number is still its own.
+    if let Some(group) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // Not reaped yet, so the number is still its own. What it left running would pass for an engine's orphan.
         let _ = kill_process_group(group, Signal::KILL);
     }
     let status = child.wait();
@@ -99,6 +98,7 @@ pub(super) fn helpers() -> Option<MutexGuard<'static, Vec<u32>>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::procfs::Stat;
     use super::*;
 
     fn shell(script: &str) -> Command {
@@ -116,6 +116,22 @@ mod tests {
         let long = run("sleep 1000 & wait", Duration::from_millis(20));
         assert_eq!(long, HelperEnd::TimedOut);
         assert!(run_helper(&mut Command::new("/nowhere"), day, None).is_err());
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let file = dir.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {}; exit 4", file.display());
+        assert_eq!(run(&script, day), HelperEnd::Code(4));
+        let left: u32 = std::fs::read_to_string(file)
+            .expect("written")
+            .trim()
+            .parse()
+            .expect("a number");
+        // Its end is certain, if not at once.
+        while !matches!(
+            super::super::procfs::stat(left),
+            None | Some(Stat { state: 'Z', .. })
+        ) {
+            std::thread::yield_now();
+        }
         let cancel = Waker::new().expect("a descriptor");
         cancel.wake();
         let cancelled = run_helper(&mut shell("sleep 1000"), day, Some(&cancel));

@@ -342,6 +342,10 @@ pub fn kill_strays(engine: Option<&Process>) -> usize {
         ) else {
             continue;
         };
+        if helpers.contains(&stat.group) {
+            // A running helper's child, whose own parent has ended; it ends with the helper.
+            continue;
+        }
         let is_older = engine.is_none_or(|engine| stat.start_ticks <= engine.start_ticks);
         if stat.state != 'Z' && is_older {
             // A child's number is its own until it is reaped, which nobody does but we.
