@@ -50,7 +50,7 @@ pub use linux::{
     },
     helper::{HelperEnd, run_helper},
     inotify::FileWatch,
-    lock::{is_lock_free, lock_holders, openers, try_lock},
+    lock::{is_lock_free, is_lock_held, lock_holders, openers, try_lock},
     oom::{OomCounters, kernel_log_names},
     process::{
         Exit, NO_EXECUTABLE_FORMAT, Process, ProcessState, Spawn, become_subreaper,

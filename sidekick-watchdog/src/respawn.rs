@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::ExitCode;
 use crate::platform::{
-    bytes_of, close_inherited_on_exec, create_private_file, is_lock_free, is_private_dir,
+    bytes_of, close_inherited_on_exec, create_private_file, is_lock_held, is_private_dir,
     leave_session, open_private_append, os_string_from_bytes, spawn_other,
 };
 
@@ -231,8 +231,9 @@ pub fn respawn(runtime_dir: &Path) -> Result<Respawned, RespawnError> {
         return Ok(Respawned::Managed);
     }
     let lock = Path::new(&OsString::from(&started.data_dir)).join("watchdog.lock");
-    // A missing folder or lock: the new watchdog makes them.
-    if File::open(lock).is_ok_and(|file| is_lock_free(&file).is_ok_and(|free| !free)) {
+    // A missing folder or lock: the new watchdog makes them. Not by trying to lock it: another that is just starting
+    // would find it taken, and give up.
+    if File::open(lock).is_ok_and(|file| is_lock_held(&file).unwrap_or(false)) {
         return Ok(Respawned::Runs);
     }
     leave_session();

@@ -33,6 +33,19 @@ pub fn is_lock_free(file: &File) -> io::Result<bool> {
     Ok(free)
 }
 
+/// Whether anybody holds the lock of `file`, this process included, found out without taking it: unlike
+/// [`is_lock_free`] it makes nobody else's [`try_lock`] fail.
+///
+/// Sees only what this user may see; some milliseconds.
+///
+/// # Errors
+/// `file` has no metadata.
+pub fn is_lock_held(file: &File) -> io::Result<bool> {
+    let wanted = file.metadata()?;
+    let mut pids = procfs::all_pids().into_iter();
+    Ok(pids.any(|pid| has_open(pid, &wanted, is_locked)))
+}
+
 /// The processes, this one excepted, that hold the lock of `file`, oldest first: each one's number and start time, by
 /// which [`super::process::Process::open`] knows it again. Who merely has the file open (a backup, a pager) is none.
 ///
@@ -90,6 +103,53 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+
+    /// Looks at a lock without end, while another takes it and lets it go again: it is never refused. Where the look takes
+    /// the lock for a moment ([`is_lock_free`], the broken variant) it is.
+    #[test]
+    fn who_looks_at_a_lock_is_in_nobodys_way() {
+        fn is_refused(look: fn(&File) -> io::Result<bool>, until_refused: bool) -> bool {
+            const TIMES: u32 = 300;
+            let dir = tempfile::tempdir().expect("temporary folder");
+            let path = dir.path().join("lock");
+            let own = File::create(&path).expect("made");
+            let (mut tries, mut is_refused) = (0, false);
+            let (done, is_done) = std::sync::mpsc::channel::<()>();
+            let other = File::open(&path).expect("opened");
+            let looker = std::thread::spawn(move || {
+                let mut looks = 0;
+                loop {
+                    look(&other).expect("looked");
+                    looks += 1;
+                    if is_done.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected) {
+                        return looks;
+                    }
+                }
+            });
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            while tries < TIMES || (until_refused && !is_refused) {
+                tries += 1;
+                match try_lock(&own).expect("asked") {
+                    true => own.unlock().expect("let go"),
+                    false => is_refused = true,
+                }
+                std::thread::yield_now();
+                if std::time::Instant::now() > deadline {
+                    break;
+                }
+            }
+            drop(done);
+            assert!(looker.join().expect("no panic") > 0);
+            is_refused
+        }
+        assert!(!is_refused(is_lock_held, false));
+        assert!(is_refused(is_lock_free, true));
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let file = File::create(dir.path().join("lock")).expect("made");
+        assert!(!is_lock_held(&file).expect("looked"));
+        assert!(try_lock(&file).expect("asked"));
+        assert!(is_lock_held(&file).expect("looked"));
+    }
 
     /// Both have the file open; only the one that inherited the locked descriptor holds the lock.
     #[test]
