@@ -3,14 +3,16 @@
 //! Writing happens on threads of its own behind bounded queues. When a reader of standard error sleeps or the disk
 //! is stuck, lines are dropped and counted ([`LogGuard::lines_dropped`]); nothing in the watchdog waits for its log.
 
+mod rolling;
+
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
@@ -18,12 +20,11 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use self::rolling::Rolling;
 use crate::config::{LogConfig, LogFormat, LogLevel, LogRotation};
 
 /// Lines that may wait for a writer; about 2 MiB. The ones after are dropped and counted.
 const LINES_WAITING_MAX: usize = 8 * 1024;
-/// Rotated files that are kept.
-const FILES_KEPT: usize = 14;
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -133,29 +134,12 @@ where
         .boxed()
 }
 
-fn open(path: &Path, rotate: LogRotation) -> Result<RollingFileAppender, LogError> {
-    let error = |why: String| LogError::File {
-        path: path.to_owned(),
-        why,
-    };
-    let name = path
-        .file_name()
-        .ok_or_else(|| error("it names no file".into()))?;
-    let folder = path.parent().unwrap_or_else(|| Path::new("."));
-    let rotation = match rotate {
-        LogRotation::Never => Rotation::NEVER,
-        LogRotation::Daily => Rotation::DAILY,
-        LogRotation::Hourly => Rotation::HOURLY,
-    };
-    let mut builder = RollingFileAppender::builder()
-        .rotation(rotation)
-        .filename_prefix(name.to_string_lossy());
-    if rotate != LogRotation::Never {
-        builder = builder.max_log_files(FILES_KEPT);
-    }
-    builder.build(folder).map_err(|init_error| {
-        let source = std::error::Error::source(&init_error);
-        error(source.map_or_else(|| init_error.to_string(), ToString::to_string))
+fn open(path: &Path, rotate: LogRotation) -> Result<Rolling<fn() -> Timestamp>, LogError> {
+    Rolling::open(path, rotate, Timestamp::now as fn() -> Timestamp).map_err(|error| {
+        LogError::File {
+            path: path.to_owned(),
+            why: error.to_string(),
+        }
     })
 }
 
