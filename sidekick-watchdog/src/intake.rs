@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use sidekick_ipc::name::RingFileName;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+use crate::platform::{FileWatch, Waitable, Waker, wait};
 use crate::slab::{RingCheckpoint, Slab};
 
 mod drain;
@@ -32,10 +33,11 @@ pub use drain::SessionProgress;
 
 /// Commands that may wait for the intake thread; more make the caller wait.
 const COMMANDS_MAX: usize = 16;
-/// How often the directory is looked at while a started engine's ring is awaited, and when none is.
+/// How often the directory is looked at, though it is told when something comes to be in it (see [`FileWatch`]).
+const SCAN_IDLE: Duration = Duration::from_secs(5);
+/// The same where it is not told, while a started engine's ring is awaited.
 const SCAN_AWAITED: Duration = Duration::from_millis(5);
 const SCAN_AWAITED_LATE: Duration = Duration::from_millis(100);
-const SCAN_IDLE: Duration = Duration::from_secs(5);
 /// A ring file that is unfinished for so long will never be finished.
 const UNFINISHED_AGE: Duration = Duration::from_secs(60);
 /// A ring of a launch that we never heard of is told of after this long: until then we may hear of it.
@@ -226,6 +228,7 @@ enum Command {
 #[derive(Debug)]
 pub struct Intake {
     commands: SyncSender<Command>,
+    waker: Waker,
     stopping: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -243,6 +246,8 @@ impl Intake {
         let (commands, inbox) = sync_channel(COMMANDS_MAX);
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopping);
+        let waker = Waker::new()?;
+        let own_waker = waker.clone();
         let thread = std::thread::Builder::new()
             .name("intake".into())
             .spawn(move || {
@@ -259,10 +264,11 @@ impl Intake {
                     behind: BTreeMap::new(),
                     last_turn: None,
                 }
-                .run(&inbox);
+                .run(&inbox, &own_waker);
             })?;
         Ok(Self {
             commands,
+            waker,
             stopping,
             thread,
         })
@@ -291,6 +297,7 @@ impl Intake {
     fn send(&self, command: Command) {
         // The thread ends only by `stop`, which consumes us; a full inbox makes us wait a moment.
         let _ = self.commands.send(command);
+        self.waker.wake();
     }
 }
 
@@ -317,10 +324,16 @@ struct Scanner {
 }
 
 impl Scanner {
-    fn run(mut self, inbox: &Receiver<Command>) {
+    fn run(mut self, inbox: &Receiver<Command>, waker: &Waker) {
         let mut swept: Option<Instant> = None;
         let mut awaited: Option<(u32, Instant)> = None;
-        loop {
+        let mut watch = FileWatch::new().ok();
+        'life: loop {
+            // Before the look, so that what comes after it is told; anew, since the folder may be another by now.
+            let is_watched = watch.as_mut().is_some_and(|watch| {
+                watch.clear();
+                watch.follow_names(&self.config.runtime_dir).is_ok()
+            });
             self.scan();
             if swept.is_none_or(|at| at.elapsed() > UNFINISHED_AGE) {
                 self.sweep();
@@ -330,19 +343,28 @@ impl Scanner {
                 awaited = None;
             }
             let pause = match awaited {
+                _ if is_watched => SCAN_IDLE,
                 Some((_, since)) if since.elapsed() < AWAITED_EAGERLY => SCAN_AWAITED,
                 Some((_, since)) if since.elapsed() < AWAITED_AT_ALL => SCAN_AWAITED_LATE,
                 _ => SCAN_IDLE,
             };
-            match inbox.recv_timeout(pause) {
-                Ok(Command::Expect(launch)) => {
-                    self.active.fetch_max(launch, Ordering::AcqRel);
-                    awaited = Some((launch, Instant::now()));
-                    self.sessions.values().for_each(drain::Session::wake);
+            let names = watch.as_ref().filter(|_| is_watched);
+            let names = names.map(|watch| watch as &dyn Waitable);
+            if let Err(error) = wait(waker, names, Some(pause)) {
+                warn!(%error, "intake cannot wait for rings");
+                std::thread::sleep(SCAN_AWAITED_LATE);
+            }
+            loop {
+                match inbox.try_recv() {
+                    Ok(Command::Expect(launch)) => {
+                        self.active.fetch_max(launch, Ordering::AcqRel);
+                        awaited = Some((launch, Instant::now()));
+                        self.sessions.values().for_each(drain::Session::wake);
+                    }
+                    Ok(Command::Rescan) => self.sessions.values().for_each(drain::Session::wake),
+                    Err(TryRecvError::Empty) => break,
+                    Ok(Command::Stop) | Err(TryRecvError::Disconnected) => break 'life,
                 }
-                Ok(Command::Rescan) => self.sessions.values().for_each(drain::Session::wake),
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         // Engines that died a moment ago have left rings: whatever is there now is still taken.
