@@ -261,6 +261,8 @@ pub enum EngineEvent {
         pid: u32,
         /// How long it has been running.
         uptime: Duration,
+        /// The runtime directory was cleaned up under it, and its ring with that.
+        ring_lost: bool,
     },
     /// The engine opened its ring: the extension is loaded.
     Connected {

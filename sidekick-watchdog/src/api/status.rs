@@ -103,6 +103,9 @@ pub struct EngineStatus {
     pub frame: Option<u64>,
     /// Whether its extension has connected.
     pub connected: bool,
+    /// Whether it was adopted after its ring was cleaned up with the runtime directory: it records nothing until it is
+    /// restarted.
+    pub ring_lost: bool,
     /// Whether the game has called `Sidekick.mark_ready()`.
     pub ready: bool,
     /// Whether `/readyz` waits for that (`[health] ready_required`).
@@ -264,6 +267,9 @@ impl Status {
                 Some(left) => format!("{words}, next try in {left:.0} s").into(),
                 None => words.into(),
             });
+        }
+        if engine.ring_lost {
+            return Some("the engine's ring was cleaned up, restart it".into());
         }
         if !engine.connected {
             return Some("the engine has not connected".into());

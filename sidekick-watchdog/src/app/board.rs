@@ -169,7 +169,9 @@ impl Board {
                 incarnation,
                 pid,
                 uptime,
+                ring_lost,
             } => {
+                engine.ring_lost = *ring_lost;
                 self.engine_started = Instant::now().checked_sub(*uptime);
                 engine.state = EngineState::Running;
                 engine.incarnation = *incarnation;
@@ -221,6 +223,7 @@ impl Board {
                 engine.pid = None;
                 engine.uptime_s = None;
                 engine.connected = false;
+                engine.ring_lost = false;
                 engine.ready = false;
                 self.engine_started = None;
                 self.killed_at = None;
@@ -564,6 +567,7 @@ mod tests {
             incarnation: 22,
             pid: 1,
             uptime: Duration::ZERO,
+            ring_lost: false,
         });
         for event in [started(23, 5), died(23), started(24, 7), died(22), died(24)] {
             board.engine(&event);

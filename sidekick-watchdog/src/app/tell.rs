@@ -24,8 +24,18 @@ pub(super) fn tell(event: &EngineEvent) {
             incarnation,
             pid,
             uptime,
+            ring_lost,
         } => {
             let uptime_s = seconds(*uptime);
+            if *ring_lost {
+                warn!(
+                    incarnation,
+                    pid,
+                    "the runtime directory was cleaned up under this engine: what it records is lost, and it cannot be \
+                     watched. `sidekick-watchdog restart` starts another when it suits you; where [health] heartbeat is \
+                     \"required\" it is ended after startup_timeout. Name a runtime_dir that nobody else cleans up"
+                );
+            }
             info!(incarnation, pid, uptime_s, "running engine adopted");
         }
         EngineEvent::Connected { incarnation } => info!(incarnation, "engine connected"),

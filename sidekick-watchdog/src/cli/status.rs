@@ -186,6 +186,10 @@ fn engine_words(status: &Status) -> String {
     }
     if engine.state == EngineState::Running {
         words.push_str(match (engine.connected, engine.ready) {
+            (false, _) if engine.ring_lost => {
+                ", its ring was cleaned up with the runtime directory: what it records is lost; \
+                 `sidekick-watchdog restart` ends that"
+            }
             (false, _) => ", without the extension",
             (true, true) => ", ready",
             (true, false) => ", not marked ready",
@@ -245,6 +249,20 @@ mod tests {
             assert!(table.contains(part), "{part}\n{table}");
         }
         assert!(!table.contains('\x1b'));
+    }
+
+    #[test]
+    fn an_engine_whose_ring_is_lost_is_told_of_with_the_remedy() {
+        let mut status = Status::default();
+        status.engine.state = EngineState::Running;
+        status.engine.ring_lost = true;
+        let table = table(&status);
+        assert!(
+            table.contains("`sidekick-watchdog restart` ends that"),
+            "{table}"
+        );
+        let reason = status.unready_reason().expect("it is not ready");
+        assert!(reason.contains("restart it"), "{reason}");
     }
 
     /// Only a death that no start follows is one without a relaunch.

@@ -112,6 +112,8 @@ pub struct Survivor {
     pub process: Process,
     /// Where its output goes, if that was recorded.
     pub log: Option<PathBuf>,
+    /// The runtime directory was cleaned up under it: no launch lock tells of it any more, and its ring is lost.
+    pub is_ring_lost: bool,
 }
 
 /// What the launch locks tell.
@@ -250,6 +252,7 @@ impl LaunchLocks {
                     launch,
                     process,
                     log,
+                    is_ring_lost: false,
                 }),
                 Found::Invisible => return Err(AdoptError::Invisible { path }),
             }

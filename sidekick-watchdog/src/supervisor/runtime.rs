@@ -75,6 +75,8 @@ struct Engine {
     log: Option<PathBuf>,
     /// It was started by an earlier watchdog, which may have seen its ring.
     is_adopted: bool,
+    /// Its ring was cleaned up with the runtime directory.
+    is_ring_lost: bool,
     cpu: CpuLooks,
     memory: MemoryWatch,
     planned: Planned,
@@ -203,6 +205,7 @@ impl Runtime {
             incarnation: launch,
             pid: survivor.process.pid(),
             uptime,
+            ring_lost: survivor.is_ring_lost,
         });
         self.output
             .runs(running(launch, &survivor.process, survivor.log.as_ref()));
@@ -217,6 +220,7 @@ impl Runtime {
         let engine = Engine::new(launch, survivor.process, kept, since, now, plan);
         self.engine = Some(Engine {
             is_adopted: true,
+            is_ring_lost: survivor.is_ring_lost,
             ..engine
         });
         self.last_launch = self.last_launch.max(launch);
@@ -599,6 +603,7 @@ impl Engine {
             foreign: None,
             log,
             is_adopted: false,
+            is_ring_lost: false,
             cpu: CpuLooks::default(),
             memory: MemoryWatch::new(started_at, LOOK_FIRST),
             planned: Planned::new(plan, Zoned::now),

@@ -114,7 +114,15 @@ fn an_engine_whose_runtime_directory_vanished_is_adopted_and_no_second_one_start
     fs::remove_dir_all(site.path().join("run")).expect("removed");
     // The folder itself is made by who starts a watchdog.
     let mut watched = Watched::start(site.config()).expect("started");
-    assert_eq!(watched.adopted(), (1, pid));
+    match watched.event() {
+        EngineEvent::Adopted {
+            incarnation: 1,
+            pid: adopted,
+            ring_lost: true,
+            ..
+        } => assert_eq!(adopted, pid),
+        event => panic!("an adoption without a ring, not {event:?}"),
+    }
     assert_eq!(site.engines(), [pid]);
     // Its death is seen as any, and the numbers go on.
     kill(pid);

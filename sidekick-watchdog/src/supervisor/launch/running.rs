@@ -92,12 +92,6 @@ impl RunningFile {
         {
             return;
         }
-        tracing::warn!(
-            pid,
-            launch,
-            "the runtime directory was cleaned up under a running engine; it is adopted, but what it records is lost \
-             until it is restarted"
-        );
         let file =
             create_private_dir(&locks.dir).and_then(|()| create_private_file(&locks.path(launch)));
         if let Err(error) = file.and_then(|file| write_record(&file, &record)) {
@@ -108,6 +102,7 @@ impl RunningFile {
             launch,
             process,
             log: record.log,
+            is_ring_lost: true,
         });
         survey.running.sort_by_key(|survivor| survivor.launch);
     }

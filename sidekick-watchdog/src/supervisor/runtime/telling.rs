@@ -34,6 +34,10 @@ impl Runtime {
                     left_running,
                 }
             }
+            // It was told at its adoption, and the cause is not a missing extension.
+            Told::Unconnected { .. } if self.engine.as_ref().is_some_and(|e| e.is_ring_lost) => {
+                return;
+            }
             Told::Unconnected { after } => EngineEvent::Unconnected { incarnation, after },
             // Told with what was found out about it.
             Told::Hung { .. } => return,
