@@ -52,7 +52,8 @@ impl HealthConfig {
             hang_timeout: section.get(
                 "hang_timeout",
                 Duration::from_secs(5),
-                "Silence of the game's main loop after which it counts as hung and is relaunched.",
+                "Silence of the game's main loop after which it counts as hung and is relaunched; also that of a handler of \
+                 quit_requested.",
                 between(Duration::from_millis(100), DURATION_MAX),
             ),
             heartbeat: section.get(
@@ -86,7 +87,8 @@ impl HealthConfig {
                 .optional(
                     "memory_max",
                     "\"2GiB\"",
-                    "Resident memory above which the engine is asked to quit and started anew, before the kernel kills it.",
+                    "Resident memory above which the engine is asked to quit and started anew, before the kernel kills it. One that \
+                     grows on by a quarter meanwhile, or passes it while it quits for another reason, is killed.",
                     between(MEMORY_MIN, MEMORY_MAX),
                 )
                 .map(|Size(bytes)| bytes),

@@ -39,7 +39,8 @@ impl HooksConfig {
             post_mortem: section.optional(
                 "post_mortem",
                 "[\"./on-crash.sh\"]",
-                "Run after a crash report is written, with its path in SIDEKICK_REPORT. Nothing waits for it.",
+                "Run after a crash report is written, with its path in SIDEKICK_REPORT. Nothing waits for it. What a hook \
+                 leaves running in its process group ends with it.",
                 names_a_program,
             ),
             post_mortem_timeout: section.get(

@@ -74,7 +74,8 @@ impl RestartConfig {
             stable_after: section.get(
                 "stable_after",
                 Duration::from_secs(60),
-                "An engine that lived this long starts the waits anew.",
+                "An engine that was up this long, since it was ready if it has to be, else since its first frame, starts the \
+                 waits and the count of deaths anew.",
                 any,
             ),
             give_up_after: section.optional(

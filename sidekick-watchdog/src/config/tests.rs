@@ -287,6 +287,42 @@ fn the_template_passes_its_own_check_with_every_key_uncommented() {
     );
 }
 
+/// What the README does not list, nobody finds; what it lists and we do not know, nobody can use.
+#[test]
+fn the_readme_lists_every_key_once() {
+    let readme = include_str!("../../../README.md");
+    let (_, text) = readme.split_once("## Configuration").unwrap();
+    let (text, _) = text.split_once("### Exit codes").unwrap();
+    let mut listed = Vec::new();
+    for row in text.lines().filter(|line| line.starts_with("| `")) {
+        let column = row.split('|').nth(1).unwrap();
+        let mut section = "";
+        for name in column.split('`').skip(1).step_by(2) {
+            let name = match name
+                .strip_prefix('[')
+                .and_then(|name| name.split_once("] "))
+            {
+                Some((first, name)) => {
+                    section = first;
+                    name
+                }
+                None => name,
+            };
+            listed.push(format!("[{section}] {name}"));
+        }
+    }
+    let entries = resolve(&sources(""))
+        .unwrap_or_else(|e| panic!("{e}"))
+        .entries;
+    let known = entries
+        .iter()
+        .map(|entry| format!("[{}] {}", entry.section, entry.name));
+    let mut known: Vec<String> = known.collect();
+    listed.sort();
+    known.sort();
+    assert_eq!(listed, known);
+}
+
 #[test]
 fn what_is_printed_reads_back_and_hides_secrets() {
     let text = "[engine]\nenv = { DB_PASSWORD = \"hunter2\" }\n[upload]\nsinks = [\"http\"]\n\
