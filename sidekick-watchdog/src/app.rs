@@ -28,6 +28,7 @@ mod start;
 mod tell;
 #[cfg(test)]
 mod tests;
+mod ticker;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ use self::history::History;
 use self::operator::StopNote;
 use self::plane::life::Life;
 use self::service::{Probe, Service};
+use self::ticker::Ticker;
 use crate::config::Config;
 use crate::crash::CrashReport;
 use crate::event::EngineEvent;
@@ -186,7 +188,7 @@ struct App<'a> {
 impl App<'_> {
     /// The main loop.
     async fn watch(&mut self) -> Outcome {
-        let mut refresh = tokio::time::interval(REFRESH_EVERY);
+        let mut refresh = Ticker::start(REFRESH_EVERY);
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -216,7 +218,7 @@ impl App<'_> {
                 }
                 Some((report, path)) = self.reports.recv() => self.on_report(report, path),
                 _ = look.tick(), if looks_eagerly => self.look_for_ring(),
-                _ = refresh.tick() => {
+                () = refresh.tick() => {
                     if self.awaits_ring() {
                         self.look_for_ring();
                     }
