@@ -9,6 +9,8 @@
 //!
 //! openraft, sled and bincode are named only below this module.
 
+mod blob;
+mod clock;
 #[cfg(test)]
 mod cluster;
 mod codec;
@@ -21,6 +23,7 @@ mod log;
 mod machine;
 mod network;
 mod node;
+mod ops;
 mod outbox;
 mod persist;
 mod proposer;
@@ -38,6 +41,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sidekick_ipc::tree::StoreResult;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -56,7 +60,7 @@ use raft::Timing;
 use wal::WalOptions;
 
 use crate::exit::ExitCode;
-use crate::slab::{RingCheckpoint, Slab};
+use crate::slab::{OpAt, RingCheckpoint, Slab};
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -97,12 +101,14 @@ impl StoreConfig {
 }
 
 /// A slab is committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Appended {
     /// Every sequence number of the session before this one is committed.
     pub next_seq: u64,
     /// Where the ring's reader stands; everything before it may be released.
     pub checkpoint: RingCheckpoint,
+    /// What came of the ops in the slab, by their numbers; also of those that an earlier slab had brought.
+    pub answers: Vec<(u64, StoreResult)>,
 }
 
 /// Where a session stands when it is opened.
@@ -131,6 +137,16 @@ impl AppendTicket {
             } => Ok(Appended {
                 next_seq,
                 checkpoint,
+                answers: Vec::new(),
+            }),
+            Outcome::AppendedOps {
+                next_seq,
+                checkpoint,
+                answers,
+            } => Ok(Appended {
+                next_seq,
+                checkpoint,
+                answers,
             }),
             Outcome::Refused(refusal) => Err(AppendError::Refused(refusal)),
             other => Err(AppendError::Stopped(format!(
@@ -363,12 +379,31 @@ impl Store {
     /// # Errors
     /// [`AppendError::Quota`], [`AppendError::Stopped`].
     pub async fn submit(&self, slab: Slab) -> Result<AppendTicket, AppendError> {
+        self.submit_ops(slab, Vec::new()).await
+    }
+
+    /// As [`Store::submit`], of a slab in which ops of the state store ride, at `ops`. What came of them is in
+    /// [`Appended::answers`], and stays in [`Store::answers`] until the session has taken it.
+    ///
+    /// # Errors
+    /// As [`Store::submit`].
+    pub async fn submit_ops(
+        &self,
+        slab: Slab,
+        ops: Vec<OpAt>,
+    ) -> Result<AppendTicket, AppendError> {
         self.refuse_over_quota()?;
         let frames_bytes = u32::try_from(slab.frames.len())
             .map_err(|_| AppendError::Refused(Refusal::BadCount))?;
-        let command = Command::Append {
-            head: slab.head,
-            frames_bytes,
+        let head = slab.head;
+        let command = match ops.is_empty() {
+            true => Command::Append { head, frames_bytes },
+            false => Command::AppendOps {
+                head,
+                frames_bytes,
+                ops,
+                time_ns: 0,
+            },
         };
         Ok(AppendTicket(
             self.parts

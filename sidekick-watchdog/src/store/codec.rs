@@ -30,8 +30,15 @@ fn options(limit: u64) -> impl Options {
         .reject_trailing_bytes()
 }
 
-/// What our own encodings may grow to; slabs are never encoded.
-pub(crate) const ENCODED_BYTES_MAX: u64 = 64 << 20;
+/// What our own encodings may grow to; slabs are never encoded. A state with a full tree is the largest.
+pub(crate) const ENCODED_BYTES_MAX: u64 = 1 << 30;
+
+/// How many bytes a value of ours takes.
+pub(crate) fn encoded_bytes<T: Serialize>(value: &T) -> u64 {
+    options(ENCODED_BYTES_MAX)
+        .serialized_size(value)
+        .unwrap_or(0)
+}
 
 pub(crate) fn encode<T: Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>, CodecError> {
     options(ENCODED_BYTES_MAX)

@@ -1,17 +1,18 @@
 //! What is proposed to the group, how it lies in an entry, and what came of it.
 //!
-//! An entry holds a batch: `[version u8][3 zero][length of the heads u32][heads][frames of the slabs]`. The heads are
-//! the commands in bincode, a slab's frames follow as they came from the ring. Whoever needs only the heads (apply)
-//! reads only them. Both enums gain variants at their end and change nothing else: old logs must stay readable.
+//! An entry holds a batch: `[version u8][has ops u8][2 zero][length of the heads u32][heads][frames of the slabs]`. The
+//! heads are the commands in bincode, a slab's frames follow as they came from the ring. Whoever needs only the heads
+//! (apply, unless ops ride in the frames) reads only them. Both enums gain variants at their end and change nothing else: old logs must stay readable.
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sidekick_ipc::tree::StoreResult;
 use uuid::Uuid;
 
 use super::codec::{self, CodecError};
 use super::state::SinkChange;
 use crate::position::Position;
-use crate::slab::{RingCheckpoint, Slab, SlabHead};
+use crate::slab::{OpAt, RingCheckpoint, Slab, SlabHead};
 
 const BATCH_VERSION: u8 = 1;
 /// Bytes before the heads.
@@ -93,27 +94,84 @@ pub(crate) enum Command {
         /// The log of the node that proposes this holds nothing up to and with this entry.
         purged: u64,
     },
+    /// As [`Command::Append`], of a slab in which ops of the state store ride; these are applied from its frames.
+    AppendOps {
+        /// Whose, from where to where.
+        head: SlabHead,
+        /// How many bytes of frames.
+        frames_bytes: u32,
+        /// Where in them the ops are.
+        ops: Vec<OpAt>,
+        /// Log time, set by the proposer.
+        time_ns: u64,
+    },
+    /// Lets log time go on: a lease is due.
+    Tick {
+        /// Log time, set by the proposer.
+        time_ns: u64,
+    },
+    /// Applies an op of a client that is no session, once for each of its numbers.
+    Execute {
+        /// Who asks.
+        client: Uuid,
+        /// Its number for this op.
+        number: u64,
+        /// The op, encoded.
+        #[serde(with = "serde_bytes")]
+        op: Vec<u8>,
+        /// Log time, set by the proposer.
+        time_ns: u64,
+    },
 }
 
 impl Command {
     /// The slab that it brings, if it does: head and bytes of frames.
     fn slab(self) -> Option<(SlabHead, u32)> {
         match self {
-            Self::Append { head, frames_bytes } | Self::Derived { head, frames_bytes } => {
-                Some((head, frames_bytes))
-            }
+            Self::Append { head, frames_bytes }
+            | Self::Derived { head, frames_bytes }
+            | Self::AppendOps {
+                head, frames_bytes, ..
+            } => Some((head, frames_bytes)),
             _ => None,
+        }
+    }
+
+    /// How many bytes of frames belong to it.
+    pub(crate) fn frames_bytes(&self) -> Option<u32> {
+        match self {
+            Self::Append { frames_bytes, .. }
+            | Self::Derived { frames_bytes, .. }
+            | Self::AppendOps { frames_bytes, .. } => Some(*frames_bytes),
+            _ => None,
+        }
+    }
+
+    /// Sets log time where it counts.
+    pub(crate) fn stamp(&mut self, now_ns: u64) {
+        match self {
+            Self::AppendOps { time_ns, .. }
+            | Self::Tick { time_ns }
+            | Self::Execute { time_ns, .. } => *time_ns = now_ns,
+            _ => {}
+        }
+    }
+
+    /// About how many bytes its head takes in an entry.
+    pub(crate) fn head_bytes(&self) -> usize {
+        match self {
+            Self::AppendOps { ops, .. } => {
+                let fragments: usize = ops.iter().map(|op| op.fragments.len()).sum();
+                160 + ops.len() * 16 + fragments * 8
+            }
+            Self::Execute { op, .. } => 160 + op.len(),
+            _ => 160,
         }
     }
 
     /// About how many bytes of log the command takes; the same on every node.
     pub(crate) fn log_bytes(&self) -> u64 {
-        match self {
-            Self::Append { frames_bytes, .. } | Self::Derived { frames_bytes, .. } => {
-                160 + u64::from(*frames_bytes)
-            }
-            _ => 160,
-        }
+        self.head_bytes() as u64 + u64::from(self.frames_bytes().unwrap_or(0))
     }
 }
 
@@ -137,7 +195,7 @@ pub struct Plan {
 pub const PLAN_EXTRA_BYTES_MAX: usize = 4096;
 
 /// What came of a command. Every variant but `Refused` means that its effect is in the state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Outcome {
     /// Done, or was done before.
     Done,
@@ -168,6 +226,17 @@ pub(crate) enum Outcome {
         /// Who came and who went.
         changes: Vec<SinkChange>,
     },
+    /// Where the session stands after the slab, and what came of the ops in it.
+    AppendedOps {
+        /// The next sequence number expected.
+        next_seq: u64,
+        /// Where the ring's reader stands.
+        checkpoint: RingCheckpoint,
+        /// By the ops' numbers.
+        answers: Vec<(u64, StoreResult)>,
+    },
+    /// What came of an op.
+    Executed(StoreResult),
 }
 
 /// Why a command changed nothing.
@@ -248,7 +317,10 @@ impl Batch {
             .map_err(|cause| CodecError::new("cannot encode", "commands", cause))?;
         let total = BATCH_HEAD_BYTES + heads.len() + frames.iter().map(Bytes::len).sum::<usize>();
         let mut bytes = Vec::with_capacity(total);
-        bytes.extend_from_slice(&[BATCH_VERSION, 0, 0, 0]);
+        let has_ops = commands
+            .iter()
+            .any(|command| matches!(command, Command::AppendOps { .. }));
+        bytes.extend_from_slice(&[BATCH_VERSION, u8::from(has_ops), 0, 0]);
         bytes.extend_from_slice(&heads_len.to_le_bytes());
         bytes.extend_from_slice(&heads);
         for frames in frames {
@@ -275,6 +347,20 @@ impl Batch {
             }
             _ => usize::MAX,
         }
+    }
+
+    /// How many bytes of an encoded batch apply needs. Given its first eight bytes or more.
+    pub(crate) fn apply_end(bytes: &[u8]) -> usize {
+        match bytes.get(1) {
+            Some(0) => Self::heads_end(bytes),
+            _ => usize::MAX,
+        }
+    }
+
+    /// The frames of all slabs, one after the other; none when only the heads were read.
+    pub(crate) fn frames(&self) -> &[u8] {
+        let heads = Self::heads_end(&self.bytes);
+        self.bytes.get(heads..).unwrap_or_default()
     }
 
     /// The commands, without their frames.
@@ -342,7 +428,7 @@ impl<'de> Deserialize<'de> for Batch {
 }
 
 /// What came of a batch, command by command; empty for entries without commands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Outcomes(pub(crate) Vec<Outcome>);
 
 #[cfg(test)]
@@ -461,6 +547,37 @@ mod tests {
                     purged: 5,
                 },
                 format!("080000000100000000000000{a}040000000500000000000000"),
+            ),
+            (
+                Command::AppendOps {
+                    head: head(1, 2),
+                    frames_bytes: 8,
+                    ops: vec![OpAt {
+                        last_seq: 2,
+                        fragments: vec![(3, 4)],
+                    }],
+                    time_ns: 5,
+                },
+                format!(
+                    "09000000{a}100000000000000000000000000000000000000000000007\
+                     03000000fbffffffffffffff01000000000000000200000000000000\
+                     010000000200000000000000030000000400000000000000\
+                     0800000001000000000000000200000000000000\
+                     010000000000000003000000040000000500000000000000"
+                ),
+            ),
+            (
+                Command::Tick { time_ns: 5 },
+                "0a0000000500000000000000".to_owned(),
+            ),
+            (
+                Command::Execute {
+                    client: epoch,
+                    number: 2,
+                    op: vec![9],
+                    time_ns: 5,
+                },
+                format!("0b000000{uuid}02000000000000000100000000000000090500000000000000"),
             ),
         ];
         for (command, expected) in golden {

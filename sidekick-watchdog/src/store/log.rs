@@ -96,7 +96,7 @@ impl LogStore {
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
-    /// Serves apply: entries that are no longer in memory come without their frames, which apply does not need.
+    /// Serves apply: entries that are no longer in memory come without what apply does not need.
     async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
         range: R,
@@ -119,7 +119,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
             start.max(first),
             end,
             usize::MAX,
-            Part::Heads(Batch::heads_end),
+            Part::Heads(Batch::apply_end),
         )
     }
 

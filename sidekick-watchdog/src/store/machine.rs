@@ -5,11 +5,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{AnyError, EntryPayload, OptionalSend, SnapshotMeta, StorageIOError};
 use tokio::sync::{Notify, watch};
 
+use super::clock::LogClock;
 use super::command::Outcomes;
 use super::raft::{Entry, LogId, StorageError, StoredMembership, TypeConfig};
 use super::snapshot::{self, Snapshots};
@@ -49,6 +51,7 @@ pub(crate) struct Machine {
     broken: AtomicBool,
     /// Held while a thread works on the snapshots; true once the node is stopped and none may begin.
     work: Mutex<bool>,
+    clock: LogClock,
     /// Held while the log is purged, and by whoever counts on what it holds.
     pub(crate) purging: tokio::sync::Mutex<()>,
 }
@@ -63,6 +66,7 @@ impl Machine {
         every: SnapshotEvery,
     ) -> Arc<Self> {
         let index = state.last_applied.map_or(0, |id| id.index);
+        let clock = LogClock::new(state.time_ns(), Instant::now());
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 state,
@@ -79,6 +83,7 @@ impl Machine {
             changed: Notify::new(),
             broken: AtomicBool::new(false),
             work: Mutex::new(false),
+            clock,
             purging: tokio::sync::Mutex::default(),
         })
     }
@@ -102,6 +107,12 @@ impl Machine {
     /// Reads the state; must not block.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
         read(&self.lock().state)
+    }
+
+    /// Log time as this node would stamp it now.
+    pub(crate) fn now_ns(&self) -> u64 {
+        let committed_ns = self.read(State::time_ns);
+        self.clock.now_ns(committed_ns, Instant::now())
     }
 
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {
@@ -181,7 +192,7 @@ impl Machine {
                     .iter()
                     .map(super::command::Command::log_bytes)
                     .sum::<u64>();
-                Outcomes(state.apply(id.index, commands))
+                Outcomes(state.apply_batch(id.index, commands, batch.frames()))
             }
         };
         let (index, bytes) = inner.taken;

@@ -210,6 +210,7 @@ impl Node {
         let (proposer, run) = Proposer::new(
             raft.clone(),
             wal.clone(),
+            Arc::clone(&machine),
             options.batch_bytes_max,
             move |why| {
                 fatal_sender.send_if_modified(|old| {

@@ -1,10 +1,13 @@
 //! Group commit: whatever is queued when the last batch came back is the next batch. No timer; the fsync is the timer.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::command::{Batch, Command, Outcome};
+use super::machine::Machine;
 use super::raft::Raft;
 use super::wal::Wal;
 
@@ -57,13 +60,14 @@ impl Proposer {
     pub(crate) fn new(
         raft: Raft,
         wal: Wal,
+        machine: Arc<Machine>,
         batch_bytes_max: usize,
         fatal: impl Fn(String) + Send + 'static,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
         (
             Self { queue },
-            run(raft, wal, batch_bytes_max, requests, fatal),
+            run(raft, wal, machine, batch_bytes_max, requests, fatal),
         )
     }
 
@@ -102,6 +106,7 @@ impl Proposer {
 async fn run(
     raft: Raft,
     wal: Wal,
+    machine: Arc<Machine>,
     batch_bytes_max: usize,
     mut requests: mpsc::Receiver<Request>,
     fatal: impl Fn(String) + Send + 'static,
@@ -121,7 +126,7 @@ async fn run(
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(request) = next.take() {
-            let size = 160 + request.frames.as_ref().map_or(0, Bytes::len);
+            let size = request.command.head_bytes() + request.frames.as_ref().map_or(0, Bytes::len);
             if bytes + size > batch_bytes_max && !commands.is_empty() {
                 held = Some(request);
                 break;
@@ -134,6 +139,10 @@ async fn run(
             if commands.len() < BATCH_COMMANDS_MAX {
                 next = requests.try_recv().ok();
             }
+        }
+        let now_ns = machine.now_ns();
+        for command in &mut commands {
+            command.stamp(now_ns);
         }
         let result = write(&raft, &wal, &commands, &frames).await;
         if let Err(ProposeError::Stopped(why)) = &result {

@@ -16,9 +16,11 @@ use super::state::State;
 use crate::platform;
 
 const MAGIC: &[u8; 8] = b"SKSNAP\r\n";
-const VERSION: u16 = 2;
-/// Bytes that version 2 added to the end of a state, all of them zeros in an empty one.
-const ADDED_BYTES: usize = 16;
+const VERSION: u16 = 3;
+/// Bytes that later versions added to the end of a state of version 1 and of version 2, all of them zeros in an empty
+/// one.
+const ADDED_BYTES: [usize; 2] = [16 + ADDED_BY_3, ADDED_BY_3];
+const ADDED_BY_3: usize = 32;
 const HEAD_BYTES: usize = 24;
 /// More pending ones than this are thinned out.
 const PENDING_MAX: usize = 64;
@@ -77,10 +79,10 @@ pub(crate) fn unseal(bytes: &[u8]) -> Result<State, String> {
         return Err("its checksum is wrong".to_owned());
     }
     let decode = |body: &[u8]| codec::decode("the state", body).map_err(|error| error.to_string());
-    if version == 1 {
-        return decode(&[body, &[0; ADDED_BYTES]].concat());
+    match ADDED_BYTES.get(usize::from(version) - 1) {
+        Some(&added) => decode(&[body, &vec![0; added]].concat()),
+        None => decode(body),
     }
-    decode(body)
 }
 
 impl Snapshots {
@@ -329,9 +331,9 @@ impl Snapshots {
 mod tests {
     use super::*;
 
-    /// Version 1 is what ended before the fields that were added at the end.
+    /// Earlier versions are what ended before the fields that were added at the end.
     #[test]
-    fn a_snapshot_of_version_1_is_read() {
+    fn a_snapshot_of_an_earlier_version_is_read() {
         let mut state = State::default();
         state.apply(
             1,
@@ -339,16 +341,20 @@ mod tests {
                 group: uuid::Uuid::from_u128(7),
             }],
         );
-        let mut old = seal(&state).unwrap();
-        old.truncate(old.len() - ADDED_BYTES);
-        let body = &old[HEAD_BYTES..];
-        let (crc, len) = (crc32fast::hash(body), body.len() as u64);
-        old[8..10].copy_from_slice(&1_u16.to_le_bytes());
-        old[12..16].copy_from_slice(&crc.to_le_bytes());
-        old[16..24].copy_from_slice(&len.to_le_bytes());
-        assert_eq!(unseal(&old).unwrap(), state);
-        old[8] = 3;
-        assert!(unseal(&old).unwrap_err().contains("version 3"));
+        let sealed = seal(&state).unwrap();
+        for (version, added) in ADDED_BYTES.into_iter().enumerate() {
+            let mut old = sealed.clone();
+            old.truncate(old.len() - added);
+            let body = &old[HEAD_BYTES..];
+            let (crc, len) = (crc32fast::hash(body), body.len() as u64);
+            old[8] = version as u8 + 1;
+            old[12..16].copy_from_slice(&crc.to_le_bytes());
+            old[16..24].copy_from_slice(&len.to_le_bytes());
+            assert_eq!(unseal(&old).unwrap(), state);
+        }
+        let mut newer = sealed;
+        newer[8] = VERSION as u8 + 1;
+        assert!(unseal(&newer).unwrap_err().contains("version 4"));
     }
 
     /// A damaged one whose place aside is taken: what cannot be renamed is not looked at for ever.

@@ -5,8 +5,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sidekick_ipc::tree::{ErrorKind, Restored, StoreOp, StoreResult};
 use uuid::Uuid;
 
+mod checkpoints;
+mod requests;
 mod sinks;
 #[cfg(test)]
 mod tests;
@@ -14,6 +17,8 @@ mod tests;
 pub(crate) use sinks::SinkChange;
 pub use sinks::{LANES_MAX, LaneState};
 
+use checkpoints::Checkpoints;
+use requests::{Client, Requests, Writer};
 use sinks::Retired;
 
 use super::command::{Command, Outcome, PLAN_EXTRA_BYTES_MAX, Refusal};
@@ -95,27 +100,52 @@ pub(crate) struct State {
     derived: BTreeMap<Uuid, u64>,
     /// Sinks that were taken out of the configuration; nothing waits for them.
     retired: BTreeMap<String, Retired>,
+    /// Log time of the last command that had one, in nanoseconds.
+    time_ns: u64,
+    /// What sessions have asked and not heard, by epoch.
+    requests: BTreeMap<Uuid, Requests>,
+    clients: BTreeMap<Uuid, Client>,
+    checkpoints: Checkpoints,
 }
 
 impl State {
-    /// Applies the commands of the entry at `index`. Never fails: what cannot be done is refused.
+    /// As [`State::apply_batch`], of commands without frames.
+    #[cfg(test)]
     pub(crate) fn apply(&mut self, index: u64, commands: Vec<Command>) -> Vec<Outcome> {
+        self.apply_batch(index, commands, &[])
+    }
+
+    /// Applies the commands of the entry at `index`; `frames` are those of its slabs, one after the other (only needed
+    /// where ops ride in them). Never fails: what cannot be done is refused.
+    pub(crate) fn apply_batch(
+        &mut self,
+        index: u64,
+        commands: Vec<Command>,
+        mut frames: &[u8],
+    ) -> Vec<Outcome> {
         let mut slab = 0;
         commands
             .into_iter()
             .map(|command| {
                 let number = slab;
-                slab += u32::from(matches!(
-                    command,
-                    Command::Append { .. } | Command::Derived { .. }
-                ));
-                self.apply_one(index, number, command)
+                let mut own: &[u8] = &[];
+                if let Some(bytes) = command.frames_bytes() {
+                    slab += 1;
+                    (own, frames) = frames.split_at_checked(bytes as usize).unwrap_or_default();
+                }
+                self.apply_one(index, number, command, own)
                     .unwrap_or_else(Outcome::Refused)
             })
             .collect()
     }
 
-    fn apply_one(&mut self, index: u64, slab: u32, command: Command) -> Result<Outcome, Refusal> {
+    fn apply_one(
+        &mut self,
+        index: u64,
+        slab: u32,
+        command: Command,
+        frames: &[u8],
+    ) -> Result<Outcome, Refusal> {
         match command {
             Command::Init { group } => Ok(Outcome::Group(*self.group.get_or_insert(group))),
             Command::OpenSession {
@@ -124,17 +154,25 @@ impl State {
                 launch,
                 started_realtime_ns,
             } => self.open_session(source, epoch, launch, started_realtime_ns),
-            Command::Append { head, .. } => {
-                let result = self.take(&head);
-                let cut = match &result {
-                    Ok((_, None)) => None,
-                    Ok((_, cut)) => *cut,
-                    Err(_) => Some(Cut::Whole),
-                };
-                if let Some(cut) = cut {
-                    self.cuts.insert((index, slab), cut);
-                }
-                result.map(|(outcome, _)| outcome)
+            Command::Append { head, .. } => self.append((index, slab), &head),
+            Command::AppendOps {
+                head, ops, time_ns, ..
+            } => {
+                self.advance(time_ns);
+                self.append_ops((index, slab), &head, &ops, frames)
+            }
+            Command::Tick { time_ns } => {
+                self.advance(time_ns);
+                Ok(Outcome::Done)
+            }
+            Command::Execute {
+                client,
+                number,
+                op,
+                time_ns,
+            } => {
+                self.advance(time_ns);
+                Ok(Outcome::Executed(self.execute(index, client, number, &op)))
             }
             Command::EndSession {
                 source,
@@ -322,6 +360,8 @@ impl State {
         let session = of.sessions.get_mut(&epoch).ok_or(Refusal::UnknownSession)?;
         // The first word holds; a retry changes nothing.
         session.end.get_or_insert(end);
+        // Nobody is left who could take the answers.
+        self.requests.remove(&epoch);
         let outcome = Outcome::Session {
             next_seq: session.next_seq,
             checkpoint: session.checkpoint,
@@ -340,6 +380,38 @@ impl State {
             }
         }
         Ok(outcome)
+    }
+
+    /// Log time goes on to `time_ns`, never back.
+    fn advance(&mut self, time_ns: u64) {
+        self.time_ns = self.time_ns.max(time_ns);
+    }
+
+    /// Log time of the last command that had one.
+    pub(crate) fn time_ns(&self) -> u64 {
+        self.time_ns
+    }
+
+    /// The tree's revision.
+    pub(crate) fn revision(&self) -> u64 {
+        0
+    }
+
+    fn apply_to_tree(&mut self, _writer: Writer<'_>, _op: StoreOp) -> StoreResult {
+        let message = "this watchdog keeps checkpoints only; update it to use the tree";
+        StoreResult::error(ErrorKind::Unavailable, message)
+    }
+
+    /// What `source` may go on with; `now_ms` is the wall clock in milliseconds since the Unix epoch.
+    pub(crate) fn restore(&self, source: &str, key: &str, safe: bool, now_ms: i64) -> Restored {
+        self.checkpoints.restore(source, key, safe, now_ms)
+    }
+
+    /// Whether a session of an earlier launch of `source` has not ended.
+    pub(crate) fn is_earlier_session_open(&self, source: &str, launch: u32) -> bool {
+        let sessions = self.sources.get(source).map(|of| of.sessions.values());
+        let mut sessions = sessions.into_iter().flatten();
+        sessions.any(|session| session.launch < launch && session.end.is_none())
     }
 
     pub(crate) fn session(&self, source: &str, epoch: &Uuid) -> Option<&SessionState> {

@@ -1,0 +1,154 @@
+//! The state store's side of the store: answers, checkpoints, writes of clients that are no session.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sidekick_ipc::tree::{ErrorKind, Restored, StoreOp, StoreResult, Words};
+use uuid::Uuid;
+
+use super::command::{Command, Outcome};
+use super::{AppendError, Store};
+
+impl Store {
+    /// Answers of a session's ops that it has not taken yet, by number. None once it has ended.
+    pub fn answers(&self, epoch: Uuid) -> Vec<(u64, StoreResult)> {
+        self.parts.machine.read(|state| state.answers(&epoch))
+    }
+
+    /// What `source` may go on with: its newest checkpoint of `key`, or with `safe` the one from before what the last
+    /// incarnations had loaded. To be asked once [`Store::is_earlier_session_open`] says no.
+    pub fn restore(&self, source: &str, key: &str, safe: bool) -> Restored {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        self.parts
+            .machine
+            .read(|state| state.restore(source, key, safe, now_ms))
+    }
+
+    /// Whether a session of a launch of `source` before `launch` has not ended: what it wrote is not all committed.
+    pub fn is_earlier_session_open(&self, source: &str, launch: u32) -> bool {
+        self.parts
+            .machine
+            .read(|state| state.is_earlier_session_open(source, launch))
+    }
+
+    /// Applies an op of a client that is no session, such as an operator's over HTTP; durable when this returns. A retry
+    /// with the same `client` and `number` gives the same answer and changes nothing: the last 64 answers of each of the
+    /// last 1024 clients are remembered.
+    ///
+    /// # Errors
+    /// As [`Store::append`]. What the op itself came to is in the [`StoreResult`].
+    pub async fn execute(
+        &self,
+        client: Uuid,
+        number: u64,
+        op: &StoreOp,
+    ) -> Result<StoreResult, AppendError> {
+        let op = match op.encode() {
+            Ok(op) => op,
+            Err(error) => return Ok(StoreResult::error(ErrorKind::TooLarge, error)),
+        };
+        self.refuse_over_quota()?;
+        let command = Command::Execute {
+            client,
+            number,
+            op,
+            time_ns: 0,
+        };
+        match self.parts.proposer.propose(command).await? {
+            Outcome::Executed(result) => Ok(result),
+            Outcome::Refused(refusal) => Err(AppendError::Refused(refusal)),
+            other => Err(AppendError::Stopped(format!(
+                "unexpected outcome {other:?}"
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sidekick_ipc::frame::append_frame;
+    use sidekick_ipc::tree::{CheckpointKind, RestoreStatus, encode_request};
+
+    use super::*;
+    use crate::slab::{OpAt, RingCheckpoint, Slab, SlabHead};
+    use crate::store::StoreConfig;
+
+    /// One checkpoint in a frame of its own.
+    pub(super) fn slab(epoch: Uuid, launch: u32, seq: u64, op: &StoreOp) -> (Slab, Vec<OpAt>) {
+        let request = encode_request(seq - 1, op).unwrap();
+        let mut frames = Vec::new();
+        append_frame(&mut frames, &epoch, 4, seq, 0, &request);
+        let head = SlabHead {
+            source: "s".into(),
+            epoch,
+            incarnation: launch,
+            realtime_offset_ns: 0,
+            first_seq: seq,
+            count: 1,
+            checkpoint: RingCheckpoint::default(),
+        };
+        let frames = frames.into();
+        let op = OpAt {
+            last_seq: seq,
+            fragments: vec![(
+                sidekick_ipc::frame::FRAME_HEADER_BYTES as u32,
+                request.len() as u32,
+            )],
+        };
+        (Slab { head, frames }, vec![op])
+    }
+
+    /// A game that checkpoints and dies, a watchdog that is restarted with and without its state, a game that goes on.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_checkpoint_outlives_engine_and_watchdog() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = StoreConfig {
+            segment_bytes: 64 << 10,
+            zero_step_bytes: 16 << 10,
+            cache_size: 0,
+            ..StoreConfig::new(dir.path().join("data"))
+        };
+        let epoch = Uuid::from_u128(3);
+        let checkpoint = |version: u64| StoreOp::Checkpoint {
+            key: "match".into(),
+            kind: CheckpointKind::Full,
+            version,
+            value: vec![version as u8; 2000],
+            frame: version,
+            realtime_ms: 0,
+        };
+        let store = Store::open(config.clone()).await.unwrap();
+        store.session_opened("s", epoch, 1, 0).await.unwrap();
+        for seq in 1..=5 {
+            let (slab, ops) = slab(epoch, 1, seq, &checkpoint(seq));
+            let appended = store.submit_ops(slab, ops).await.unwrap().wait().await;
+            assert_eq!(appended.unwrap().answers.len(), 1);
+        }
+        assert_eq!(store.answers(epoch).len(), 1);
+        store.shutdown().await;
+        drop(store);
+
+        for round in 0..2 {
+            if round == 1 {
+                std::fs::remove_dir_all(config.dir.join("state")).unwrap();
+            }
+            let store = Store::open(config.clone()).await.unwrap();
+            let restored = store.restore("s", "match", false);
+            assert_eq!(restored.status, RestoreStatus::Restored);
+            assert_eq!((restored.version, restored.full), (5, vec![5; 2000]));
+            assert_eq!(store.answers(epoch).len(), 1);
+            assert!(store.is_earlier_session_open("s", 2));
+            if round == 1 {
+                store
+                    .session_ended("s", epoch, "died", false, None)
+                    .await
+                    .unwrap();
+                assert!(!store.is_earlier_session_open("s", 2));
+                assert_eq!(store.answers(epoch), []);
+            }
+            store.shutdown().await;
+        }
+    }
+}

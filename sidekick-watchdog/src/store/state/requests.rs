@@ -1,0 +1,282 @@
+//! Ops on their way through the state: put together from their frames, applied once, answered until the answer was
+//! taken (CORRECTNESS rule 9).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sidekick_ipc::tree::codec::REQUEST_PAYLOAD_BYTES_MAX;
+use sidekick_ipc::tree::{
+    ErrorKind, REQUESTS_OUTSTANDING_MAX, StoreOp, StoreResult, decode_request,
+};
+use uuid::Uuid;
+
+use super::super::codec;
+use super::super::command::{Outcome, Refusal};
+use super::checkpoints::Write;
+use super::{Cut, State};
+use crate::slab::{OpAt, SlabHead};
+
+/// Bytes of answers that are kept for one session; beyond them the oldest is given up. A game that takes its answers
+/// never comes near.
+const ANSWERS_BYTES_MAX: u64 = 16 << 20;
+/// Clients other than sessions whose answers are remembered, the latest ones.
+const CLIENTS_MAX: usize = 1024;
+/// Answers that are remembered for each of them.
+const CLIENT_ANSWERS_MAX: usize = 64;
+
+/// What a session has asked and not yet heard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Requests {
+    answers: BTreeMap<u64, StoreResult>,
+    answers_bytes: u64,
+}
+
+/// What a client has asked that is no session.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Client {
+    /// The entry that it asked something with last.
+    index: u64,
+    /// Numbers below were answered, and the answers are gone.
+    floor: u64,
+    answers: BTreeMap<u64, StoreResult>,
+}
+
+/// Who writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Writer<'a> {
+    /// The watchdog's name; empty for a client that is no session.
+    pub(crate) source: &'a str,
+    /// The session, or the client's id.
+    #[expect(dead_code, reason = "the tree's leases will ask for it")]
+    pub(crate) epoch: Uuid,
+    /// The launch of its engine; 0 for a client.
+    pub(crate) launch: u32,
+}
+
+fn lost() -> StoreResult {
+    let message = "a part of the request was lost in a damaged ring; nothing was changed";
+    StoreResult::error(ErrorKind::Invalid, message)
+}
+
+fn bytes_of(result: &StoreResult) -> u64 {
+    codec::encoded_bytes(result)
+}
+
+impl Requests {
+    fn acknowledge(&mut self, acked: u64) {
+        let kept = self.answers.split_off(&acked.saturating_add(1));
+        let taken = std::mem::replace(&mut self.answers, kept);
+        let bytes: u64 = taken.values().map(bytes_of).sum();
+        self.answers_bytes = self.answers_bytes.saturating_sub(bytes);
+    }
+
+    fn keep(&mut self, number: u64, result: StoreResult) {
+        self.answers_bytes += bytes_of(&result);
+        self.answers.insert(number, result);
+        while self.answers.len() > REQUESTS_OUTSTANDING_MAX
+            || (self.answers_bytes > ANSWERS_BYTES_MAX && self.answers.len() > 1)
+        {
+            let Some((_, oldest)) = self.answers.pop_first() else {
+                break;
+            };
+            self.answers_bytes = self.answers_bytes.saturating_sub(bytes_of(&oldest));
+        }
+    }
+}
+
+/// The request of an op, put together from the frames of its slab; `None` if they are not there.
+fn assemble(op: &OpAt, frames: &[u8]) -> Option<Result<Vec<u8>, StoreResult>> {
+    let bytes: usize = op.fragments.iter().map(|(_, len)| *len as usize).sum();
+    if bytes > REQUEST_PAYLOAD_BYTES_MAX {
+        let message =
+            format!("the request is {bytes} bytes, the limit is {REQUEST_PAYLOAD_BYTES_MAX}");
+        return Some(Err(StoreResult::error(ErrorKind::TooLarge, message)));
+    }
+    let mut request = Vec::with_capacity(bytes);
+    for (offset, len) in &op.fragments {
+        let from = *offset as usize;
+        request.extend_from_slice(frames.get(from..from.saturating_add(*len as usize))?);
+    }
+    Some(Ok(request))
+}
+
+impl State {
+    /// Takes a slab's new part and applies the ops in it. The outcome has the answer to every op in it, also to those that
+    /// were applied before.
+    pub(super) fn append_ops(
+        &mut self,
+        place: (u64, u32),
+        head: &SlabHead,
+        ops: &[OpAt],
+        frames: &[u8],
+    ) -> Result<Outcome, Refusal> {
+        let session = self.session(&head.source, &head.epoch);
+        let expected = session.map_or(0, |session| session.next_seq);
+        let launch = session.map_or(0, |session| session.launch);
+        let taken = self.take_or_cut(place, head)?;
+        let Outcome::Appended {
+            next_seq,
+            checkpoint,
+        } = taken
+        else {
+            return Ok(taken);
+        };
+        let writer = Writer {
+            source: &head.source,
+            epoch: head.epoch,
+            launch,
+        };
+        let mut requests = self.requests.remove(&head.epoch).unwrap_or_default();
+        let mut answers = Vec::new();
+        for op in ops {
+            let number = op.last_seq;
+            // Beyond the slab there are no numbers that could be answered.
+            if number >= head.next_seq() {
+                continue;
+            }
+            if number < expected {
+                if let Some(answer) = requests.answers.get(&number) {
+                    answers.push((number, answer.clone()));
+                }
+                continue;
+            }
+            let assembled = assemble(op, frames).unwrap_or_else(|| Err(lost()));
+            let result = match assembled.map(|bytes| decode_request::<StoreOp>(&bytes)) {
+                Err(error) => error,
+                Ok(None) => StoreResult::error(ErrorKind::Invalid, "the request is cut off"),
+                Ok(Some((acked, op))) => {
+                    requests.acknowledge(acked);
+                    match op {
+                        Ok(op) => self.apply_op(writer, op),
+                        Err(error) => StoreResult::error(ErrorKind::Invalid, error),
+                    }
+                }
+            };
+            requests.keep(number, result.clone());
+            answers.push((number, result));
+        }
+        self.requests.insert(head.epoch, requests);
+        Ok(Outcome::AppendedOps {
+            next_seq,
+            checkpoint,
+            answers,
+        })
+    }
+
+    /// Applies an op of a client that is no session, once for each of its numbers.
+    pub(super) fn execute(&mut self, index: u64, id: Uuid, number: u64, op: &[u8]) -> StoreResult {
+        let mut client = self.clients.remove(&id).unwrap_or_default();
+        let result = if let Some(answer) = client.answers.get(&number) {
+            answer.clone()
+        } else if number < client.floor {
+            let message =
+                format!("request {number} was answered before, and the answer is no longer kept");
+            StoreResult::error(ErrorKind::AnswerLost, message)
+        } else {
+            let writer = Writer {
+                source: "",
+                epoch: id,
+                launch: 0,
+            };
+            let result = match sidekick_ipc::tree::Words::decode(op) {
+                Ok(op) => self.apply_op(writer, op),
+                Err(error) => StoreResult::error(ErrorKind::Invalid, error),
+            };
+            client.answers.insert(number, result.clone());
+            if client.answers.len() > CLIENT_ANSWERS_MAX
+                && let Some((oldest, _)) = client.answers.pop_first()
+            {
+                client.floor = oldest.saturating_add(1);
+            }
+            result
+        };
+        client.index = index;
+        self.clients.insert(id, client);
+        if self.clients.len() > CLIENTS_MAX {
+            let oldest = self.clients.iter().min_by_key(|(_, client)| client.index);
+            if let Some(id) = oldest.map(|(id, _)| *id) {
+                self.clients.remove(&id);
+            }
+        }
+        result
+    }
+
+    /// The one door to everything that an op may change.
+    fn apply_op(&mut self, writer: Writer<'_>, op: StoreOp) -> StoreResult {
+        if let Err(invalid) = op.check() {
+            return StoreResult::error(ErrorKind::Invalid, invalid);
+        }
+        let revision = self.revision();
+        match op {
+            StoreOp::Checkpoint { .. } | StoreOp::Loaded { .. } if writer.launch == 0 => {
+                let message = "checkpoints belong to a game's session; write to the tree instead";
+                StoreResult::error(ErrorKind::Invalid, message)
+            }
+            StoreOp::Checkpoint {
+                key,
+                kind,
+                version,
+                value,
+                frame,
+                realtime_ms,
+            } => {
+                let write = Write {
+                    source: writer.source,
+                    launch: writer.launch,
+                    key,
+                    kind,
+                    version,
+                    value,
+                    frame,
+                    realtime_ms,
+                    time_ns: self.time_ns,
+                };
+                self.checkpoints.write(write, revision)
+            }
+            StoreOp::Loaded { key, version } => self.checkpoints.loaded(
+                writer.source,
+                writer.launch,
+                &key,
+                version,
+                self.time_ns,
+                revision,
+            ),
+            op => self.apply_to_tree(writer, op),
+        }
+    }
+
+    /// Answers of a session that were not yet taken, by number.
+    pub(crate) fn answers(&self, epoch: &Uuid) -> Vec<(u64, StoreResult)> {
+        let answers = self.requests.get(epoch).map(|requests| &requests.answers);
+        answers
+            .into_iter()
+            .flatten()
+            .map(|(number, result)| (*number, result.clone()))
+            .collect()
+    }
+
+    fn take_or_cut(&mut self, place: (u64, u32), head: &SlabHead) -> Result<Outcome, Refusal> {
+        let result = self.take(head);
+        let cut = match &result {
+            Ok((_, None)) => None,
+            Ok((_, cut)) => *cut,
+            Err(_) => Some(Cut::Whole),
+        };
+        if let Some(cut) = cut {
+            self.cuts.insert(place, cut);
+        }
+        result.map(|(outcome, _)| outcome)
+    }
+
+    /// As `append_ops` for a slab without ops.
+    pub(super) fn append(
+        &mut self,
+        place: (u64, u32),
+        head: &SlabHead,
+    ) -> Result<Outcome, Refusal> {
+        self.take_or_cut(place, head)
+    }
+}
+
+#[cfg(test)]
+mod tests;
