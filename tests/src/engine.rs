@@ -28,7 +28,9 @@ pub const RESPAWN_VARIABLE: &str = "HARNESS_RESPAWN";
 /// Between two tries of that.
 const RESPAWN_EVERY: Duration = Duration::from_secs(1);
 /// Which incarnations of a game with few frames live for long, and how long.
-const LONG_LIFE_EVERY: u32 = 8;
+const LONG_LIFE_EVERY: u32 = 256;
+/// The file beside the journals' folder while which is there nobody's frames are over.
+const HOLD: &str = "hold";
 const LONG_LIFE_FRAMES: u64 = 250;
 /// The exit code of an engine whose frames are over.
 pub const DEATH_CODE: u8 = 3;
@@ -46,8 +48,8 @@ pub struct Game {
     pub text_bytes: usize,
     /// It idles after so many records.
     pub records_max: u64,
-    /// It dies, without a goodbye, after so many frames; every eighth incarnation lives more than a second, so that the
-    /// watchdog does not take the deaths for a crash loop.
+    /// It dies, without a goodbye, after so many frames; one incarnation in 256 lives more than a second, so that a
+    /// watchdog whose limit is higher than that does not take the deaths for a crash loop.
     pub frames_max: u64,
 }
 
@@ -78,6 +80,20 @@ impl Game {
             self.records_max.to_string().into(),
             self.frames_max.to_string().into(),
         ]
+    }
+
+    /// Lets every engine live on beyond its frames, or no longer.
+    ///
+    /// # Panics
+    /// When the file that tells them cannot be written or removed.
+    pub fn hold(&self, holds: bool) {
+        let path = self.journals.with_file_name(HOLD);
+        let done = if holds {
+            fs::write(&path, "")
+        } else {
+            fs::remove_file(&path)
+        };
+        done.unwrap_or_else(|error| panic!("{path:?}: {error}"));
     }
 
     /// Starts it as no watchdog would: nothing but its ring tells of it.
@@ -146,7 +162,11 @@ fn play(game: &Game) -> ExitCode {
     // Whoever keeps output has something to keep.
     println!("engine {} plays", options().launch);
     let frames_min = if is_long_lived { LONG_LIFE_FRAMES } else { 0 };
-    for _ in 0..game.frames_max.max(frames_min) {
+    let frames_max = game.frames_max.max(frames_min);
+    let hold = game.journals.with_file_name(HOLD);
+    let mut frames = 0;
+    while frames < frames_max || hold.exists() {
+        frames += 1;
         if let Some(guard) = &mut guard {
             guard.look(session.control().watchdog_pid);
         }

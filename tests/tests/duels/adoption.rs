@@ -18,7 +18,7 @@ use super::{
     wait_for_status, wait_until_alone, wait_until_played,
 };
 
-const DUELS_DEFAULT: u32 = 10;
+const DUELS_DEFAULT: u32 = 50;
 const STARTS: u32 = 10;
 /// `ExitCode::Locked`.
 const LOCKED: i32 = 7;
