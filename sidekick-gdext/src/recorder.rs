@@ -216,6 +216,11 @@ fn push(session: &Session, stream: &str, variant: &[u8]) -> Result<u64, Cause> {
             RefusedCause::StreamReserved => Cause::StreamReserved,
             RefusedCause::Full => Cause::RingFull,
             RefusedCause::SpillFailed => Cause::SpillFailed,
+            // Causes of requests, not of records.
+            RefusedCause::RequestTooLarge { bytes, max } => Cause::TooLarge { bytes, max },
+            RefusedCause::TooLargeForRing { .. } | RefusedCause::TooManyRequests { .. } => {
+                Cause::RingFull
+            }
             RefusedCause::Closed => Cause::Closed,
             RefusedCause::Fenced => Cause::Fenced,
         })

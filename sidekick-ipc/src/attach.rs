@@ -172,6 +172,8 @@ pub struct Attachment {
     hole_cause: u8,
     /// Where the reader stood before damage that no good frame has followed yet.
     damaged_from: Option<ReaderCheckpoint>,
+    /// The frame taken last is of a value that goes on.
+    is_amid_value: bool,
     /// Numbers that stood as holes so far.
     lost: u64,
     quarantined: bool,
@@ -257,6 +259,7 @@ impl Attachment {
             spill,
             hole_cause: crate::frame::hole_cause::ROTATED,
             damaged_from: None,
+            is_amid_value: false,
             lost: 0,
             quarantined: false,
             broken_tail: None,
@@ -290,6 +293,7 @@ impl Attachment {
         self.next_seq = next_seq.max(1);
         self.broken_tail = None;
         self.damaged_from = None;
+        self.is_amid_value = false;
         self.hole_cause = crate::frame::hole_cause::ROTATED;
         let (position, spill_file, spill_offset) =
             match checkpoint.rotation.cmp(&self.info.rotation) {

@@ -21,6 +21,12 @@ pub const FRAME_HEADER_BYTES: usize = 32;
 pub const RECORD_BYTES_MAX: usize = 64 << 10;
 /// Largest frame, padding included.
 pub const FRAME_BYTES_MAX: usize = FRAME_HEADER_BYTES + RECORD_BYTES_MAX;
+/// Bytes of a request's body that one frame carries; a longer one goes on in the next frame.
+pub const FRAGMENT_BYTES: usize = RECORD_BYTES_MAX;
+/// [`FrameHeader::flags`]: the value goes on in the next frame.
+pub const FLAG_MORE: u32 = 1;
+/// [`FrameHeader::flags`]: the value began in an earlier frame.
+pub const FLAG_CONTINUED: u32 = 2;
 /// Longest stream name in bytes; its length rides in one byte.
 pub const STREAM_NAME_BYTES_MAX: usize = 255;
 
@@ -36,6 +42,10 @@ pub enum FrameKind {
     Gap = 2,
     /// Sequence numbers that are lost, see [`Hole`]. Made by the reader, never accepted from a ring.
     Hole = 3,
+    /// A write to the store that the watchdog keeps, see [`crate::request`]. Durable and in order with the records.
+    Op = 4,
+    /// A question to the store, see [`crate::request`].
+    Query = 5,
     /// A message of the downlink, see [`crate::message`].
     Message = 16,
 }
@@ -47,6 +57,8 @@ impl FrameKind {
             1 => Some(FrameKind::Record),
             2 => Some(FrameKind::Gap),
             3 => Some(FrameKind::Hole),
+            4 => Some(FrameKind::Op),
+            5 => Some(FrameKind::Query),
             16 => Some(FrameKind::Message),
             _ => None,
         }
@@ -56,7 +68,15 @@ impl FrameKind {
     pub fn is_uplink(kind: u16) -> bool {
         matches!(
             FrameKind::from_u16(kind),
-            Some(FrameKind::Record | FrameKind::Gap)
+            Some(FrameKind::Record | FrameKind::Gap | FrameKind::Op | FrameKind::Query)
+        )
+    }
+
+    /// Whether a frame of this kind is (a part of) a request: see [`crate::request`].
+    pub fn is_request(kind: u16) -> bool {
+        matches!(
+            FrameKind::from_u16(kind),
+            Some(FrameKind::Op | FrameKind::Query)
         )
     }
 
@@ -77,7 +97,7 @@ pub struct FrameHeader {
     pub seq: u64,
     /// Writer's monotonic clock, ns.
     pub monotonic_ns: u64,
-    /// No flag is defined yet; written as 0.
+    /// [`FLAG_MORE`] and [`FLAG_CONTINUED`]; 0 for a frame that stands alone.
     pub flags: u32,
     /// Checksum.
     pub crc: u32,
@@ -171,6 +191,33 @@ pub fn seal(
         field.copy_from_slice(&crc.to_le_bytes());
     }
     crc
+}
+
+/// The header of a frame whose payload lies elsewhere.
+pub(crate) fn sealed_header(
+    seed: u32,
+    kind: u16,
+    flags: u32,
+    payload: &[u8],
+    seq: u64,
+    monotonic_ns: u64,
+) -> [u8; FRAME_HEADER_BYTES] {
+    let header = FrameHeader {
+        kind,
+        len: payload.len() as u32,
+        seq,
+        monotonic_ns,
+        flags,
+        crc: 0,
+    };
+    let mut hasher = Hasher::new_with_initial(seed);
+    hasher.update(&header.to_bytes());
+    hasher.update(payload);
+    FrameHeader {
+        crc: hasher.finalize(),
+        ..header
+    }
+    .to_bytes()
 }
 
 /// Checks a frame that was copied out of shared memory. Sets its padding to zero.
@@ -335,21 +382,24 @@ pub fn append_frame(
     monotonic_ns: u64,
     payload: &[u8],
 ) {
+    append_flagged_frame(out, crc_seed(epoch), kind, 0, seq, monotonic_ns, payload);
+}
+
+pub(crate) fn append_flagged_frame(
+    out: &mut Vec<u8>,
+    seed: u32,
+    kind: u16,
+    flags: u32,
+    seq: u64,
+    monotonic_ns: u64,
+    payload: &[u8],
+) {
     let payload = payload.get(..RECORD_BYTES_MAX).unwrap_or(payload);
     let start = out.len();
-    out.resize(start.saturating_add(FRAME_HEADER_BYTES), 0);
+    let header = sealed_header(seed, kind, flags, payload, seq, monotonic_ns);
+    out.extend_from_slice(&header);
     out.extend_from_slice(payload);
     out.resize(start.saturating_add(frame_bytes(payload.len())), 0);
-    if let Some(frame) = out.get_mut(start..) {
-        seal(
-            frame,
-            crc_seed(epoch),
-            kind,
-            payload.len(),
-            seq,
-            monotonic_ns,
-        );
-    }
 }
 
 /// Payload of a [`FrameKind::Record`]: `[name_len u8][name, UTF-8][value in Godot's binary encoding]`.

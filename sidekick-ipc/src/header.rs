@@ -8,7 +8,7 @@ use crate::frame::RECORD_BYTES_MAX;
 use crate::layout;
 
 /// Version of everything that both processes must agree on. A reader of another version refuses the file.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// Bytes of the header that are in use.
 pub const HEADER_BYTES: usize = 256;
 

@@ -133,6 +133,10 @@ pub const C_SPACE: usize = C + 512;
 pub const DOWN_TAIL: usize = DOWN_P;
 /// Byte position up to which the engine has read; written by the engine.
 pub const DOWN_HEAD: usize = DOWN_C;
+/// 1 while an engine thread sleeps for a message or is about to; written by the engine.
+pub const DOWN_WAITING: usize = DOWN_C + 128;
+/// 32-bit futex word: engine threads sleep on it for a message; written by the watchdog.
+pub const DOWN_WAKE: usize = DOWN_P + 128;
 
 /// The words and the data of one ring inside a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

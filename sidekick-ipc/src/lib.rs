@@ -6,7 +6,8 @@
 //!                        └─ ring full ──► .spill files                 ─────►   └ merged by sequence number
 //!  on_frame ────────────────────────────► heartbeat     (P: engine)    ─────► heartbeat
 //!  control ◄──────────────────────────── control words (C: watchdog)  ◄───── controls
-//!  poll_downlink ◄────────────────────── downlink ring (C: watchdog)  ◄───── send
+//!  op, query ─► as record                                                 ─────► drain (request)
+//!  next_message ◄─────────────────────── downlink ring (C: watchdog)  ◄───── send
 //! ```
 //!
 //! # Layout
@@ -15,6 +16,7 @@
 //! - [`ring`]: the ring over a region, and its way to sleep and wake
 //! - [`frame`]: one frame: header, checksum, kinds, payloads
 //! - [`header`], [`name`]: whose file it is
+//! - [`request`]: what the game asks of the store, in frames
 //! - [`session`]: the engine's side; [`spill`]: its overflow
 //! - [`attach`]: the watchdog's side
 //! - [`heartbeat`], [`control`], [`message`]: the words and messages beside the records
@@ -49,6 +51,7 @@ pub mod name;
 // Offsets are the caller's own; one outside the region is a mistake that must not become a wild access.
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 pub mod region;
+pub mod request;
 pub mod ring;
 pub mod session;
 pub mod spill;
@@ -71,4 +74,6 @@ pub use header::{HeaderError, PROTOCOL_VERSION, SessionInfo};
 pub use heartbeat::{Heartbeat, HeartbeatReader, Phase};
 pub use message::{Downlink, DownlinkMessage};
 pub use name::{RingFileName, remove_unfinished, scan};
-pub use session::{Look, RefusedCause, Session, SessionError, SessionOptions, WhenFull};
+pub use session::{
+    CheckpointRef, Look, Message, RefusedCause, Session, SessionError, SessionOptions, WhenFull,
+};

@@ -101,24 +101,74 @@ impl<R: Region> Producer<R> {
         if !self.has_room(frame.len()) {
             return Err(Full);
         }
-        let offset = self.tail & (self.layout.capacity.wrapping_sub(1));
+        self.write(0, frame);
+        self.commit(frame.len() as u64);
+        Ok(())
+    }
+
+    /// Writes the frames of one value, each in pieces of whole words (header, payload), and commits all of them with one
+    /// store: a reader sees every one or none.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing was committed.
+    pub fn publish_together<'a>(
+        &mut self,
+        bytes: usize,
+        pieces: impl IntoIterator<Item = (FrameStart, &'a [u8])>,
+    ) -> Result<(), Full> {
+        if !self.has_room(bytes) {
+            return Err(Full);
+        }
+        let mut written = 0u64;
+        for (head, payload) in pieces {
+            self.write(written, &head);
+            written = written.wrapping_add(head.len() as u64);
+            // The last word of a payload is filled up with zeros.
+            let whole = payload.len() & !7;
+            let (words, rest) = payload.split_at(whole);
+            self.write(written, words);
+            written = written.wrapping_add(whole as u64);
+            if !rest.is_empty() {
+                let mut word = [0; 8];
+                for (to, from) in word.iter_mut().zip(rest) {
+                    *to = *from;
+                }
+                self.write(written, &word);
+                written = written.wrapping_add(8);
+            }
+        }
+        debug_assert_eq!(written, bytes as u64);
+        self.commit(written);
+        Ok(())
+    }
+
+    /// Stores whole words so many bytes after the tail. There is room.
+    #[inline]
+    fn write(&self, after_tail: u64, words: &[u8]) {
+        let offset = self.tail.wrapping_add(after_tail) & (self.layout.capacity.wrapping_sub(1));
         let until_end = self.layout.capacity.wrapping_sub(offset) as usize;
         let at = self.layout.data.wrapping_add(offset as usize);
-        match frame.split_at_checked(until_end) {
-            None => self.region.copy_in(at, frame),
+        match words.split_at_checked(until_end) {
+            None => self.region.copy_in(at, words),
             Some((first, second)) => {
                 self.region.copy_in(at, first);
                 self.region.copy_in(self.layout.data, second);
             }
         }
-        self.tail = self.tail.wrapping_add(frame.len() as u64);
+    }
+
+    #[inline]
+    fn commit(&mut self, bytes: u64) {
+        self.tail = self.tail.wrapping_add(bytes);
         // SYNC: pairs with the Acquire load of `tail` in `Consumer::peek`; publishes the words stored above.
         // This is the commit, for a living reader and for whoever finds the file after a kill: a killed process
         // leaves a prefix of its stores in program order.
         self.region.store(self.layout.tail, self.tail, Release);
-        Ok(())
     }
 }
+
+/// The header of a frame as it stands in memory.
+pub type FrameStart = [u8; FRAME_HEADER_BYTES];
 
 /// What is wrong with a ring's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -385,6 +435,11 @@ pub const DRAIN_SLEEP: SleepWords = SleepWords {
 pub const SPACE_SLEEP: SleepWords = SleepWords {
     waiting: crate::layout::P_SPACE_WAITING,
     wake: crate::layout::C_SPACE,
+};
+/// An engine thread sleeps for a message of the downlink, the watchdog wakes.
+pub const MESSAGE_SLEEP: SleepWords = SleepWords {
+    waiting: crate::layout::DOWN_WAITING,
+    wake: crate::layout::DOWN_WAKE,
 };
 
 /// Sleeps until [`kick`] or the timeout, unless `is_ready` already.

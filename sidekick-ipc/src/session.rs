@@ -4,6 +4,7 @@
 //! waits longer than [`SessionOptions::block_max`] per frame, and that only with [`WhenFull::Block`].
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -28,9 +29,12 @@ use crate::sys::{self, Dir};
 
 mod file;
 mod frame;
+mod request;
 
 use file::{Current, Place};
 pub use frame::Look;
+use request::Requests;
+pub use request::{CheckpointRef, Message};
 
 /// What to do with a record when the ring is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,6 +108,30 @@ pub enum RefusedCause {
         "streams that begin with {RESERVED_STREAM_PREFIX:?} are the watchdog's own; choose another name"
     )]
     StreamReserved,
+    /// A request to the store that is larger than any may be.
+    #[error("the request has {bytes} bytes, the limit is {max}; split it")]
+    RequestTooLarge {
+        /// Bytes of the request.
+        bytes: usize,
+        /// Most that a request may have.
+        max: usize,
+    },
+    /// A request that fits into the ring never, and may not be spilled.
+    #[error(
+        "the request takes {bytes} bytes, the whole ring has {ring_bytes}; raise [ring] size, or let it spill"
+    )]
+    TooLargeForRing {
+        /// Bytes of the request's frames.
+        bytes: usize,
+        /// Bytes of the ring.
+        ring_bytes: usize,
+    },
+    /// Too many answers are awaited.
+    #[error("{max} requests are not answered yet; wait for some of them")]
+    TooManyRequests {
+        /// Most that there may be.
+        max: usize,
+    },
     /// The session has ended.
     #[error("the session has ended")]
     Closed,
@@ -145,6 +173,16 @@ pub struct Session {
     crashed: AtomicBool,
     last_frame_ns: AtomicU64,
     realtime_due_ns: AtomicU64,
+    /// Locked before `state`, never after it.
+    requests: Mutex<Requests>,
+    /// The watchdog that the questions without an answer were put to; 0 before the first.
+    asked_generation: AtomicU64,
+    /// The questions are to be asked again, whichever watchdog it is: their answers may have been lost.
+    is_break: AtomicBool,
+    /// Messages that an earlier rotation's file still held.
+    leftover: Mutex<VecDeque<DownlinkMessage>>,
+    /// Whether there are such, so that a frame takes no lock to know.
+    has_leftover: AtomicBool,
 }
 
 impl std::fmt::Debug for Session {
@@ -224,6 +262,11 @@ impl Session {
             crashed: AtomicBool::new(false),
             last_frame_ns: AtomicU64::new(0),
             realtime_due_ns: AtomicU64::new(0),
+            requests: Mutex::default(),
+            asked_generation: AtomicU64::new(0),
+            is_break: AtomicBool::new(false),
+            leftover: Mutex::default(),
+            has_leftover: AtomicBool::new(false),
         })
     }
 
@@ -336,23 +379,36 @@ impl Session {
             if self.options.when_full != WhenFull::Spill {
                 return Err(RefusedCause::Full);
             }
-            self.spill(state, frame, seq)?;
+            self.spill(state, frame, frame.len(), seq)?;
         }
-        state.last_seq = seq;
-        // SYNC: for readers of the number only; the record itself is committed by the ring or the file.
-        self.last_seq.store(seq, Release);
+        self.count(state, seq);
         Ok(seq)
     }
 
+    /// `seq` is the last number that was given to something stored.
+    #[inline]
+    fn count(&self, state: &mut State, seq: u64) {
+        state.last_seq = seq;
+        // SYNC: for readers of the number only; the record itself is committed by the ring or the file.
+        self.last_seq.store(seq, Release);
+    }
+
+    /// Stores the frames of one value in the spill file; the first has `first_bytes` bytes, the last has number `seq`.
     #[cold]
-    fn spill(&self, state: &mut State, frame: &[u8], seq: u64) -> Result<(), RefusedCause> {
+    fn spill(
+        &self,
+        state: &mut State,
+        frames: &[u8],
+        first_bytes: usize,
+        seq: u64,
+    ) -> Result<(), RefusedCause> {
         let acked = acked_seq(state);
         let region = Arc::clone(state.producer.region());
         // SYNC: Release, so that whoever sees the number finds all older files complete.
         let announce = |end: u32| region.store(layout::P_SPILL_END, end.into(), Release);
         state
             .spill
-            .append(frame, seq, acked, announce)
+            .append(frames, first_bytes, seq, acked, announce)
             .map_err(|error| match error {
                 SpillError::Full { .. } => RefusedCause::Full,
                 SpillError::Io { .. } => RefusedCause::SpillFailed,
@@ -548,28 +604,39 @@ impl Session {
     ///
     /// A damaged downlink is skipped to its end.
     pub fn poll_downlink(&self, out: &mut Vec<u8>) -> Option<DownlinkMessage> {
-        let current = self.current();
-        let mut consumer = lock(&current.downlink);
-        loop {
-            let position = consumer.position();
-            let header = match consumer.peek() {
-                Ok(header) => header?,
-                Err(_) => {
-                    skip_damage(&mut consumer);
-                    return None;
-                }
-            };
-            out.clear();
-            if header.seq != position || consumer.take(header, out).is_err() {
+        if self.has_leftover.load(Relaxed) {
+            let mut leftover = lock(&self.leftover);
+            if let Some(message) = leftover.pop_front() {
+                return Some(message);
+            }
+            self.has_leftover.store(false, Relaxed);
+        }
+        read_downlink(&self.current(), out)
+    }
+}
+
+/// The next message in a file's downlink.
+fn read_downlink(current: &Current, out: &mut Vec<u8>) -> Option<DownlinkMessage> {
+    let mut consumer = lock(&current.downlink);
+    loop {
+        let position = consumer.position();
+        let header = match consumer.peek() {
+            Ok(header) => header?,
+            Err(_) => {
                 skip_damage(&mut consumer);
                 return None;
             }
-            consumer.release(consumer.position());
-            let end = FRAME_HEADER_BYTES.saturating_add(header.len as usize);
-            let payload = out.get(FRAME_HEADER_BYTES..end).unwrap_or_default();
-            if let Ok(message) = DownlinkMessage::parse(payload) {
-                return Some(message);
-            }
+        };
+        out.clear();
+        if header.seq != position || consumer.take(header, out).is_err() {
+            skip_damage(&mut consumer);
+            return None;
+        }
+        consumer.release(consumer.position());
+        let end = FRAME_HEADER_BYTES.saturating_add(header.len as usize);
+        let payload = out.get(FRAME_HEADER_BYTES..end).unwrap_or_default();
+        if let Ok(message) = DownlinkMessage::parse(payload) {
+            return Some(message);
         }
     }
 }

@@ -3,7 +3,8 @@
 //! Sequence numbers are dense over ring and spill together, so a reader merges by "who has the next number"; there
 //! is no change of mode to agree on. A number belongs to a frame only when the frame is wholly written: a short write
 //! is cut away and its number used again (CORRECTNESS rule 5). A kill amid a write leaves a torn end, which has no
-//! right checksum and no successor.
+//! right checksum and no successor. Of a value in several frames the first is written last, which makes all of them
+//! there at once (CORRECTNESS rule 21).
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -126,17 +127,19 @@ impl SpillWriter {
             .saturating_add(self.open.as_ref().map_or(0, |open| open.bytes))
     }
 
-    /// Appends a sealed frame with number `seq`. Frames up to `acked_seq` count as gone. `announce` is told of a new
-    /// file (one more than its number) before its first frame.
+    /// Appends the sealed frames of one value, of which the last has number `seq` and the first `first_bytes` bytes: all
+    /// of them or none. Frames up to `acked_seq` count as gone. `announce` is told of a new file (one more than its
+    /// number) before its first frame.
     pub(crate) fn append(
         &mut self,
-        frame: &[u8],
+        frames: &[u8],
+        first_bytes: usize,
         seq: u64,
         acked_seq: u64,
         announce: impl FnOnce(u32),
     ) -> Result<(), SpillError> {
         let there = self.forget(acked_seq);
-        if there.saturating_add(frame.len() as u64) > self.bytes_max {
+        if there.saturating_add(frames.len() as u64) > self.bytes_max {
             return Err(SpillError::Full {
                 bytes: there,
                 max: self.bytes_max,
@@ -160,9 +163,9 @@ impl SpillWriter {
         let Some(open) = &mut self.open else {
             return Ok(());
         };
-        if let Err(source) = sys::write_all_at(&open.file, frame, open.bytes) {
+        if let Err(source) = write_first_last(&open.file, frames, first_bytes, open.bytes) {
             let number = open.number;
-            // What is there of the frame must not stand before the frame that gets this number next.
+            // What is there of the frames must not stand before the frame that gets this number next.
             if open.file.set_len(open.bytes).is_err() {
                 // Not even that: leave the file. Its torn end has no right checksum, and readers step over to the
                 // next file because there is one.
@@ -170,10 +173,22 @@ impl SpillWriter {
             }
             return Err(SpillError::Io { number, source });
         }
-        open.bytes = open.bytes.saturating_add(frame.len() as u64);
+        open.bytes = open.bytes.saturating_add(frames.len() as u64);
         open.last_seq = seq;
         Ok(())
     }
+}
+
+/// Writes the first frame after the others: a reader goes frame by frame, so that it finds none before all are there,
+/// however the writing ends.
+fn write_first_last(file: &File, frames: &[u8], first_bytes: usize, offset: u64) -> io::Result<()> {
+    let (first, others) = frames
+        .split_at_checked(first_bytes)
+        .unwrap_or((frames, &[]));
+    if !others.is_empty() {
+        sys::write_all_at(file, others, offset.saturating_add(first.len() as u64))?;
+    }
+    sys::write_all_at(file, first, offset)
 }
 
 impl std::fmt::Debug for SpillWriter {
@@ -332,4 +347,56 @@ pub(crate) fn numbers(dir: &Dir, launch: u32, epoch: &Uuid) -> io::Result<Vec<u3
         numbers.extend(number.and_then(|number| number.parse::<u32>().ok()));
     }
     Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{FrameKind, crc_seed, frame_bytes};
+    use crate::request::append_request_in;
+
+    const FRAGMENT: usize = 16;
+
+    /// How many frames a reader finds in a file that ends as a kill amid the writing of a value has left it: the writes in
+    /// this order, cut after `bytes_written` bytes.
+    fn found(writes: &[(usize, &[u8])], mut bytes_written: usize, epoch: Uuid) -> usize {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = Arc::new(Dir::open(dir.path()).unwrap());
+        let file = dir.create_new(&spill_name(1, &epoch, 0)).unwrap();
+        for (at, bytes) in writes {
+            let part = &bytes[..bytes.len().min(bytes_written)];
+            sys::write_all_at(&file, part, *at as u64).unwrap();
+            bytes_written -= part.len();
+        }
+        let mut reader = SpillReader::new(dir, 1, epoch, crc_seed(&epoch), 0);
+        let mut frames = 0;
+        while let Some(header) = reader.peek(1).unwrap() {
+            reader.take(header, &mut Vec::new());
+            frames += 1;
+        }
+        frames
+    }
+
+    /// The broken variant beside it shows what the order is for.
+    #[test]
+    fn a_kill_amid_the_writing_of_a_value_leaves_none_of_its_frames() {
+        let epoch = Uuid::from_u128(3);
+        let mut frames = Vec::new();
+        append_request_in(&mut frames, &epoch, FrameKind::Op, 1, 1, &[7; 40], FRAGMENT);
+        let first_bytes = frame_bytes(FRAGMENT);
+        let (first, others) = frames.split_at(first_bytes);
+        let in_order = [(0, first), (first_bytes, others)];
+        let first_last = [(first_bytes, others), (0, first)];
+        let mut halves = 0;
+        for bytes_written in 0..frames.len() {
+            assert_eq!(
+                found(&first_last, bytes_written, epoch),
+                0,
+                "{bytes_written}"
+            );
+            halves += found(&in_order, bytes_written, epoch);
+        }
+        assert_eq!(found(&first_last, frames.len(), epoch), 3);
+        assert!(halves > 0);
+    }
 }

@@ -338,7 +338,7 @@ fn damaged_sessions_give_right_records_or_holes() {
                         assert!((hole_cause::CORRUPT..=hole_cause::SPILL).contains(&hole.cause));
                         holes += 1;
                     }
-                    Item::Gap(..) => panic!("{item:?}"),
+                    Item::Gap(..) | Item::Fragment(..) => panic!("{item:?}"),
                 }
             }
             attachment.release(next - 1, &drained.checkpoint);

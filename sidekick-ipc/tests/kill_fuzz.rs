@@ -16,6 +16,8 @@ use sidekick_ipc::region::{Mapping, Region};
 use sidekick_ipc::*;
 
 const THREADS: u64 = 2;
+/// Bytes in each frame of a value of several.
+const FRAGMENT: usize = 100;
 const ROLE: &str = "SIDEKICK_KILL_ROLE";
 const DIR: &str = "SIDEKICK_KILL_DIR";
 const LAUNCH: &str = "SIDEKICK_KILL_LAUNCH";
@@ -67,7 +69,13 @@ fn produce(dir: &Path, launch: u64) {
                 let mut number = 0;
                 loop {
                     let value = value_of(launch, thread, number + 1);
-                    match session.record("kill", &value) {
+                    // Every fourth one is a value in several frames.
+                    let sent = if number % 4 == 3 {
+                        session.submit_request(FrameKind::Op, &value, FRAGMENT)
+                    } else {
+                        session.record("kill", &value)
+                    };
+                    match sent {
                         Ok(_) => {
                             number += 1;
                             board.set(launch, thread, number);
@@ -252,18 +260,29 @@ fn consume(dir: &Path, commits_late: bool) {
 fn numbers_in(out: &[u8], attachment: &Attachment, first_seq: u64) -> [(u64, u64); 2] {
     let mut numbers = [(0, 0); 2];
     let launch = u64::from(attachment.info().launch);
+    let mut assembler = request::Assembler::default();
+    let mut is_amid_value = false;
     for (frame, seq) in frames(out, &attachment.info().epoch).zip(first_seq..) {
         let frame = frame.unwrap();
         assert_eq!(frame.header.seq, seq, "launch {launch}");
         if frame.header.kind == FrameKind::Gap as u16 {
             continue;
         }
-        assert_eq!(
-            frame.header.kind,
-            FrameKind::Record as u16,
-            "launch {launch}, seq {seq}"
-        );
-        let value = Record::parse(frame.payload).unwrap().variant;
+        is_amid_value = frame.header.flags & frame::FLAG_MORE != 0;
+        let value = if frame.header.kind == FrameKind::Op as u16 {
+            let Some(request) = assembler.push(&frame) else {
+                assert!(is_amid_value, "launch {launch}, seq {seq}: half a value");
+                continue;
+            };
+            request.bytes
+        } else {
+            assert_eq!(
+                frame.header.kind,
+                FrameKind::Record as u16,
+                "launch {launch}, seq {seq}"
+            );
+            Record::parse(frame.payload).unwrap().variant.to_vec()
+        };
         let word = |i: usize| u64::from_le_bytes(value[8 * i..8 * i + 8].try_into().unwrap());
         let (thread, number) = (word(1), word(2));
         assert_eq!(
@@ -279,6 +298,7 @@ fn numbers_in(out: &[u8], attachment: &Attachment, first_seq: u64) -> [(u64, u64
         }
         *last = number;
     }
+    assert!(!is_amid_value, "launch {launch}: half a value at the end");
     numbers
 }
 

@@ -61,6 +61,8 @@ enum Variant {
     NoRecheck,
     ReleasesFirst,
     CommitsFirst,
+    /// A value in two frames, with a commit for each.
+    CommitsEachFragment,
     /// The frame hook looks how far the ring is only after it has woken.
     CountsAfterTheKick,
 }
@@ -224,6 +226,71 @@ fn run_frames(variant: Variant) {
     engine.join().unwrap();
 }
 
+/// A value in two frames, in a ring of exactly that size, twice: who sees the first frame has the second.
+fn run_fragments(variant: Variant) {
+    let shared = Arc::new(Shared {
+        words: (0..WORDS).map(|_| AtomicU64::new(0)).collect(),
+        futexes: (0..DATA / 8).map(|_| AtomicU32::new(0)).collect(),
+        bucket: Mutex::new(()),
+        woken: Condvar::new(),
+    });
+    let view = || View {
+        shared: Arc::clone(&shared),
+        variant,
+        fences: true,
+    };
+    let (writer_view, reader_view) = (view(), view());
+    let writer = thread::spawn(move || {
+        let mut producer = Producer::attach(&writer_view, LAYOUT);
+        for first in [1, 3] {
+            let header = |seq: u64| {
+                let mut frame = [0; FRAME_HEADER_BYTES];
+                seal(&mut frame, SEED, FrameKind::Op as u16, 0, seq, seq);
+                frame
+            };
+            let mut groups = vec![vec![header(first), header(first + 1)]];
+            if variant == Variant::CommitsEachFragment {
+                groups = vec![vec![header(first)], vec![header(first + 1)]];
+            }
+            for group in groups {
+                let bytes = group.len() * FRAME_HEADER_BYTES;
+                let pieces = || group.iter().map(|header| (*header, &[][..]));
+                while producer.publish_together(bytes, pieces()).is_err() {
+                    sleep(&&writer_view, SPACE, Duration::MAX, || {
+                        producer.has_room(bytes)
+                    });
+                }
+            }
+            kick(&&writer_view, DRAIN);
+        }
+    });
+    let mut consumer = Consumer::new(&reader_view, LAYOUT, SEED, 0, FrameKind::is_uplink);
+    let mut out = Vec::new();
+    let mut next = 1;
+    while next <= 4 {
+        let Some(header) = consumer.peek().expect("a header that makes sense") else {
+            assert!(next % 2 == 1, "a whole value");
+            let position = consumer.position();
+            sleep(&&reader_view, DRAIN, Duration::MAX, || {
+                reader_view.load(TAIL, Ordering::Acquire) != position
+            });
+            continue;
+        };
+        assert_eq!(header.seq, next);
+        consumer.take(header, &mut out).expect("a whole frame");
+        next += 1;
+        if next % 2 == 1 {
+            consumer.release(consumer.position());
+            kick(&&reader_view, SPACE);
+        }
+    }
+    writer.join().unwrap();
+}
+
+/// For [`check`]: what runs instead of so many records.
+const FRAMES_RUN: u64 = 0;
+const FRAGMENTS_RUN: u64 = u64::MAX;
+
 fn check(variant: Variant, records: u64, preemptions: usize) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -234,7 +301,8 @@ fn check(variant: Variant, records: u64, preemptions: usize) {
     builder.check(move || {
         counted.fetch_add(1, Relaxed);
         match records {
-            0 => run_frames(variant),
+            FRAMES_RUN => run_frames(variant),
+            FRAGMENTS_RUN => run_fragments(variant),
             _ => run(variant, records),
         }
     });
@@ -257,6 +325,11 @@ fn reuse_and_waiting_for_space_hold_in_every_interleaving() {
 #[test]
 fn a_frame_hook_that_wakes_only_for_what_is_new_holds_in_every_interleaving() {
     check(Variant::Good, 0, 4);
+}
+
+#[test]
+fn all_frames_of_a_value_come_at_once_in_every_interleaving() {
+    check(Variant::Good, FRAGMENTS_RUN, 4);
 }
 
 /// Runs the model in a child, for loom may abort where it finds something, and expects it to find `what`.
@@ -296,6 +369,17 @@ fn a_commit_before_the_words_is_found() {
         NO_FRAME,
         Variant::CommitsFirst,
         1,
+    );
+}
+
+#[test]
+fn a_commit_for_each_frame_of_a_value_is_found() {
+    let test = "a_commit_for_each_frame_of_a_value_is_found";
+    must_fail(
+        test,
+        "a whole value",
+        Variant::CommitsEachFragment,
+        FRAGMENTS_RUN,
     );
 }
 

@@ -63,10 +63,47 @@ fn a_short_write_is_cut_away_and_its_number_used_again() {
         match item {
             Item::Record(seq, bytes) => records.push((*seq, bytes.clone())),
             Item::Gap(_, gap) => gaps.push(*gap),
-            Item::Hole(..) => panic!("{item:?}"),
+            Item::Hole(..) | Item::Fragment(..) => panic!("{item:?}"),
         }
     }
     assert!(records == accepted);
     let told: u64 = gaps.iter().map(|gap| gap.count).sum();
     assert_eq!((told, gaps[0].cause), (refused, gap_cause::SPILL_FAILED));
+
+    // The same amid a value of several frames: none of them stays, and its numbers are used again.
+    let before = session.last_seq();
+    let request = big_body(7, 200_000);
+    while session.ring_used() + 66_000 < session.ring_bytes() {
+        session.record("test", &big_body(0, 60_000)).unwrap();
+    }
+    session.record("test", &big_body(0, 60_000)).unwrap();
+    let filled = session.last_seq();
+    // A new file: all in the one before was committed.
+    let spilled = std::fs::metadata(
+        dir.path()
+            .join(format!("0000000001-{}.1.spill", session.epoch())),
+    )
+    .unwrap()
+    .len();
+    for room in [0, 8, 65_568, 100_000, 131_136, 200_000] {
+        limit_file_bytes(spilled + room);
+        let refused = session.submit_request(FrameKind::Op, &request, 1 << 16);
+        assert_eq!(refused, Err(RefusedCause::SpillFailed), "{room}");
+        limit_file_bytes(libc::RLIM_INFINITY);
+        assert_eq!(session.last_seq(), filled);
+    }
+    session.record("test", b"after").unwrap();
+    let number = session.submit_request(FrameKind::Op, &request, 1 << 16);
+    assert_eq!(number, Ok(filled + 5));
+    let all = commit_all(&mut attachment);
+    assert_eq!(check_dense(&all, before + 1), filled + 6);
+    let parts: Vec<u8> = all
+        .iter()
+        .filter_map(|item| match item {
+            Item::Fragment(_, _, part) => Some(part.clone()),
+            _ => None,
+        })
+        .collect::<Vec<_>>()
+        .concat();
+    assert!(parts == request);
 }

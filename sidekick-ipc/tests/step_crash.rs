@@ -143,6 +143,16 @@ enum Writer {
     Real,
     /// Stores the commit word before the frame.
     CommitsFirst,
+    /// A value of several frames.
+    Fragments,
+    /// Such a value with a commit for each of its frames.
+    CommitsEachFragment,
+}
+
+/// A value of three frames for every number.
+const FRAGMENT: usize = 80;
+fn fragments_of(seq: u64) -> Vec<u8> {
+    big_body(seq, 2 * FRAGMENT + 8 + (seq * 5 % 60) as usize)
 }
 
 fn sizes(seq: u64) -> Vec<u8> {
@@ -170,6 +180,34 @@ fn publish_commit_first(region: &Mapping, tail: &mut u64, epoch: &uuid::Uuid, se
     region.copy_in(at, &frame);
 }
 
+/// A producer that commits each frame of a value by itself, on the same words.
+fn publish_each(
+    region: &Mapping,
+    tail: &mut u64,
+    epoch: &uuid::Uuid,
+    first_seq: u64,
+    value: &[u8],
+) {
+    let mut frames_bytes = Vec::new();
+    request::append_request_in(
+        &mut frames_bytes,
+        epoch,
+        FrameKind::Op,
+        first_seq,
+        1,
+        value,
+        FRAGMENT,
+    );
+    let mut rest = &frames_bytes[..];
+    for frame in frames(&frames_bytes, epoch).map(Result::unwrap) {
+        let (one, others) = rest.split_at(frame.header.frame_bytes());
+        region.copy_in(layout::D + *tail as usize, one);
+        *tail += one.len() as u64;
+        region.store(layout::P_TAIL, *tail, Release);
+        rest = others;
+    }
+}
+
 /// Steps through records; `prefill` bytes of the ring are taken before, so that it may be full.
 fn step_over_record(writer: Writer, prefill: u64, points_max: u64) -> Tally {
     let dir = tempfile::tempdir().unwrap();
@@ -195,8 +233,14 @@ fn step_over_record(writer: Writer, prefill: u64, points_max: u64) -> Tally {
         let mut tail = session.ring_used();
         let mut seq = session.last_seq();
         loop {
-            seq += 1;
-            let bytes = sizes(seq);
+            let first_seq = seq + 1;
+            let in_fragments = matches!(writer, Writer::Fragments | Writer::CommitsEachFragment);
+            seq += if in_fragments { 3 } else { 1 };
+            let bytes = if in_fragments {
+                fragments_of(first_seq)
+            } else {
+                sizes(seq)
+            };
             board.set(TRYING, seq);
             stop();
             board.set(INSIDE, 1);
@@ -204,6 +248,12 @@ fn step_over_record(writer: Writer, prefill: u64, points_max: u64) -> Tally {
                 Writer::Real => drop(session.record("test", &bytes)),
                 Writer::CommitsFirst => {
                     publish_commit_first(&broken, &mut tail, &session.epoch(), seq);
+                }
+                Writer::Fragments => {
+                    let _ = session.submit_request(FrameKind::Op, &bytes, FRAGMENT);
+                }
+                Writer::CommitsEachFragment => {
+                    publish_each(&broken, &mut tail, &session.epoch(), first_seq, &bytes);
                 }
             }
             board.set(RETURNED, seq);
@@ -242,10 +292,19 @@ fn step_over_record(writer: Writer, prefill: u64, points_max: u64) -> Tally {
             continue;
         };
         let last = drained.first_seq + drained.count - 1;
+        let mut assembler = request::Assembler::default();
+        let mut amid_value = false;
         let whole = frames(&out, &watchdog.info().epoch).all(|frame| {
             let Ok(frame) = frame else { return false };
-            Record::parse(frame.payload).is_ok_and(|r| r.variant == sizes(frame.header.seq))
-        });
+            if frame.header.kind == FrameKind::Record as u16 {
+                return Record::parse(frame.payload)
+                    .is_ok_and(|r| r.variant == sizes(frame.header.seq));
+            }
+            amid_value = frame.header.flags & frame::FLAG_MORE != 0;
+            assembler
+                .push(&frame)
+                .is_none_or(|request| request.bytes == fragments_of(request.number - 2))
+        }) && !amid_value;
         let (returned, trying) = (board.get(RETURNED), board.get(TRYING));
         if drained.corruption.is_some() || !whole || last < returned || last > trying {
             tally.violations += 1;
@@ -272,6 +331,29 @@ fn a_kill_at_any_instruction_of_a_spilled_record_leaves_whole_records_only() {
     println!("{tally:?}");
     assert_eq!(tally.violations, 0, "{tally:?}");
     assert!(tally.early > 0 && tally.records > 2, "{tally:?}");
+}
+
+#[test]
+fn a_kill_at_any_instruction_leaves_all_frames_of_a_value_or_none() {
+    let tally = step_over_record(Writer::Fragments, 0, POINTS);
+    println!("{tally:?}");
+    assert_eq!(tally.violations, 0, "{tally:?}");
+    assert!(tally.early > 0 && tally.records > 2, "{tally:?}");
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_a_spilled_value_leaves_all_of_its_frames_or_none() {
+    let tally = step_over_record(Writer::Fragments, 256 << 10, POINTS);
+    println!("{tally:?}");
+    assert_eq!(tally.violations, 0, "{tally:?}");
+    assert!(tally.early > 0 && tally.records > 2, "{tally:?}");
+}
+
+#[test]
+fn the_harness_catches_a_producer_that_commits_each_frame_of_a_value() {
+    let tally = step_over_record(Writer::CommitsEachFragment, 0, POINTS / 4);
+    println!("{tally:?}");
+    assert!(tally.violations > 0, "{tally:?}");
 }
 
 #[test]

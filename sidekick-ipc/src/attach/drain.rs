@@ -7,12 +7,15 @@ use std::sync::atomic::Ordering::Acquire;
 
 use super::{Attachment, ReaderCheckpoint};
 use crate::frame::{
-    FRAME_HEADER_BYTES, FrameHeader, FrameKind, Hole, append_frame, hole_cause, is_reserved_record,
+    FLAG_MORE, FRAGMENT_BYTES, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Hole, append_frame,
+    hole_cause, is_reserved_record,
 };
 use crate::layout;
 use crate::region::Region;
+use crate::request::request_frames_bytes;
 use crate::ring::RingError;
 use crate::sys;
+use crate::tree::codec::REQUEST_PAYLOAD_BYTES_MAX;
 
 /// A frame that claims to be so many numbers ahead is damage, however right its checksum is.
 const SEQ_JUMP_MAX: u64 = 1 << 40;
@@ -91,7 +94,9 @@ struct Damage {
 
 impl Attachment {
     /// Appends complete, checked frames to `out`, ring and spill merged by number, about `max_bytes` at most (but at
-    /// least one frame if there is one, so up to one frame more).
+    /// least one frame if there is one, so up to one frame more). The frames of one value stay together: it goes on to
+    /// the last of them, up to [`REQUEST_PAYLOAD_BYTES_MAX`] (and its headers) beyond `max_bytes`; a value of more frames than an engine
+    /// makes is cut there, and goes on with the next call.
     ///
     /// Frames are given out once; after a failed commit call [`Attachment::resume`] and drain again.
     ///
@@ -106,7 +111,18 @@ impl Attachment {
         let (before, mut damage) = (self.checkpoint(), Damage::default());
         let mut more = true;
         let mut steps_left = steps_max(self.info.ring_bytes);
-        while out.len().saturating_sub(start) < max_bytes.max(1)
+        let max_bytes = max_bytes.max(1);
+        let longest = request_frames_bytes(REQUEST_PAYLOAD_BYTES_MAX, FRAGMENT_BYTES);
+        let max_bytes_amid = max_bytes.saturating_add(longest);
+        let has_room = |out: &Vec<u8>, is_amid_value: bool| {
+            let max = if is_amid_value {
+                max_bytes_amid
+            } else {
+                max_bytes
+            };
+            out.len().saturating_sub(start) < max
+        };
+        while has_room(out, self.is_amid_value)
             && damage.count < DAMAGE_PER_CALL_MAX
             && steps_left > 0
         {
@@ -256,6 +272,7 @@ impl Attachment {
     /// The next frame stands at the end of `out`.
     fn took(&mut self, header: FrameHeader, out: &mut Vec<u8>) {
         self.damaged_from = None;
+        self.is_amid_value = FrameKind::is_request(header.kind) && header.flags & FLAG_MORE != 0;
         let start = out.len().saturating_sub(header.frame_bytes());
         let payload = out.get(start.saturating_add(FRAME_HEADER_BYTES)..);
         if is_reserved_record(header.kind, payload.unwrap_or_default()) {
@@ -291,6 +308,7 @@ impl Attachment {
             &payload,
         );
         self.next_seq = seq;
+        self.is_amid_value = false;
         self.lost = self.lost.saturating_add(count);
     }
 

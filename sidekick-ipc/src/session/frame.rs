@@ -49,7 +49,8 @@ impl Session {
             control: control::read(region, monotonic_ns),
             committed_seq: self.level_in(region, layout::C_ACK_SEQ, &self.committed_seq),
             uploaded_seq: self.level_in(region, layout::C_UPLOADED_SEQ, &self.uploaded_seq),
-            has_message: tail != region.load(layout::DOWN_HEAD, Relaxed),
+            has_message: tail != region.load(layout::DOWN_HEAD, Relaxed)
+                || self.has_leftover.load(Relaxed),
             is_fenced: self.is_fenced_in(region),
         }
     }
@@ -124,6 +125,7 @@ impl Session {
         region.store(layout::P_FRAMES, frames, Release);
         let generation = region.load(layout::C_GENERATION, Relaxed);
         region.store(layout::P_GENERATION_SEEN, generation, Relaxed);
+        self.ask_again_if_new(generation);
         self.notifier
             .tell(region, DRAIN_SLEEP, || self.last_seq.load(Acquire));
     }
@@ -218,7 +220,16 @@ impl Session {
         let uplink = RingLayout::uplink(self.ring_bytes as u64);
         state.producer = Producer::attach(Arc::clone(&next.mapping), uplink);
         state.kicked_at = 0;
+        // What the watchdog has sent already would be forgotten with the file.
+        let mut scratch = Vec::new();
+        let mut leftover = lock(&self.leftover);
+        while let Some(message) = super::read_downlink(old, &mut scratch) {
+            leftover.push_back(message);
+            self.has_leftover.store(true, Relaxed);
+        }
+        drop(leftover);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
+        self.ask_again_later();
         // SYNC: pairs with the Acquire load in `heartbeat::read`: after this nothing more comes here, and the next
         // file has its name already.
         old.mapping

@@ -133,6 +133,36 @@ pub fn encode_request(acked: u64, words: &impl Words) -> Result<Vec<u8>, WordsEr
     Ok(out)
 }
 
+/// As [`encode_request`], of whatever serializes as such words do, appended to `out`.
+///
+/// # Errors
+/// [`WordsError::TooLarge`]; `out` is as before.
+pub fn encode_request_into(
+    acked: u64,
+    words: &impl Serialize,
+    out: &mut Vec<u8>,
+) -> Result<(), WordsError> {
+    let before = out.len();
+    out.extend_from_slice(&acked.to_le_bytes());
+    let result = options(REQUEST_BYTES_MAX).serialize_into(&mut *out, words);
+    result.map_err(|cause| {
+        out.truncate(before);
+        match *cause {
+            bincode::ErrorKind::SizeLimit => WordsError::TooLarge {
+                what: "store request",
+                bytes: bincode::serialized_size(words).map_or(usize::MAX, |bytes| {
+                    usize::try_from(bytes).unwrap_or(usize::MAX)
+                }),
+                max: REQUEST_BYTES_MAX,
+            },
+            cause => WordsError::Malformed {
+                what: "store request",
+                cause: cause.to_string(),
+            },
+        }
+    })
+}
+
 /// Largest request with what stands before its words.
 pub const REQUEST_PAYLOAD_BYTES_MAX: usize = REQUEST_BYTES_MAX + ACKED_BYTES;
 

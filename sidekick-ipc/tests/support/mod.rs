@@ -46,6 +46,8 @@ pub enum Item {
     Record(u64, Vec<u8>),
     Gap(u64, Gap),
     Hole(u64, Hole),
+    /// A frame of a request: number, flags, payload.
+    Fragment(u64, u32, Vec<u8>),
 }
 
 pub fn items(bytes: &[u8], epoch: &Uuid) -> Vec<Item> {
@@ -59,6 +61,9 @@ pub fn items(bytes: &[u8], epoch: &Uuid) -> Vec<Item> {
                 }
                 FrameKind::Gap => Item::Gap(seq, Gap::parse(frame.payload).unwrap()),
                 FrameKind::Hole => Item::Hole(seq, Hole::parse(frame.payload).unwrap()),
+                FrameKind::Op | FrameKind::Query => {
+                    Item::Fragment(seq, frame.header.flags, frame.payload.to_vec())
+                }
                 FrameKind::Message => panic!("a message in the uplink"),
             }
         })
@@ -69,7 +74,7 @@ pub fn items(bytes: &[u8], epoch: &Uuid) -> Vec<Item> {
 pub fn check_dense(items: &[Item], mut next: u64) -> u64 {
     for item in items {
         let (seq, covers) = match item {
-            Item::Record(seq, _) | Item::Gap(seq, _) => (*seq, 1),
+            Item::Record(seq, _) | Item::Gap(seq, _) | Item::Fragment(seq, ..) => (*seq, 1),
             Item::Hole(seq, hole) => (*seq, hole.count),
         };
         assert_eq!(seq, next, "{item:?}");

@@ -153,6 +153,11 @@ impl Walk {
             if header.seq < at.next_seq {
                 continue; // Seen before: the part of a repeated slab that apply has cut off.
             }
+            if FrameKind::is_request(header.kind) {
+                // The store's business, not the backend's.
+                mark.next_seq = header.seq.saturating_add(1);
+                continue;
+            }
             let mut covers = 1;
             let what = match FrameKind::from_u16(header.kind) {
                 Some(FrameKind::Record) => Record::parse(frame.payload).map(What::Record),
@@ -169,10 +174,12 @@ impl Walk {
                         cause: hole_words(hole.cause),
                     }
                 }),
-                Some(FrameKind::Message) | None => Ok(What::Lost {
-                    count: 1,
-                    cause: Cow::Owned(format!("frame of unknown kind {}", header.kind)),
-                }),
+                Some(FrameKind::Op | FrameKind::Query | FrameKind::Message) | None => {
+                    Ok(What::Lost {
+                        count: 1,
+                        cause: Cow::Owned(format!("frame of unknown kind {}", header.kind)),
+                    })
+                }
             };
             let what = what.unwrap_or_else(|error| What::Lost {
                 count: 1,
