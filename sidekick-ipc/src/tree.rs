@@ -21,7 +21,7 @@ pub use answer::{
     WatchBatch, WatchEvent, WatchKind,
 };
 pub use check::Invalid;
-pub use codec::{Words, WordsError, decode_request, encode_request};
+pub use codec::{Words, WordsError, decode_request, encode_request, peek_checkpoint};
 pub use condition::{CONDITION_DEPTH_MAX, CONDITIONS_MAX, Comparison, Condition};
 pub use path::{
     PATH_BYTES_MAX, PATH_DEPTH_MAX, Path, PathError, Pattern, RESERVED_SEGMENT, SEGMENT_BYTES_MAX,

@@ -4,7 +4,10 @@ use bincode::Options;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX, StoreOp, StoreQuery, StoreResult, WatchBatch};
+use super::{
+    CheckpointKind, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, StoreOp, StoreQuery, StoreResult,
+    WatchBatch,
+};
 
 /// Bytes before the words in a request: the number up to which the game has taken its answers.
 const ACKED_BYTES: usize = 8;
@@ -162,6 +165,29 @@ pub fn encode_request_into(
         }
     })
 }
+
+/// What the first bytes of a request say if it is about a checkpoint, without a look at its value: the key, and the kind
+/// of a [`StoreOp::Checkpoint`]; none for a [`StoreOp::Loaded`].
+pub fn peek_checkpoint(request: &[u8]) -> Option<(&str, Option<CheckpointKind>)> {
+    const CHECKPOINT: u32 = 7;
+    const LOADED: u32 = 8;
+    let (_acked, words) = request.split_first_chunk::<ACKED_BYTES>()?;
+    let peek = || options(PEEK_BYTES_MAX).allow_trailing_bytes();
+    match words.first_chunk::<4>().map(|of| u32::from_le_bytes(*of))? {
+        CHECKPOINT => {
+            let (_, key, kind): (u32, &str, CheckpointKind) = peek().deserialize(words).ok()?;
+            Some((key, Some(kind)))
+        }
+        LOADED => {
+            let (_, key): (u32, &str) = peek().deserialize(words).ok()?;
+            Some((key, None))
+        }
+        _ => None,
+    }
+}
+
+/// Bytes of an op that [`peek_checkpoint`] reads at most: a key of any length that is allowed, and the words around it.
+const PEEK_BYTES_MAX: usize = 64 + super::CHECKPOINT_KEY_BYTES_MAX;
 
 /// Largest request with what stands before its words.
 pub const REQUEST_PAYLOAD_BYTES_MAX: usize = REQUEST_BYTES_MAX + ACKED_BYTES;

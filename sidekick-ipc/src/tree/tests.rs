@@ -236,3 +236,32 @@ fn the_encoding_of_ops_does_not_change() {
     };
     assert_eq!(hex(&loaded), "0800000001000000000000006b0200000000000000");
 }
+
+#[test]
+fn the_beginning_of_a_checkpoint_tells_what_it_is() {
+    let request = |op: &StoreOp| encode_request(3, op).unwrap();
+    let checkpoint = |kind| {
+        request(&StoreOp::Checkpoint {
+            key: "match".into(),
+            kind,
+            version: 9,
+            value: vec![1; 1000],
+            frame: 1,
+            realtime_ms: 1,
+        })
+    };
+    for kind in [CheckpointKind::Full, CheckpointKind::Delta { base: 7 }] {
+        let bytes = checkpoint(kind);
+        assert_eq!(peek_checkpoint(&bytes), Some(("match", Some(kind))));
+        for len in 0..30 {
+            let _ = peek_checkpoint(&bytes[..len]);
+        }
+    }
+    let loaded = request(&StoreOp::Loaded {
+        key: "match".into(),
+        version: 2,
+    });
+    assert_eq!(peek_checkpoint(&loaded), Some(("match", None)));
+    let put = request(&StoreOp::Put(Put::new(path("/a"), None)));
+    assert_eq!(peek_checkpoint(&put), None);
+}
