@@ -148,10 +148,13 @@ impl Waker {
         // SYNC: Dekker with `Attachment::wait`: `poked` then `asleep` here, `asleep` then `poked` there.
         self.sleeper.poked.store(true, SeqCst);
         // The futex word belongs to the engine and cannot be changed here, so a wake that comes between the
-        // sleeper's last look and its sleep would get lost: repeat it until the sleeper has seen `poked`.
+        // sleeper's last look and its sleep would get lost: repeat it until the sleeper was woken or has seen `poked`.
         let mut pause = Duration::from_micros(1);
         while self.sleeper.asleep.load(SeqCst) && self.sleeper.poked.load(SeqCst) {
-            self.mapping.wake_only(layout::P_WAKE);
+            // Nobody else sleeps on this word.
+            if self.mapping.wake_only(layout::P_WAKE) > 0 {
+                return;
+            }
             std::thread::sleep(pause);
             pause = pause.saturating_mul(2).min(Duration::from_millis(1));
         }

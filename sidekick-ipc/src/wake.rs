@@ -12,7 +12,7 @@ pub fn wait(word: &AtomicU32, while_value: u32, timeout: Duration) {
     sys::futex_wait(word, while_value, timeout);
 }
 
-/// Wakes all who sleep on `word`, in any process.
-pub fn wake(word: &AtomicU32) {
-    sys::futex_wake(word);
+/// Wakes all who sleep on `word`, in any process. Says how many that were.
+pub fn wake(word: &AtomicU32) -> usize {
+    sys::futex_wake(word)
 }

@@ -185,8 +185,8 @@ impl Region for Mapping {
 }
 
 impl Mapping {
-    /// Wakes all sleepers of a futex word without changing it, for a side that cannot write it.
-    pub(crate) fn wake_only(&self, at: usize) {
-        wake::wake(self.word32(at));
+    /// Wakes all sleepers of a futex word without changing it, for a side that cannot write it. Says how many that were.
+    pub(crate) fn wake_only(&self, at: usize) -> usize {
+        wake::wake(self.word32(at))
     }
 }

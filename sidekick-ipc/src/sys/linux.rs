@@ -320,8 +320,8 @@ pub fn futex_wait(word: &AtomicU32, while_value: u32, timeout: Duration) {
 }
 
 /// Wakes all who sleep on `word`.
-pub fn futex_wake(word: &AtomicU32) {
-    let _ = futex::wake(word, futex::Flags::empty(), i32::MAX as u32);
+pub fn futex_wake(word: &AtomicU32) -> usize {
+    futex::wake(word, futex::Flags::empty(), i32::MAX as u32).unwrap_or(0)
 }
 
 // ---- positioned reads and writes ----
