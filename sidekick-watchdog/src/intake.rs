@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
@@ -19,13 +20,17 @@ use sidekick_ipc::header::SessionInfo;
 use sidekick_ipc::heartbeat::HeartbeatReader;
 use sidekick_ipc::message::Downlink;
 use sidekick_ipc::name::RingFileName;
+use sidekick_ipc::tree::{Pattern, StoreQuery, StoreResult, WatchBatch};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::platform::{FileWatch, Waitable, Waker, wait};
-use crate::slab::{RingCheckpoint, Slab};
+use crate::slab::{OpAt, RingCheckpoint, Slab};
 
+mod answers;
+mod bell;
 mod drain;
+mod requests;
 #[cfg(test)]
 mod tests;
 
@@ -124,24 +129,53 @@ pub trait Committer: Send + Sync + 'static {
     fn open(&self, opening: &SessionOpening) -> Result<SessionResume, CommitError>;
 
     /// Queues a slab and returns at once, or waits while the queue is full. Slabs are taken in the order of the
-    /// calls.
-    fn append(&self, slab: Slab) -> Box<dyn PendingAppend>;
+    /// calls. `ops` are the operations in it that are to be applied.
+    fn append(&self, slab: Slab, ops: Vec<OpAt>) -> PendingAppend;
 
     /// Commits a session's end and waits for it.
     ///
     /// # Errors
     /// [`CommitError::Later`], [`CommitError::Closed`].
     fn end(&self, ending: &SessionEnding) -> Result<(), CommitError>;
+
+    /// Answers a query from the committed state, in memory and at once. Never asked: to watch, to end a watch.
+    fn query(&self, asker: &Asker, query: &StoreQuery) -> StoreResult;
+
+    /// Answers of the asker's operations after number `after`, in order, that the asker has not acknowledged. At least
+    /// one if there is one; what is missing is asked for with the last one's number.
+    fn answers(&self, asker: &Asker, after: u64) -> Vec<(u64, StoreResult)>;
+
+    /// Whether every session before the asker's has ended: those that the state knows of, and `rings`, sessions whose
+    /// rings are still there.
+    fn earlier_ended(&self, asker: &Asker, rings: &[Uuid]) -> bool;
+
+    /// The revision of the tree.
+    fn revision(&self) -> u64;
+
+    /// What happened to nodes that match after `revision`, in order; as much as fits into one message.
+    fn events(&self, pattern: &Pattern, revision: u64) -> WatchBatch;
+
+    /// Resolves when the state changes after this call. Polled by any thread, woken by any.
+    fn changed(&self) -> Changed;
 }
 
-/// A slab on its way to the disk.
-pub trait PendingAppend: Send {
-    /// Waits until the slab is durable or refused.
-    ///
-    /// # Errors
-    /// Any [`CommitError`]; after [`CommitError::Hole`] and [`CommitError::Later`] nothing of the slab was taken.
-    fn wait(self: Box<Self>) -> Result<(), CommitError>;
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// The watchdog's name under which its session was opened.
+    pub source: String,
+    /// The session.
+    pub epoch: Uuid,
+    /// Number of its launch.
+    pub launch: u32,
 }
+
+/// A slab on its way to the disk: resolves when it is durable and applied, or refused with any [`CommitError`]. After
+/// [`CommitError::Hole`] and [`CommitError::Later`] nothing of it was taken. Polled outside of any runtime.
+pub type PendingAppend = Pin<Box<dyn Future<Output = Result<(), CommitError>> + Send>>;
+
+/// See [`Committer::changed`].
+pub type Changed = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Settings of the intake.
 #[derive(Clone, Debug)]

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::names::Names;
+use sidekick_ipc::tree::{ErrorKind, Pattern, StoreQuery, StoreResult, WatchBatch};
+use uuid::Uuid;
+
 use crate::intake::{
-    CommitError, Committer, PendingAppend, SessionEnding, SessionOpening, SessionResume,
+    Asker, Changed, CommitError, Committer, PendingAppend, SessionEnding, SessionOpening,
+    SessionResume,
 };
-use crate::slab::Slab;
+use crate::slab::{OpAt, Slab};
 use crate::store::{AppendError, AppendTicket, Refusal, Store, StoreError};
 
 /// The store as intake sees it. Its calls block, so they belong on intake's threads, never on the runtime's.
@@ -59,14 +63,10 @@ impl Committer for StoreCommitter {
         }
     }
 
-    fn append(&self, slab: Slab) -> Box<dyn PendingAppend> {
+    fn append(&self, slab: Slab, ops: Vec<OpAt>) -> PendingAppend {
         let epoch = slab.head.epoch;
-        let ticket = self.runtime.block_on(self.store.submit(slab));
-        Box::new(Pending {
-            ticket,
-            epoch,
-            runtime: self.runtime.clone(),
-        })
+        let ticket = self.runtime.block_on(self.store.submit_ops(slab, ops));
+        Box::pin(settled(ticket, epoch))
     }
 
     fn end(&self, ending: &SessionEnding) -> Result<(), CommitError> {
@@ -90,6 +90,51 @@ impl Committer for StoreCommitter {
             Err(error) => Err(not_now(&error)),
         }
     }
+
+    fn query(&self, asker: &Asker, query: &StoreQuery) -> StoreResult {
+        match query {
+            StoreQuery::Restore { key, safe } => {
+                StoreResult::Restored(self.store.restore(&asker.source, key, *safe))
+            }
+            _ => StoreResult::error(ErrorKind::Unavailable, "the tree is not in this version"),
+        }
+    }
+
+    fn answers(&self, asker: &Asker, after: u64) -> Vec<(u64, StoreResult)> {
+        self.store.answers_after(asker.epoch, after)
+    }
+
+    fn earlier_ended(&self, asker: &Asker, rings: &[Uuid]) -> bool {
+        let has_ended = |epoch: &Uuid| {
+            let session = self.store.session(&asker.source, *epoch);
+            session.is_some_and(|session| session.end.is_some())
+        };
+        !self
+            .store
+            .is_earlier_session_open(&asker.source, asker.launch)
+            && rings.iter().all(has_ended)
+    }
+
+    fn revision(&self) -> u64 {
+        0
+    }
+
+    fn events(&self, _pattern: &Pattern, revision: u64) -> WatchBatch {
+        WatchBatch {
+            revision,
+            ..WatchBatch::default()
+        }
+    }
+
+    fn changed(&self) -> Changed {
+        let mut applied = self.store.applied();
+        Box::pin(async move {
+            if applied.changed().await.is_err() {
+                // The store is closed: nothing changes any more.
+                std::future::pending::<()>().await;
+            }
+        })
+    }
 }
 
 /// A full disk passes; everything else that is no refusal is the store's end.
@@ -102,35 +147,30 @@ fn not_now(error: &StoreError) -> CommitError {
     }
 }
 
-struct Pending {
+async fn settled(
     ticket: Result<AppendTicket, AppendError>,
-    epoch: uuid::Uuid,
-    runtime: Handle,
-}
-
-impl PendingAppend for Pending {
-    fn wait(self: Box<Self>) -> Result<(), CommitError> {
-        let epoch = self.epoch;
-        match self
-            .ticket
-            .and_then(|ticket| self.runtime.block_on(ticket.wait()))
-        {
-            Ok(_) => Ok(()),
-            Err(AppendError::Refused(Refusal::Hole { expected, .. })) => {
-                Err(CommitError::Hole { expected })
-            }
-            Err(AppendError::Refused(refusal)) => Err(CommitError::Refused {
-                epoch,
-                reason: refusal.to_string(),
-            }),
-            Err(
-                error @ (AppendError::Quota { .. }
-                | AppendError::NoSpace(_)
-                | AppendError::NotLeader { .. }),
-            ) => Err(CommitError::Later {
-                reason: error.to_string(),
-            }),
-            Err(AppendError::Stopped(_)) => Err(CommitError::Closed),
+    epoch: Uuid,
+) -> Result<(), CommitError> {
+    let appended = match ticket {
+        Ok(ticket) => ticket.wait().await,
+        Err(error) => Err(error),
+    };
+    match appended {
+        Ok(_) => Ok(()),
+        Err(AppendError::Refused(Refusal::Hole { expected, .. })) => {
+            Err(CommitError::Hole { expected })
         }
+        Err(AppendError::Refused(refusal)) => Err(CommitError::Refused {
+            epoch,
+            reason: refusal.to_string(),
+        }),
+        Err(
+            error @ (AppendError::Quota { .. }
+            | AppendError::NoSpace(_)
+            | AppendError::NotLeader { .. }),
+        ) => Err(CommitError::Later {
+            reason: error.to_string(),
+        }),
+        Err(AppendError::Stopped(_)) => Err(CommitError::Closed),
     }
 }

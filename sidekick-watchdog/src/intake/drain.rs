@@ -5,18 +5,21 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use sidekick_ipc::attach::{Attachment, DrainError, ReaderCheckpoint, Waker};
+use sidekick_ipc::attach::{AttachError, Attachment, DrainError, ReaderCheckpoint};
 use sidekick_ipc::name::RingFileName;
 use tracing::{error, info, warn};
 
+use super::answers::Answers;
+use super::bell::Bell;
 use super::{
-    AttachedSession, CommitError, Committer, IntakeConfig, IntakeEvent, PendingAppend,
-    SessionEnding, SessionOpening, SessionResume,
+    Asker, AttachedSession, Changed, CommitError, Committer, IntakeConfig, IntakeEvent,
+    PendingAppend, SessionEnding, SessionOpening, SessionResume, requests,
 };
-use crate::slab::{RingCheckpoint, Slab, SlabHead};
+use crate::slab::{OpAt, RingCheckpoint, Slab, SlabHead};
 
 /// Slabs that may be on their way to the disk at once, so that small ones, too, are put together: in the ring, where
 /// they take no memory. Their bytes have a bound of their own ([`IntakeConfig::in_flight_bytes_max`]).
@@ -31,6 +34,14 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 const STALE_PAUSE: Duration = Duration::from_millis(20);
 /// Empty looks in a row after which a ring counts as idle.
 const IDLE_AFTER: u32 = 20;
+/// Queries alone are not worth a write to the disk: what was answered waits so long for company.
+const HELD_MAX: Duration = Duration::from_millis(100);
+/// Or until so many bytes of them are there.
+const HELD_BYTES_MAX: usize = 16 << 10;
+/// Sleep between tries to send while the downlink is full: the engine does not tell when it has read.
+const BEHIND_PAUSE: Duration = Duration::from_millis(1);
+/// Sleep between looks whether the rings of earlier sessions are gone.
+const ENDS_PAUSE: Duration = Duration::from_millis(5);
 
 /// A session's counts, for status and metrics. Written by its drain thread, read by anyone.
 #[derive(Debug, Default)]
@@ -91,7 +102,7 @@ pub(super) struct Flags {
 
 /// A drain thread and the means to wake it.
 pub(super) struct Session {
-    waker: Waker,
+    bell: Arc<Bell>,
     epoch: uuid::Uuid,
     /// Gives back whether the session was refused for good.
     thread: JoinHandle<bool>,
@@ -107,7 +118,8 @@ impl Session {
         flags: Flags,
         turn: Turn,
     ) -> std::io::Result<Self> {
-        let waker = attachment.waker();
+        let bell = Bell::new(attachment.waker());
+        let own_bell = Arc::clone(&bell);
         let epoch = attachment.info().epoch;
         let path = attachment.name().path.clone();
         let progress = Arc::new(SessionProgress {
@@ -118,8 +130,18 @@ impl Session {
         let thread = std::thread::Builder::new()
             .name(format!("drain-{launch}"))
             .spawn(move || {
+                own_bell.belongs_to_this_thread();
                 let drain = Drain {
                     attachment,
+                    answers: Answers::new(Asker {
+                        source: config.source.clone(),
+                        epoch,
+                        launch,
+                    }),
+                    bell: own_bell,
+                    held: None,
+                    last_op: 0,
+                    changed: None,
                     source: config.source.clone(),
                     config,
                     committer,
@@ -157,7 +179,7 @@ impl Session {
                 false
             })?;
         Ok(Self {
-            waker,
+            bell,
             epoch,
             thread,
         })
@@ -168,8 +190,7 @@ impl Session {
     }
 
     pub(super) fn wake(&self) {
-        self.waker.wake();
-        self.thread.thread().unpark();
+        self.bell.ring();
     }
 
     pub(super) fn is_finished(&self) -> bool {
@@ -205,8 +226,10 @@ enum Rotation {
 
 /// A slab on its way, and where the reader stands once it is durable.
 struct InFlight {
-    pending: Box<dyn PendingAppend>,
+    pending: PendingAppend,
     last_seq: u64,
+    /// There are operations in it.
+    has_ops: bool,
     checkpoint: ReaderCheckpoint,
     /// Numbers in it that are holes.
     lost: u64,
@@ -214,8 +237,27 @@ struct InFlight {
     bytes: usize,
 }
 
+/// Frames that were taken out of the ring and are not on their way yet.
+struct Held {
+    frames: Vec<u8>,
+    first_seq: u64,
+    count: u64,
+    checkpoint: ReaderCheckpoint,
+    lost: u64,
+    since: Instant,
+}
+
 struct Drain {
     attachment: Attachment,
+    /// Wakes this thread.
+    bell: Arc<Bell>,
+    answers: Answers,
+    /// Queries that wait for company on their way to the disk. They are answered already, or will be.
+    held: Option<Held>,
+    /// The last operation that was taken.
+    last_op: u64,
+    /// Resolves when the store has changed; while something listens.
+    changed: Option<Changed>,
     config: IntakeConfig,
     /// Whose records these are.
     source: String,
@@ -284,17 +326,36 @@ impl Drain {
                 }
             }
             self.settle_for_one()?;
+            self.settle_ready()?;
+            if self.answers.has_work() {
+                self.answer();
+            }
             if self.take()? > 0 {
                 silent = 0;
                 continue;
             }
-            if !self.in_flight.is_empty() {
+            self.listen();
+            self.answer();
+            if self
+                .held
+                .as_ref()
+                .is_some_and(|held| held.since.elapsed() >= HELD_MAX)
+            {
+                self.send_held();
+                continue;
+            }
+            let is_alive = self.attachment.is_writer_alive();
+            if is_alive && !self.in_flight.is_empty() {
+                self.attachment.wait(self.pause(SILENT_MAX));
+                continue;
+            }
+            if self.held.is_some() && !is_alive || !self.in_flight.is_empty() {
                 self.settle_all()?;
                 continue;
             }
             // Order matters: first the proof of death, then one more look. What a dead engine wrote is all there,
             // so if that look finds nothing the session is over.
-            if !self.attachment.is_writer_alive() {
+            if !is_alive {
                 if self.take()? > 0 {
                     continue;
                 }
@@ -321,12 +382,62 @@ impl Drain {
                 std::thread::sleep(REFUSED_PAUSE);
                 continue;
             }
-            self.attachment.wait(if silent < IDLE_AFTER {
+            self.attachment.wait(self.pause(if silent < IDLE_AFTER {
                 SILENT_MAX
             } else {
                 IDLE_MAX
-            });
+            }));
         }
+    }
+
+    /// How long to sleep, at most `longest`: until something else is due.
+    fn pause(&self, longest: Duration) -> Duration {
+        let mut pause = longest;
+        if let Some(held) = &self.held {
+            pause = pause.min(HELD_MAX.saturating_sub(held.since.elapsed()));
+        }
+        if self.answers.is_behind() {
+            pause = pause.min(BEHIND_PAUSE);
+        }
+        if self.answers.waits_for_ends() {
+            pause = pause.min(ENDS_PAUSE);
+        }
+        // Zero would be no sleep, and no look at the ring either.
+        pause.max(Duration::from_micros(1))
+    }
+
+    /// Sees to it that a change of the store wakes this thread, if it matters to somebody.
+    fn listen(&mut self) {
+        if !self.answers.listens() {
+            self.changed = None;
+            return;
+        }
+        let waker = Arc::clone(&self.bell).into();
+        let mut context = Context::from_waker(&waker);
+        loop {
+            // What has changed before this is looked at after it.
+            let mut changed = match self.changed.take() {
+                Some(changed) => changed,
+                None => self.committer.changed(),
+            };
+            if changed.as_mut().poll(&mut context).is_pending() {
+                self.changed = Some(changed);
+                return;
+            }
+        }
+    }
+
+    /// Answers what can be answered by now.
+    fn answer(&mut self) {
+        let (settled, _) = self.settled;
+        let downlink = self.attachment.downlink();
+        let (launch, dir) = (self.attachment.info().launch, &self.config.runtime_dir);
+        self.answers.work(
+            &*self.committer,
+            settled.saturating_sub(1),
+            || earlier_rings(dir, launch),
+            |parcel| downlink.send_parcel(parcel).is_ok(),
+        );
     }
 
     /// Whether a newer engine is the engine while this one lives.
@@ -377,6 +488,8 @@ impl Drain {
         self.in_flight_bytes = 0;
         let resume = self.open()?;
         self.source.clone_from(&resume.source);
+        self.answers.set_source(&resume.source);
+        self.answers.applied();
         while self.attachment.info().rotation < resume.checkpoint.rotation
             && self.next_rotation() == Rotation::Next
         {}
@@ -403,6 +516,7 @@ impl Drain {
 
     /// Puts the reader where everything before is acknowledged. The store cuts off what it has seen after all.
     fn rewind(&mut self) {
+        self.held = None;
         self.in_flight.clear();
         self.in_flight_bytes = 0;
         let (next_seq, checkpoint) = self.settled;
@@ -410,13 +524,36 @@ impl Drain {
         self.next_seq = next_seq;
     }
 
-    /// Takes what the ring holds, one slab at most, and sends it off. Returns how many numbers it covers.
+    /// Takes what the ring holds, one slab at most, and sends it off; queries alone wait for company. Returns how many
+    /// numbers it covers.
     fn take(&mut self) -> Result<u64, CommitError> {
-        let mut frames = Vec::new();
-        let drained = match self
+        let mut frames = match &mut self.held {
+            Some(held) => std::mem::take(&mut held.frames),
+            None => Vec::new(),
+        };
+        let before = frames.len();
+        let drained = self
             .attachment
-            .drain(&mut frames, self.config.slab_bytes_max)
-        {
+            .drain(&mut frames, self.config.slab_bytes_max);
+        let new = match &drained {
+            Ok(drained) if drained.count > 0 => {
+                requests::list(frames.get(before..).unwrap_or_default(), &mut self.last_op)
+            }
+            _ => requests::Listed::default(),
+        };
+        let mut held = Held {
+            frames,
+            first_seq: 0,
+            count: 0,
+            checkpoint: ReaderCheckpoint::default(),
+            lost: 0,
+            since: Instant::now(),
+        };
+        if let Some(earlier) = self.held.take() {
+            let frames = held.frames;
+            held = Held { frames, ..earlier };
+        }
+        let drained = match drained {
             Ok(drained) => drained,
             Err(error) => {
                 match error {
@@ -427,6 +564,7 @@ impl Drain {
                     error!(%error, epoch = %self.progress.epoch, "ring cannot be read");
                     self.complained = true;
                 }
+                self.held = (held.count > 0).then_some(held);
                 return Ok(0);
             }
         };
@@ -435,32 +573,66 @@ impl Drain {
             warn!(epoch = %self.progress.epoch, ?corruption, "ring is damaged; a copy is in quarantine");
         }
         if drained.count == 0 {
+            self.held = (held.count > 0).then_some(held);
             return Ok(0);
         }
-        let checkpoint = drained.checkpoint;
-        let slab = Slab {
-            head: self.head(drained.first_seq, drained.count, checkpoint),
-            frames: frames.into(),
-        };
-        let last_seq = slab.head.next_seq() - 1;
-        self.next_seq = slab.head.next_seq();
+        if held.count == 0 {
+            held.first_seq = drained.first_seq;
+        }
+        held.count = held.count.saturating_add(drained.count);
+        held.checkpoint = drained.checkpoint;
+        held.lost = held.lost.saturating_add(drained.lost);
+        self.next_seq = held.first_seq.saturating_add(held.count);
         self.progress
             .recorded
-            .fetch_max(last_seq, Ordering::Relaxed);
+            .fetch_max(self.next_seq - 1, Ordering::Relaxed);
+        let added = held.frames.len().saturating_sub(before);
         self.progress
             .bytes
-            .fetch_add(slab.frames.len() as u64, Ordering::Relaxed);
+            .fetch_add(added as u64, Ordering::Relaxed);
+        // The game may be waiting: before anything is sent to the disk.
+        if !new.queries.is_empty() {
+            self.answers.note(new.queries);
+            self.answer();
+        }
+        if !new.has_more_than_queries && held.frames.len() < HELD_BYTES_MAX {
+            self.held = Some(held);
+            return Ok(drained.count);
+        }
+        let mut ops = new.ops;
+        for (offset, _) in ops.iter_mut().flat_map(|op| &mut op.fragments) {
+            // A slab is far below 4 GiB.
+            *offset = offset.saturating_add(before as u32);
+        }
+        self.send(held, ops);
+        Ok(drained.count)
+    }
+
+    /// Sends what was held back.
+    fn send_held(&mut self) {
+        if let Some(held) = self.held.take() {
+            self.send(held, Vec::new());
+        }
+    }
+
+    fn send(&mut self, held: Held, ops: Vec<OpAt>) {
+        let slab = Slab {
+            head: self.head(held.first_seq, held.count, held.checkpoint),
+            frames: held.frames.into(),
+        };
+        let last_seq = slab.head.next_seq() - 1;
         let bytes = slab.frames.len();
         self.in_flight_bytes += bytes;
-        let pending = self.committer.append(slab);
+        let has_ops = !ops.is_empty();
+        let pending = self.committer.append(slab, ops);
         self.in_flight.push_back(InFlight {
             pending,
             last_seq,
-            checkpoint,
-            lost: drained.lost,
+            has_ops,
+            checkpoint: held.checkpoint,
+            lost: held.lost,
             bytes,
         });
-        Ok(drained.count)
     }
 
     /// Waits until one more slab may be sent.
@@ -472,52 +644,86 @@ impl Drain {
         )
     }
 
-    /// Waits until nothing is in flight.
+    /// Sends what is held back, and waits until nothing is in flight.
     fn settle_all(&mut self) -> Result<(), CommitError> {
+        self.send_held();
         self.settle(0, 0)
     }
 
     /// Waits until at most so many slabs and bytes are in flight, acknowledging each slab as it becomes durable.
     fn settle(&mut self, slabs: usize, bytes: usize) -> Result<(), CommitError> {
         while self.in_flight.len() > slabs || self.in_flight_bytes > bytes {
-            let Some(first) = self.in_flight.pop_front() else {
-                break;
-            };
-            self.in_flight_bytes -= first.bytes;
-            match first.pending.wait() {
-                Ok(()) => {
-                    // First the number, then the space: `ack` may not lag behind what was given back.
-                    self.attachment.release(first.last_seq, &first.checkpoint);
-                    self.progress
-                        .committed
-                        .store(first.last_seq, Ordering::Release);
-                    self.settled = (first.last_seq.saturating_add(1), first.checkpoint);
-                    if first.lost > 0 {
-                        self.progress.holes.fetch_add(first.lost, Ordering::Relaxed);
-                        warn!(epoch = %self.progress.epoch, count = first.lost, "records are lost; a gap is uploaded in their place");
-                    }
-                    if std::mem::take(&mut self.refusals) > 0 {
-                        self.set_waits(None);
-                        info!(epoch = %self.progress.epoch, "records are taken again");
-                    }
-                }
-                Err(CommitError::Hole { expected }) => {
-                    info!(
-                        expected,
-                        sent = first.last_seq,
-                        "a slab was lost on the way; reading it again"
-                    );
-                    self.resume()?;
-                }
-                Err(CommitError::Later { reason }) => {
-                    self.put_off(reason)?;
-                    // Nothing is asked of the store: each question would be one more entry in a log that is full.
-                    self.rewind();
-                }
-                Err(error) => return Err(error),
+            if !self.settle_first()? {
+                // The bell rings when it is there.
+                std::thread::park();
             }
         }
         Ok(())
+    }
+
+    /// Acknowledges the slabs that have become durable. The bell rings for the next one.
+    fn settle_ready(&mut self) -> Result<(), CommitError> {
+        while !self.in_flight.is_empty() {
+            if !self.settle_first()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Acknowledges the slab that was sent first if it has become durable. False if it has not.
+    fn settle_first(&mut self) -> Result<bool, CommitError> {
+        let Some(first) = self.in_flight.front_mut() else {
+            return Ok(true);
+        };
+        let waker = Arc::clone(&self.bell).into();
+        let Poll::Ready(settled) = first
+            .pending
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+        else {
+            return Ok(false);
+        };
+        let Some(first) = self.in_flight.pop_front() else {
+            return Ok(true);
+        };
+        self.in_flight_bytes -= first.bytes;
+        match settled {
+            Ok(()) => {
+                // First the number, then the space: `ack` may not lag behind what was given back.
+                self.attachment.release(first.last_seq, &first.checkpoint);
+                self.progress
+                    .committed
+                    .store(first.last_seq, Ordering::Release);
+                self.settled = (first.last_seq.saturating_add(1), first.checkpoint);
+                if first.has_ops {
+                    self.answers.applied();
+                }
+                if first.lost > 0 {
+                    self.progress.holes.fetch_add(first.lost, Ordering::Relaxed);
+                    warn!(epoch = %self.progress.epoch, count = first.lost, "records are lost; a gap is uploaded in their place");
+                }
+                if std::mem::take(&mut self.refusals) > 0 {
+                    self.set_waits(None);
+                    info!(epoch = %self.progress.epoch, "records are taken again");
+                }
+            }
+            Err(CommitError::Hole { expected }) => {
+                info!(
+                    expected,
+                    sent = first.last_seq,
+                    "a slab was lost on the way; reading it again"
+                );
+                self.resume()?;
+            }
+            Err(CommitError::Later { reason }) => {
+                self.put_off(reason)?;
+                // Nothing is asked of the store: each question would be one more entry in a log that is full.
+                self.rewind();
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(true)
     }
 
     /// Waits a moment after the store had no room; when the watchdog stops, gives up instead.
@@ -531,8 +737,16 @@ impl Drain {
             warn!(epoch = %self.progress.epoch, %reason, "records wait in the ring");
         }
         self.refusals = self.refusals.wrapping_add(1);
-        // Not the ring's own sleep: that ends at once as long as there is something to read.
-        std::thread::park_timeout(REFUSED_PAUSE);
+        // Not the ring's own sleep: that ends at once as long as there is something to read. And a bell that rang for
+        // something else is no reason to ask again.
+        let since = Instant::now();
+        while !self.stop.load(Ordering::Acquire) {
+            let left = REFUSED_PAUSE.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::park_timeout(left);
+        }
         Ok(())
     }
 
@@ -584,6 +798,7 @@ impl Drain {
         match Attachment::open(file) {
             Ok(attachment) => {
                 let drained = std::mem::replace(&mut self.attachment, attachment);
+                self.bell.set_ring(self.attachment.waker());
                 if let Err(error) = drained.finish() {
                     warn!(%error, "a drained ring could not be removed; the next start will");
                 }
@@ -694,4 +909,19 @@ fn reader_checkpoint(from: &RingCheckpoint) -> ReaderCheckpoint {
         spill_file: from.spill_file,
         spill_offset: from.spill_offset,
     }
+}
+
+/// Sessions of launches before `launch` whose rings are still there and can be read.
+fn earlier_rings(dir: &std::path::Path, launch: u32) -> Vec<uuid::Uuid> {
+    // Not to know is to wait: the one who asks has a limit of its own.
+    let Ok(files) = sidekick_ipc::name::scan(dir) else {
+        return vec![uuid::Uuid::nil()];
+    };
+    files
+        .into_iter()
+        .filter(|file| file.launch < launch)
+        // What will never be read holds nobody up.
+        .filter(|file| matches!(Attachment::open(file), Ok(_) | Err(AttachError::Io { .. })))
+        .map(|file| file.epoch)
+        .collect()
 }

@@ -9,6 +9,8 @@ use sidekick_ipc::session::{RefusedCause, Session, SessionOptions, WhenFull};
 
 use super::*;
 
+mod requests;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long something that must not happen is waited for.
 const NEVER: Duration = Duration::from_millis(300);
@@ -24,6 +26,13 @@ struct Seen {
     /// A session that is refused for good.
     refuses: Option<Uuid>,
     appends: u32,
+    tree: requests::Tree,
+    /// What is appended waits here while there is such a list.
+    gate: Option<Vec<requests::Gated>>,
+    /// Broken on purpose: nobody waits for the end of earlier sessions.
+    restores_early: bool,
+    /// To be told of the next change.
+    listeners: Vec<Arc<requests::Slot>>,
 }
 
 /// Commits in memory, by the store's rules.
@@ -51,16 +60,31 @@ impl Memory {
         !waited.timed_out()
     }
 
+    fn commit(&self, slab: &Slab, ops: &[OpAt]) -> Result<(), CommitError> {
+        let result = self.with(|seen| {
+            seen.appends += 1;
+            let next = seen.next_seq.entry(slab.head.epoch).or_insert(1);
+            if slab.head.first_seq > *next {
+                return Err(CommitError::Hole { expected: *next });
+            }
+            if seen.later_left > 0 {
+                seen.later_left -= 1;
+                let reason = "full".to_owned();
+                return Err(CommitError::Later { reason });
+            }
+            let from = *next;
+            *next = slab.head.next_seq().max(*next);
+            seen.checkpoints
+                .insert(slab.head.epoch, slab.head.checkpoint);
+            seen.tree.apply(slab, ops, from);
+            Ok(())
+        });
+        self.wake_all();
+        result
+    }
+
     fn committed(&self, epoch: Uuid) -> u64 {
         self.with(|seen| seen.next_seq.get(&epoch).map_or(0, |next| next - 1))
-    }
-}
-
-struct Answer(Result<(), CommitError>);
-
-impl PendingAppend for Answer {
-    fn wait(self: Box<Self>) -> Result<(), CommitError> {
-        self.0
     }
 }
 
@@ -84,31 +108,51 @@ impl Committer for Memory {
         }))
     }
 
-    fn append(&self, slab: Slab) -> Box<dyn PendingAppend> {
+    fn append(&self, slab: Slab, ops: Vec<OpAt>) -> PendingAppend {
         if let Some(act) = &mut *self.on_append.lock().unwrap() {
             act();
         }
-        Box::new(Answer(self.with(|seen| {
-            seen.appends += 1;
-            let next = seen.next_seq.entry(slab.head.epoch).or_insert(1);
-            if slab.head.first_seq > *next {
-                return Err(CommitError::Hole { expected: *next });
-            }
-            if seen.later_left > 0 {
-                seen.later_left -= 1;
-                let reason = "full".to_owned();
-                return Err(CommitError::Later { reason });
-            }
-            *next = slab.head.next_seq().max(*next);
-            seen.checkpoints
-                .insert(slab.head.epoch, slab.head.checkpoint);
-            Ok(())
-        })))
+        if let Some(waiting) = &mut self.seen.lock().unwrap().gate {
+            let slot = Arc::<requests::Slot>::default();
+            let pending = requests::Pending(Arc::clone(&slot));
+            waiting.push(requests::Gated { slab, ops, slot });
+            self.changed.notify_all();
+            return Box::pin(pending);
+        }
+        Box::pin(std::future::ready(self.commit(&slab, &ops)))
     }
 
     fn end(&self, ending: &SessionEnding) -> Result<(), CommitError> {
         self.with(|seen| seen.ended.push(ending.clone()));
+        self.wake_all();
         Ok(())
+    }
+
+    fn query(&self, asker: &Asker, query: &StoreQuery) -> StoreResult {
+        self.with(|seen| seen.tree.query(asker, query))
+    }
+
+    fn answers(&self, asker: &Asker, after: u64) -> Vec<(u64, StoreResult)> {
+        self.with(|seen| seen.tree.answers(asker, after))
+    }
+
+    fn earlier_ended(&self, asker: &Asker, rings: &[Uuid]) -> bool {
+        self.with(|seen| seen.earlier_ended(asker, rings))
+    }
+
+    fn revision(&self) -> u64 {
+        self.with(|seen| seen.tree.revision())
+    }
+
+    fn events(&self, pattern: &Pattern, revision: u64) -> WatchBatch {
+        self.with(|seen| seen.tree.events(pattern, revision))
+    }
+
+    fn changed(&self) -> Changed {
+        let change = requests::Pending(self.next_change());
+        Box::pin(async {
+            let _ = change.await;
+        })
     }
 }
 

@@ -14,6 +14,13 @@ impl Store {
         self.parts.machine.read(|state| state.answers(&epoch))
     }
 
+    /// As [`Store::answers`], of the ops after number `after` only, in their order.
+    pub fn answers_after(&self, epoch: Uuid, after: u64) -> Vec<(u64, StoreResult)> {
+        self.parts
+            .machine
+            .read(|state| state.answers_after(&epoch, after))
+    }
+
     /// What `source` may go on with: its newest checkpoint of `key`, or with `safe` the one from before what the last
     /// incarnations had loaded. To be asked once [`Store::is_earlier_session_open`] says no.
     pub fn restore(&self, source: &str, key: &str, safe: bool) -> Restored {

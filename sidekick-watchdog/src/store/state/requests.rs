@@ -247,10 +247,15 @@ impl State {
 
     /// Answers of a session that were not yet taken, by number.
     pub(crate) fn answers(&self, epoch: &Uuid) -> Vec<(u64, StoreResult)> {
+        self.answers_after(epoch, 0)
+    }
+
+    /// As [`State::answers`], of the ops after number `after`.
+    pub(crate) fn answers_after(&self, epoch: &Uuid, after: u64) -> Vec<(u64, StoreResult)> {
         let answers = self.requests.get(epoch).map(|requests| &requests.answers);
         answers
             .into_iter()
-            .flatten()
+            .flat_map(|answers| answers.range(after.saturating_add(1)..))
             .map(|(number, result)| (*number, result.clone()))
             .collect()
     }

@@ -1,0 +1,496 @@
+//! What games ask of the store, and what they hear.
+
+use std::collections::BTreeMap;
+use std::task::{Context, Poll, Waker};
+
+use sidekick_ipc::session::Message;
+use sidekick_ipc::tree::{
+    Answer, CheckpointKind, Path as TreePath, Put, RestoreStatus, Restored, StoreOp, WatchEvent,
+    WatchKind, decode_request,
+};
+
+use super::*;
+
+/// What becomes of a slab.
+type Settled = Result<(), CommitError>;
+
+/// A slab that waits to be committed.
+pub(super) struct Gated {
+    pub(super) slab: Slab,
+    pub(super) ops: Vec<OpAt>,
+    pub(super) slot: Arc<Slot>,
+}
+
+/// A future that somebody else makes ready.
+#[derive(Default)]
+pub(super) struct Slot(Mutex<(Option<Settled>, Option<Waker>)>);
+
+impl Slot {
+    pub(super) fn fill(&self, result: Result<(), CommitError>) {
+        let mut slot = self.0.lock().unwrap();
+        slot.0 = Some(result);
+        let waker = slot.1.take();
+        drop(slot);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn take(&self, context: &Context<'_>) -> Poll<Result<(), CommitError>> {
+        let mut slot = self.0.lock().unwrap();
+        match slot.0.take() {
+            Some(result) => Poll::Ready(result),
+            None => {
+                slot.1 = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+pub(super) struct Pending(pub(super) Arc<Slot>);
+
+impl Future for Pending {
+    type Output = Result<(), CommitError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.take(context)
+    }
+}
+
+/// A tree of puts and full checkpoints, as small as can be.
+#[derive(Default)]
+pub(super) struct Tree {
+    nodes: BTreeMap<TreePath, Vec<u8>>,
+    events: Vec<WatchEvent>,
+    answers: HashMap<Uuid, BTreeMap<u64, StoreResult>>,
+    /// Versions that were applied, in order.
+    checkpoints: Vec<u64>,
+}
+
+fn ok(answer: Answer) -> StoreResult {
+    StoreResult::Ok(Answer {
+        succeeded: true,
+        ..answer
+    })
+}
+
+impl Tree {
+    pub(super) fn apply(&mut self, slab: &Slab, ops: &[OpAt], next_seq: u64) {
+        for op in ops.iter().filter(|op| op.last_seq >= next_seq) {
+            let parts = op.fragments.iter().flat_map(|(offset, len)| {
+                &slab.frames[*offset as usize..(*offset + *len) as usize]
+            });
+            let request: Vec<u8> = parts.copied().collect();
+            let (acked, op_words) = decode_request::<StoreOp>(&request).unwrap();
+            let answers = self.answers.entry(slab.head.epoch).or_default();
+            *answers = answers.split_off(&(acked + 1));
+            match op_words.unwrap() {
+                StoreOp::Put(put) => {
+                    let value = put.value.unwrap_or_default();
+                    self.nodes.insert(put.path.clone(), value.clone());
+                    let revision = self.events.len() as u64 + 1;
+                    self.events.push(WatchEvent {
+                        revision,
+                        path: put.path,
+                        kind: WatchKind::Put {
+                            version: 1,
+                            value: Some(value),
+                        },
+                    });
+                }
+                StoreOp::Checkpoint { version, .. } => self.checkpoints.push(version),
+                other => panic!("{other:?}"),
+            }
+            let revision = self.events.len() as u64;
+            answers.insert(
+                op.last_seq,
+                ok(Answer {
+                    revision,
+                    ..Answer::default()
+                }),
+            );
+        }
+    }
+
+    pub(super) fn query(&self, _asker: &Asker, query: &StoreQuery) -> StoreResult {
+        match query {
+            StoreQuery::Get { path, .. } => ok(Answer {
+                value: self.nodes.get(path).cloned(),
+                ..Answer::default()
+            }),
+            StoreQuery::Restore { .. } => StoreResult::Restored(Restored {
+                status: RestoreStatus::Restored,
+                version: self.checkpoints.last().copied().unwrap_or(0),
+                ..Restored::default()
+            }),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn answers(&self, asker: &Asker, after: u64) -> Vec<(u64, StoreResult)> {
+        let answers = self.answers.get(&asker.epoch);
+        let mut after = answers.into_iter().flat_map(|of| of.range(after + 1..));
+        // One at a time will do.
+        let next = after.next();
+        next.map(|(number, result)| (*number, result.clone()))
+            .into_iter()
+            .collect()
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.events.len() as u64
+    }
+
+    pub(super) fn events(&self, pattern: &Pattern, revision: u64) -> WatchBatch {
+        let matching = self.events.iter().filter(|event| event.revision > revision);
+        WatchBatch {
+            revision: self.revision(),
+            compacted: false,
+            events: matching
+                .filter(|event| pattern.matches(&event.path))
+                .cloned()
+                .collect(),
+        }
+    }
+}
+
+impl Seen {
+    pub(super) fn earlier_ended(&self, asker: &Asker, rings: &[Uuid]) -> bool {
+        if self.restores_early {
+            return true;
+        }
+        let has_ended = |epoch: &Uuid| self.ended.iter().any(|end| end.epoch == *epoch);
+        let mut earlier = self.next_seq.keys().filter(|epoch| **epoch != asker.epoch);
+        earlier.all(has_ended) && rings.iter().all(has_ended)
+    }
+}
+
+impl Memory {
+    pub(super) fn next_change(&self) -> Arc<Slot> {
+        let slot = Arc::<Slot>::default();
+        self.seen.lock().unwrap().listeners.push(Arc::clone(&slot));
+        slot
+    }
+
+    pub(super) fn wake_all(&self) {
+        let listeners = std::mem::take(&mut self.seen.lock().unwrap().listeners);
+        for slot in listeners {
+            slot.fill(Ok(()));
+        }
+    }
+
+    fn close_gate(&self) {
+        self.with(|seen| seen.gate = Some(Vec::new()));
+    }
+
+    /// Commits what has waited, and what comes from now on.
+    fn open_gate(&self) {
+        for Gated { slab, ops, slot } in self.with(|seen| seen.gate.take()).unwrap_or_default() {
+            slot.fill(self.commit(&slab, &ops));
+        }
+    }
+}
+
+fn path(text: &str) -> TreePath {
+    TreePath::new(text).unwrap()
+}
+
+fn put(at: &str, value: &[u8]) -> StoreOp {
+    StoreOp::Put(Put::new(path(at), Some(value.to_vec())))
+}
+
+fn get(at: &str) -> StoreQuery {
+    StoreQuery::Get {
+        path: path(at),
+        linearizable: false,
+    }
+}
+
+/// Waits for the session's next message.
+fn message(engine: &Session, limit: Duration) -> Option<Message> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(message) = engine.next_message() {
+            return Some(message);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        engine.wait_message(left);
+    }
+}
+
+fn reply(engine: &Session, number: u64) -> StoreResult {
+    loop {
+        match message(engine, PATIENCE) {
+            Some(Message::Reply { number: of, result }) if of == number => return result,
+            Some(Message::Reply { .. } | Message::Other(_)) => {}
+            other => panic!("instead of the answer to {number}: {other:?}"),
+        }
+    }
+}
+
+fn value(result: StoreResult) -> Option<Vec<u8>> {
+    match result {
+        StoreResult::Ok(answer) => answer.value,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_query_sees_every_operation_before_it() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    let memory = Arc::new(Memory::default());
+    let intake = start(dir.path(), &memory, 1 << 20);
+    memory.close_gate();
+    let first = engine.op(&put("/a", b"1")).unwrap();
+    let read = engine.query(&get("/a")).unwrap();
+    engine.kick();
+    assert!(
+        message(&engine, NEVER).is_none(),
+        "nothing is committed yet"
+    );
+    memory.open_gate();
+    assert!(matches!(reply(&engine, first), StoreResult::Ok(_)));
+    assert_eq!(value(reply(&engine, read)), Some(b"1".to_vec()));
+    intake.stop();
+}
+
+/// Nothing that a query would have to see is on its way: it waits for no disk, not even for its own frame's.
+#[test]
+fn a_query_behind_records_alone_waits_for_no_disk() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    let memory = Arc::new(Memory::default());
+    let intake = start(dir.path(), &memory, 1 << 20);
+    memory.close_gate();
+    engine.record("stream", b"x").unwrap();
+    engine.kick();
+    assert!(memory.comes(PATIENCE, |seen| {
+        seen.gate
+            .as_ref()
+            .is_some_and(|waiting| !waiting.is_empty())
+    }));
+    let read = engine.query(&get("/a")).unwrap();
+    assert_eq!(value(reply(&engine, read)), None);
+    memory.open_gate();
+    intake.stop();
+    assert_eq!(memory.committed(engine.epoch()), engine.last_seq());
+}
+
+#[test]
+fn queries_alone_are_committed_together() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    let memory = Arc::new(Memory::default());
+    let intake = start(dir.path(), &memory, 1 << 20);
+    for _ in 0..50 {
+        let read = engine.query(&get("/a")).unwrap();
+        reply(&engine, read);
+    }
+    let (epoch, last) = (engine.epoch(), engine.last_seq());
+    assert!(memory.comes(PATIENCE, |seen| seen.next_seq[&epoch] == last + 1));
+    let appends = memory.with(|seen| seen.appends);
+    assert!(appends < 50, "{appends} writes for 50 queries");
+    intake.stop();
+}
+
+/// The new watchdog answers what the old one has applied and could not tell any more.
+#[test]
+fn an_operation_whose_watchdog_died_is_answered_by_the_next() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    let memory = Arc::new(Memory::default());
+    let file = sidekick_ipc::scan(dir.path()).unwrap().remove(0);
+    let number = engine.op(&put("/a", b"1")).unwrap();
+    // What a watchdog does before it dies: commits.
+    let mut attachment = Attachment::open(&file).unwrap();
+    attachment.resume(1, Default::default());
+    let mut frames = Vec::new();
+    let drained = attachment.drain(&mut frames, 1 << 20).unwrap();
+    let listed = crate::intake::requests::list(&frames, &mut 0);
+    let head = crate::slab::SlabHead {
+        source: "test".into(),
+        epoch: engine.epoch(),
+        incarnation: 1,
+        realtime_offset_ns: 0,
+        first_seq: drained.first_seq,
+        count: drained.count,
+        checkpoint: RingCheckpoint {
+            rotation: 0,
+            ring_position: drained.checkpoint.ring_position,
+            spill_file: 0,
+            spill_offset: 0,
+        },
+    };
+    let frames = frames.into();
+    memory.commit(&Slab { head, frames }, &listed.ops).unwrap();
+    drop(attachment);
+
+    let intake = start(dir.path(), &memory, 1 << 20);
+    assert!(matches!(reply(&engine, number), StoreResult::Ok(_)));
+    intake.stop();
+    assert_eq!(memory.with(|seen| seen.tree.revision()), 1, "applied once");
+}
+
+#[test]
+fn a_watch_tells_of_what_others_do() {
+    let dir = directory();
+    let (one, other) = (session(dir.path(), 1), session(dir.path(), 1));
+    drop(other);
+    let memory = Arc::new(Memory::default());
+    let intake = start(dir.path(), &memory, 1 << 20);
+    let watch = StoreQuery::Watch {
+        pattern: Pattern::new("/players/*").unwrap(),
+        from_revision: 0,
+    };
+    let number = one.query(&watch).unwrap();
+    assert!(matches!(reply(&one, number), StoreResult::Ok(_)));
+    // Somebody else, over HTTP.
+    memory.with(|seen| {
+        for at in ["/players/1", "/elsewhere", "/players/2"] {
+            let revision = seen.tree.revision() + 1;
+            let (version, value) = (1, None);
+            seen.tree.events.push(WatchEvent {
+                revision,
+                path: path(at),
+                kind: WatchKind::Put { version, value },
+            });
+        }
+    });
+    memory.wake_all();
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        match message(&one, PATIENCE) {
+            Some(Message::Events { watch, batch }) => {
+                assert_eq!(watch, number);
+                seen.extend(batch.events.into_iter().map(|event| event.revision));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(seen, [1, 3]);
+    intake.stop();
+}
+
+/// What a new engine restores while its predecessor's last checkpoint is on its way to a slow disk: the version, and
+/// whether it was told before that one was committed. `memory` is how the committer behaves.
+fn restored_over_a_slow_disk(memory: &Arc<Memory>) -> (u64, bool) {
+    let dir = directory();
+    let old = session(dir.path(), 1);
+    let intake = start(dir.path(), memory, 1 << 20);
+    let old_epoch = old.epoch();
+    assert!(memory.comes(PATIENCE, |seen| seen.next_seq.contains_key(&old_epoch)));
+    memory.close_gate();
+    let checkpoint = StoreOp::Checkpoint {
+        key: "match".into(),
+        kind: CheckpointKind::Full,
+        version: 9,
+        value: vec![1],
+        frame: 1,
+        realtime_ms: 1,
+    };
+    old.op_quietly(&checkpoint).unwrap();
+    old.kick();
+    assert!(memory.comes(PATIENCE, |seen| {
+        seen.gate
+            .as_ref()
+            .is_some_and(|waiting| !waiting.is_empty())
+    }));
+    drop(old);
+    let new = session(dir.path(), 2);
+    let restore = StoreQuery::Restore {
+        key: "match".into(),
+        safe: false,
+    };
+    let restore = new.query(&restore).unwrap();
+    let other = new.query(&get("/a")).unwrap();
+    intake.expect(2);
+    // It holds up nobody else.
+    let mut early = None;
+    loop {
+        match message(&new, PATIENCE) {
+            Some(Message::Reply { number, .. }) if number == other => break,
+            Some(Message::Reply { number, result }) if number == restore => early = Some(result),
+            Some(Message::Other(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    if let (None, Some(Message::Reply { result, .. })) = (&early, message(&new, NEVER)) {
+        early = Some(result);
+    }
+    memory.open_gate();
+    let is_early = early.is_some();
+    let restored = match early.unwrap_or_else(|| reply(&new, restore)) {
+        StoreResult::Restored(restored) => restored.version,
+        other => panic!("{other:?}"),
+    };
+    intake.stop();
+    (restored, is_early)
+}
+
+/// CORRECTNESS rule 3: the restore waits, the engine does not.
+#[test]
+fn a_restore_waits_for_the_end_of_earlier_sessions() {
+    let memory = Arc::new(Memory::default());
+    assert_eq!(restored_over_a_slow_disk(&memory), (9, false));
+}
+
+/// The test above can fail: a restore that waits for nobody gives what was before the last checkpoint.
+#[test]
+fn a_restore_that_does_not_wait_is_noticed() {
+    let memory = Arc::new(Memory::default());
+    memory.with(|seen| seen.restores_early = true);
+    assert_eq!(restored_over_a_slow_disk(&memory), (0, true));
+}
+
+/// An engine writes faster than the watchdog commits: of the full checkpoints of one slab the last one counts.
+#[test]
+fn only_full_checkpoints_coalesce() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    let send = |key: &str, version, kind| {
+        engine
+            .op_quietly(&StoreOp::Checkpoint {
+                key: key.into(),
+                kind,
+                version,
+                value: vec![1; 100_000],
+                frame: 1,
+                realtime_ms: 1,
+            })
+            .unwrap()
+    };
+    let (full, delta) = (CheckpointKind::Full, |base| CheckpointKind::Delta { base });
+    send("a", 1, full);
+    send("b", 2, full);
+    send("a", 3, full);
+    send("b", 4, delta(2));
+    send("a", 5, full);
+    send("b", 6, full);
+    let file = sidekick_ipc::scan(dir.path()).unwrap().remove(0);
+    let mut attachment = Attachment::open(&file).unwrap();
+    attachment.resume(1, Default::default());
+    let mut frames = Vec::new();
+    attachment.drain(&mut frames, 16 << 20).unwrap();
+    let listed = crate::intake::requests::list(&frames, &mut 0);
+    let versions = |ops: &[OpAt]| -> Vec<u64> {
+        ops.iter()
+            .map(|op| {
+                let parts = op
+                    .fragments
+                    .iter()
+                    .flat_map(|(offset, len)| &frames[*offset as usize..(*offset + *len) as usize]);
+                let request: Vec<u8> = parts.copied().collect();
+                match decode_request::<StoreOp>(&request).unwrap().1.unwrap() {
+                    StoreOp::Checkpoint { version, .. } => version,
+                    other => panic!("{other:?}"),
+                }
+            })
+            .collect()
+    };
+    assert_eq!(versions(&listed.ops), [2, 4, 5, 6]);
+}
