@@ -473,7 +473,8 @@ impl Attachment {
     }
 
     /// What the engine refused and could not tell of in a gap frame before it died: one gap for each cause. The engine's
-    /// word, like all that it tells.
+    /// word, like all that it tells. To be asked when everything is drained: what a frame tells that was drained is not
+    /// told again, though the engine was killed before it could note that.
     pub fn untold_refusals(&self) -> Vec<Gap> {
         let causes = [gap_cause::FULL, gap_cause::SPILL_FAILED];
         let gap = |(at, cause): (usize, u8)| {
@@ -486,10 +487,19 @@ impl Attachment {
                 cause,
             }
         };
-        let untold = layout::P_UNTOLD.into_iter().zip(causes).map(gap);
-        let mut gaps: Vec<Gap> = untold.filter(|gap| gap.count > 0).collect();
+        let (mut gaps, mut in_frames) = (Vec::new(), 0_u64);
+        let words = layout::P_UNTOLD.into_iter().zip(causes).map(gap);
+        for (gap, told_in) in words.zip(layout::P_UNTOLD_TOLD_IN) {
+            let told_in = self.mapping.load(told_in, Relaxed);
+            if told_in > 0 && told_in < self.next_seq {
+                in_frames = in_frames.saturating_add(gap.count);
+            } else if gap.count > 0 {
+                gaps.push(gap);
+            }
+        }
         let beat = self.heartbeat();
-        let count = beat.refused_count.saturating_sub(beat.refused_told);
+        let untold = beat.refused_count.saturating_sub(beat.refused_told);
+        let count = untold.saturating_sub(in_frames);
         // Killed amid its words, or of a library that does not tell the causes.
         if gaps.is_empty() && count > 0 {
             gaps.push(Gap {

@@ -52,6 +52,9 @@ pub const P_REFUSED_BYTES: usize = P + 136;
 pub const P_REFUSED_TOLD: usize = P + 144;
 /// What no gap frame has told of yet, by cause, as four words each: records, bytes, monotonic ns of first and last.
 pub const P_UNTOLD: [usize; 2] = [P + 152, P + 184];
+/// The number of the gap frame that is about to tell of them, by cause; 0 = none. A reader that has come to that number
+/// knows them from the frame, even if the engine was killed before it cleared the words.
+pub const P_UNTOLD_TOLD_IN: [usize; 2] = [P + 216, P + 224];
 /// Frames of the game's main loop so far.
 pub const P_FRAMES: usize = P + 256;
 /// Engine's monotonic clock at the last of them, ns.

@@ -473,11 +473,25 @@ impl Session {
             let mut frame = vec![0; FRAME_HEADER_BYTES];
             gap.encode(&mut frame);
             frame.resize(frame_bytes(Gap::BYTES), 0);
-            self.put(state, FrameKind::Gap, &mut frame, Gap::BYTES, now_ns)?;
+            let region = Arc::clone(state.producer.region());
+            let told_in = layout::P_UNTOLD_TOLD_IN.get(index).copied();
+            let told_in = |seq| {
+                if let Some(at) = told_in {
+                    // SYNC: orders nothing between processes; Release keeps the order of these stores, for a kill.
+                    region.store(at, seq, Release);
+                }
+            };
+            // Killed from here on: the frame tells of them if it is there, else their words do.
+            told_in(state.last_seq.wrapping_add(1));
+            if let Err(refused) = self.put(state, FrameKind::Gap, &mut frame, Gap::BYTES, now_ns) {
+                told_in(0);
+                return Err(refused);
+            }
             if let Some(gap) = state.gaps.get_mut(index) {
                 *gap = Gap::default();
             }
             self.store_refused(state);
+            told_in(0);
         }
         Ok(())
     }
@@ -660,16 +674,15 @@ fn as_ns(duration: Duration) -> u64 {
 }
 
 fn store_refused(region: &impl Region, refused: &Gap, untold: &[Gap; 2], pending: u64) {
+    // First, so that who finds the words below cleared, amid this, finds nothing left to tell.
+    let told = refused.count.saturating_sub(pending);
+    // SYNC: Release here and in `store_untold` keeps the order of these stores, for a kill between them.
+    region.store(layout::P_REFUSED_TOLD, told, Release);
     for (at, gap) in layout::P_UNTOLD.into_iter().zip(untold) {
         store_untold(region, at, gap);
     }
     region.store(layout::P_REFUSED_COUNT, refused.count, Relaxed);
     region.store(layout::P_REFUSED_BYTES, refused.bytes, Relaxed);
-    region.store(
-        layout::P_REFUSED_TOLD,
-        refused.count.saturating_sub(pending),
-        Relaxed,
-    );
 }
 
 /// Stores what no frame has told of yet, so that it is known when this process dies before one can.
@@ -681,6 +694,6 @@ pub(super) fn store_untold(region: &impl Region, at: usize, gap: &Gap) {
         gap.last_monotonic_ns,
     ];
     for (index, word) in words.into_iter().enumerate() {
-        region.store(at.wrapping_add(index.wrapping_mul(8)), word, Relaxed);
+        region.store(at.wrapping_add(index.wrapping_mul(8)), word, Release);
     }
 }

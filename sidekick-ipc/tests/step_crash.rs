@@ -363,6 +363,88 @@ fn the_harness_catches_a_producer_that_commits_first() {
     assert!(tally.violations > 0, "{tally:?}");
 }
 
+/// How the reader takes what is left of a killed engine's refusals.
+#[derive(Clone, Copy, PartialEq)]
+enum GapReader {
+    Real,
+    /// Does not look at which frame was about to tell of them.
+    IgnoresFrames,
+}
+
+/// Steps through the frame that tells of refused records, once there is room for it.
+fn step_over_gap(reader: GapReader) -> Tally {
+    let dir = tempfile::tempdir().unwrap();
+    let board = Board::new(dir.path());
+    let runtime = dir.path().join("run");
+    std::fs::create_dir(&runtime).unwrap();
+    let pid = fork_traced(|| {
+        let session = Session::create(options(&runtime, WhenFull::Refuse)).unwrap();
+        while session.record("test", &big_body(0, 1000)).is_ok() {}
+        for _ in 0..6 {
+            session.record("test", &big_body(0, 1000)).unwrap_err();
+        }
+        commit_all(&mut attach(&runtime));
+        board.set(RETURNED, session.refused());
+        stop();
+        board.set(INSIDE, 1);
+        session.on_frame(Phase::Running);
+        board.set(INSIDE, 0);
+        stop();
+    });
+    assert!(wait_stopped(pid));
+    let refused = board.get(RETURNED);
+    assert!(refused >= 7);
+    let mut watchdog = attach(&runtime);
+    let records = drain_all(&mut watchdog).0;
+    let (next, checkpoint) = (watchdog.next_seq(), watchdog.checkpoint());
+    assert_eq!(records.len() as u64, next - 1);
+    let path = watchdog.name().path.clone();
+    let mut tally = Tally::default();
+    while resume_child(pid, true) {
+        if board.get(INSIDE) == 0 {
+            if tally.points > 0 {
+                break;
+            }
+            continue;
+        }
+        tally.points += 1;
+        watchdog.resume(next, checkpoint);
+        let mut out = Vec::new();
+        let drained = watchdog.drain(&mut out, usize::MAX).unwrap();
+        let in_frames: u64 = frames(&out, &watchdog.info().epoch)
+            .map(|frame| Gap::parse(frame.unwrap().payload).unwrap().count)
+            .sum();
+        if reader == GapReader::IgnoresFrames {
+            for at in layout::P_UNTOLD_TOLD_IN {
+                scribble(&path, at as u64, &[0; 8]);
+            }
+        }
+        let untold = watchdog.untold_refusals();
+        let untold: u64 = untold.iter().map(|gap| gap.count).sum();
+        let is_wrong = drained.corruption.is_some() || in_frames + untold != refused;
+        tally.violations += u64::from(is_wrong);
+        tally.records = tally.records.max(drained.count);
+        tally.early += u64::from(in_frames > 0);
+    }
+    kill_child(pid);
+    tally
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_a_gap_frame_tells_of_each_refusal_once() {
+    let tally = step_over_gap(GapReader::Real);
+    println!("{tally:?}");
+    assert_eq!(tally.violations, 0, "{tally:?}");
+    assert!(tally.records == 1 && tally.early > 0, "{tally:?}");
+}
+
+#[test]
+fn the_harness_catches_a_reader_that_tells_what_a_frame_has_told() {
+    let tally = step_over_gap(GapReader::IgnoresFrames);
+    println!("{tally:?}");
+    assert!(tally.violations > 0, "{tally:?}");
+}
+
 /// In which order the child's watchdog does its work.
 #[derive(Clone, Copy, PartialEq)]
 enum Reader {
