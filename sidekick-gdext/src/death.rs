@@ -21,8 +21,18 @@ const KEYS: [&str; 8] = [
     "backtrace",
     "report_id",
 ];
-/// Whole numbers, which JSON does not tell from others.
-const WHOLE: [&str; 5] = ["signal", "exit_code", "frame", "incarnation", "pid"];
+/// Whole numbers, at any depth: Godot's JSON makes a float of each number.
+const WHOLE: [&str; 9] = [
+    "signal",
+    "exit_code",
+    "frame",
+    "incarnation",
+    "pid",
+    "line",
+    "count",
+    "rss_bytes",
+    "id",
+];
 
 /// The report's text once it was read: it never changes, and no thread's own Variant is shared.
 static TEXT: Mutex<String> = Mutex::new(String::new());
@@ -49,12 +59,31 @@ pub(crate) fn last_death(path: Option<&Path>) -> VarDictionary {
             report.set(key, &Variant::nil());
         }
     }
+    make_whole(&mut report);
+    report
+}
+
+/// Makes ints of what is one, in a dictionary and all that it holds.
+fn make_whole(report: &mut VarDictionary) {
     for key in WHOLE {
         if let Some(number) = report.get(key).and_then(|it| it.try_to::<f64>().ok()) {
             report.set(key, number as i64);
         }
     }
-    report
+    for value in report.values_array().iter_shared() {
+        make_whole_in(&value);
+    }
+}
+
+/// Dictionaries and arrays are shared: what is changed here is changed in the report.
+fn make_whole_in(value: &Variant) {
+    if let Ok(mut inner) = value.try_to::<VarDictionary>() {
+        make_whole(&mut inner);
+    } else if let Ok(items) = value.try_to::<VarArray>() {
+        for item in items.iter_shared() {
+            make_whole_in(&item);
+        }
+    }
 }
 
 fn read(path: &Path) -> Option<String> {

@@ -109,10 +109,15 @@ impl Sidekick {
         core::core().is_some_and(|core| core.is_relaunch)
     }
 
-    /// How the server process before this one died, if this is a relaunch: a dictionary with `cause` (in words),
-    /// `signal`, `exit_code`, `frame`, `uptime_s`, `script_errors`, `backtrace`, `report_id` and whatever else the crash
-    /// report holds; a value is null where nothing is known. Empty if there was no death, and for a moment after the start,
-    /// while the report is being written.
+    /// How the server process before this one died, if this is a relaunch: a dictionary with `cause: String` (in words),
+    /// `kind: String` (in one word), `signal: int`, `signal_name: String`, `exit_code: int`, `frame: int`,
+    /// `uptime_s: float`, `last_tick_ms: float`, `phase: String`, `ready: bool`, `incarnation: int`, `pid: int`,
+    /// `started` and `ended: String` (RFC 3339), `backtrace` and `script_backtrace: Array` of String,
+    /// `script_errors: Array` of Dictionary (`kind`, `message`, `function`, `file: String`, `line: int`,
+    /// `backtrace: Array`, `count: int`), `log_lines: Array` of Dictionary (`incarnation: int`, `level`, `text: String`,
+    /// `cut: bool`), `memory: Array` of Dictionary (`at_s: float`, `rss_bytes: int`), `report_id: String` and whatever
+    /// else the crash report holds; a value is null where nothing is known. Empty if there was no death, and for a moment
+    /// after the start, while the report is being written.
     #[func]
     fn get_last_death(&self) -> VarDictionary {
         death::last_death(core::core().and_then(|core| core.last_death.as_deref()))
