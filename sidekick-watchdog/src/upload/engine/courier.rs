@@ -53,12 +53,7 @@ impl Courier {
                 }
                 Outcome::Wait { pause, reason } => {
                     let reason = format!("{reason}; waiting {} as asked", in_words(pause));
-                    self.failed(
-                        SinkState::Retrying {
-                            reason: reason.clone(),
-                        },
-                        reason,
-                    );
+                    self.failed(SinkState::Retrying { reason });
                     tokio::time::sleep(pause).await;
                 }
                 Outcome::Retry { reason } => self.trouble(reason).await,
@@ -75,51 +70,37 @@ impl Courier {
     /// Shows that something failed, and pauses.
     pub(super) async fn trouble(&mut self, reason: String) {
         let pause = self.backoff.next_pause();
-        let failures = self.backoff.failures();
-        if failures.is_power_of_two() {
-            warn!(
-                sink = self.sink.name(),
-                lane = self.seat.lane,
-                failures,
-                reason,
-                "upload failed; trying again"
-            );
-        }
-        self.failed(
-            SinkState::Retrying {
-                reason: reason.clone(),
-            },
-            reason,
-        );
+        self.warn_of(&reason, "upload failed; trying again");
+        self.failed(SinkState::Retrying { reason });
         self.pause(pause).await;
     }
 
     async fn parked(&mut self, reason: String) {
         let _ = self.backoff.next_pause();
-        let failures = self.backoff.failures();
-        if failures.is_power_of_two() {
-            warn!(
-                sink = self.sink.name(),
-                lane = self.seat.lane,
-                failures,
-                reason,
-                "sink parked; nothing is dropped"
-            );
-        }
-        self.failed(
-            SinkState::Parked {
-                reason: reason.clone(),
-            },
-            reason,
-        );
+        self.warn_of(&reason, "sink parked; nothing is dropped");
+        self.failed(SinkState::Parked { reason });
         self.pause(self.retry_max).await;
     }
 
-    fn failed(&self, state: SinkState, error: String) {
+    /// One line of log; ever more rarely as it goes on.
+    fn warn_of(&self, reason: &str, what: &str) {
+        let failures = self.backoff.failures();
+        if failures.is_power_of_two() {
+            let (sink, lane) = (self.sink.name(), self.seat.lane);
+            warn!(sink, lane, failures, reason, "{what}");
+        }
+    }
+
+    fn failed(&self, state: SinkState) {
         self.board.update(self.seat, |status, lane| {
             status.failures += 1;
             status.last_failure = Some(SystemTime::now());
-            status.last_error = Some(error);
+            status.last_error = match &state {
+                SinkState::Ok => None,
+                SinkState::Retrying { reason } | SinkState::Parked { reason } => {
+                    Some(reason.clone())
+                }
+            };
             lane.state(state);
         });
     }
