@@ -34,5 +34,6 @@ pub mod process;
 pub mod project;
 pub mod receiver;
 pub mod scene;
+pub mod verdicts;
 pub mod wait;
 pub mod watchdog;

@@ -14,19 +14,14 @@ mod port;
 mod ring;
 mod stored;
 
-use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use sidekick_tests::engine::{self, Game, Played};
 use sidekick_tests::ledger::Ledger;
+use sidekick_tests::verdicts::{PATIENCE, assert_nothing_runs, journals, stop_cleanly, trial};
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Finished, LogLine, Setup, Watchdog};
-
-/// Generous: a loaded machine is slow, and a test that ends early for that says nothing.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 fn main() -> ExitCode {
     if let Some(code) = engine::act_if_asked() {
@@ -48,13 +43,6 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
 
-fn trial(name: &str, run: fn()) -> Trial {
-    Trial::test(name, move || {
-        run();
-        Ok(())
-    })
-}
-
 /// A trial that may find that its surroundings cannot be had: the reason.
 fn ignorable(name: &str, run: fn() -> Result<(), String>) -> Trial {
     Trial::ignorable_test(name, move || -> Result<Completion, Failed> {
@@ -63,13 +51,6 @@ fn ignorable(name: &str, run: fn() -> Result<(), String>) -> Trial {
             Err(reason) => Completion::ignored_with(reason),
         })
     })
-}
-
-/// A folder for the journals of a setup's engines.
-fn journals(setup: &Setup) -> PathBuf {
-    let folder = setup.scratch().join("journals");
-    fs::create_dir_all(&folder).expect("a folder for the journals");
-    folder
 }
 
 /// A setup whose engine records a few small records a frame.
@@ -123,12 +104,6 @@ fn refusal(setup: &Setup, finished: &Finished, code: i32) -> String {
     sentence
 }
 
-#[track_caller]
-fn assert_nothing_runs(setup: &Setup) {
-    let left = setup.descendants(None);
-    assert!(left.is_empty(), "something was left running: {left:?}");
-}
-
 /// Asserts that `sentence` has all of `parts`.
 #[track_caller]
 fn assert_says(sentence: &str, parts: &[&str]) {
@@ -155,15 +130,4 @@ fn the_engine(setup: &Setup, watchdog: &Watchdog<'_>) -> u32 {
         assert!(engines.len() <= 1, "more than one engine: {engines:?}");
         engines.first().copied()
     })
-}
-
-/// Asks the watchdog to end; it does so with 0 and leaves nothing running.
-#[track_caller]
-fn stop_cleanly(setup: &Setup, watchdog: Watchdog<'_>) -> Finished {
-    let finished = watchdog.stop(PATIENCE);
-    let log = finished.lines.join("\n");
-    assert_eq!(finished.status.code(), Some(0), "{log}");
-    assert!(!log.contains("panicked"), "{log}");
-    assert_nothing_runs(setup);
-    finished
 }

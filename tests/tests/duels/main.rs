@@ -8,20 +8,14 @@ mod fencing;
 mod respawn;
 mod soak;
 
-use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use serde_json::Value;
 use sidekick_tests::engine::{self, Game};
-use sidekick_tests::process;
+use sidekick_tests::verdicts::{PATIENCE, assert_nothing_runs, journals, stop_cleanly, trial};
 use sidekick_tests::wait;
-use sidekick_tests::watchdog::{Finished, Setup, Watchdog};
-
-/// Generous: a loaded machine is slow, and a test that ends early for that says nothing.
-const PATIENCE: Duration = Duration::from_secs(90);
+use sidekick_tests::watchdog::Setup;
 
 fn main() -> ExitCode {
     if let Some(code) = engine::act_if_asked() {
@@ -38,26 +32,12 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
 
-fn trial(name: &str, run: fn()) -> Trial {
-    Trial::test(name, move || {
-        run();
-        Ok(())
-    })
-}
-
 /// How often something is done: what the variable says, or a number that fits every run of all tests.
 fn rounds(variable: &str, default: u32) -> u32 {
     std::env::var(variable).map_or(default, |text| {
         text.parse()
             .unwrap_or_else(|_| panic!("{variable}={text:?} is no number"))
     })
-}
-
-/// A folder for the journals of a setup's engines.
-fn journals(setup: &Setup) -> PathBuf {
-    let folder = setup.scratch().join("journals");
-    fs::create_dir_all(&folder).expect("a folder for the journals");
-    folder
 }
 
 /// A setup whose engine records a few small records a frame, which are uploaded at once.
@@ -142,25 +122,4 @@ fn faults_of_records(setup: &Setup, engines: usize) -> Vec<String> {
         .filter(|arrival| arrival.stream == "sidekick.gap");
     faults.extend(gaps.map(|gap| format!("a gap was reported: {}", gap.line)));
     faults
-}
-
-/// Asks the watchdog to end; it does so with 0 and leaves nothing running.
-#[track_caller]
-fn stop_cleanly(setup: &Setup, watchdog: Watchdog<'_>) -> Finished {
-    let finished = watchdog.stop(PATIENCE);
-    let log = finished.lines.join("\n");
-    assert_eq!(finished.status.code(), Some(0), "{log}");
-    assert!(!log.contains("panicked"), "{log}");
-    assert_nothing_runs(setup);
-    finished
-}
-
-#[track_caller]
-fn assert_nothing_runs(setup: &Setup) {
-    let left: Vec<String> = setup
-        .descendants(None)
-        .into_iter()
-        .map(process::command_line)
-        .collect();
-    assert!(left.is_empty(), "something was left running: {left:?}");
 }

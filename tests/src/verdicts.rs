@@ -1,0 +1,50 @@
+//! What tests over real watchdogs with engines of [`crate::engine`] claim at their end.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+
+use crate::process;
+use crate::watchdog::{Finished, Setup, Watchdog};
+
+/// Generous: a loaded machine is slow, and a test that ends early for that says nothing.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A trial that fails by panicking.
+pub fn trial(name: &str, run: fn()) -> Trial {
+    Trial::test(name, move || {
+        run();
+        Ok(())
+    })
+}
+
+/// A folder for the journals of a setup's engines.
+pub fn journals(setup: &Setup) -> PathBuf {
+    let folder = setup.scratch().join("journals");
+    fs::create_dir_all(&folder).expect("a folder for the journals");
+    folder
+}
+
+/// Asks the watchdog to end; it does so with 0 and leaves nothing running.
+#[track_caller]
+pub fn stop_cleanly(setup: &Setup, watchdog: Watchdog<'_>) -> Finished {
+    let finished = watchdog.stop(PATIENCE);
+    let log = finished.lines.join("\n");
+    assert_eq!(finished.status.code(), Some(0), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    assert_nothing_runs(setup);
+    finished
+}
+
+/// Nothing that any watchdog of this setup started runs.
+#[track_caller]
+pub fn assert_nothing_runs(setup: &Setup) {
+    let left: Vec<String> = setup
+        .descendants(None)
+        .into_iter()
+        .map(process::command_line)
+        .collect();
+    assert!(left.is_empty(), "something was left running: {left:?}");
+}
