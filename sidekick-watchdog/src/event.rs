@@ -71,6 +71,8 @@ pub enum DeathCause {
     StopTimeout,
     /// It was gone when we came, and the system no longer knows how it ended.
     Unknown,
+    /// It died while no watchdog was there to see how.
+    Unwatched,
 }
 
 impl DeathCause {
@@ -90,6 +92,7 @@ impl DeathCause {
             Self::Hung { .. } => "hung",
             Self::StopTimeout => "stop_timeout",
             Self::Unknown => "unknown",
+            Self::Unwatched => "unwatched",
         }
     }
 }
@@ -150,6 +153,7 @@ impl fmt::Display for DeathCause {
             }
             Self::StopTimeout => write!(f, "killed, did not quit within its grace"),
             Self::Unknown => write!(f, "gone, nobody saw how"),
+            Self::Unwatched => write!(f, "died while no watchdog ran, nobody saw how"),
         }
     }
 }

@@ -56,6 +56,7 @@ pub use linux::{
         Exit, NO_EXECUTABLE_FORMAT, Process, ProcessState, Spawn, become_subreaper,
         close_inherited_on_exec, kill_strays, leave_session, own_children, spawn, spawn_other,
     },
+    procfs::age,
     service_manager::{ServiceHints, ServiceManager},
     signals::ShutdownSignals,
     system::{

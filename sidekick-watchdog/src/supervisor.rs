@@ -21,6 +21,7 @@ pub mod pre_start;
 mod runtime;
 pub mod spawn;
 pub mod tail;
+mod unwatched;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -328,9 +329,15 @@ pub fn spawn(
     let locks = LaunchLocks::new(&config.engine.runtime_dir);
     let mut survey = locks.survey()?;
     RunningFile::new(&config.data_dir).complete(&mut survey, &locks);
-    let Survey { mut running, over } = survey;
+    let Survey {
+        mut running,
+        over,
+        untold,
+    } = survey;
+    let codes = &config.success_exit_codes;
+    let mut unwatched = unwatched::find(untold, &locks, find_link.as_ref(), codes);
     let survivor = running.pop();
-    end_surplus(running);
+    end_surplus(running, &locks);
 
     let used = over
         .iter()
@@ -340,7 +347,13 @@ pub fn spawn(
         .unwrap_or(0)
         .max(config.launch_last);
     let waker = Waker::new()?;
+    let told = locks.clone();
     let output_config = OutputConfig {
+        on_told: Arc::new(move |launch| {
+            if let Err(error) = told.tell(launch) {
+                tracing::warn!(launch, %error, "a later watchdog may report an end that is told");
+            }
+        }),
         report: report_config(&config),
         settings: config.output,
         used,
@@ -355,6 +368,8 @@ pub fn spawn(
         on_line,
         on_report,
     )?;
+    // Its end was noted as clean before launch files told anything.
+    unwatched.retain(|death| !(past.clean && death.facts.incarnation == past.last));
     let log = output.log();
     let (commands, receiver) = sync_channel(COMMANDS_MAX);
     let heartbeat_required = config.policy.heartbeat_required;
@@ -386,7 +401,7 @@ pub fn spawn(
         // What only the runtime directory knows of is another data directory's past (this one was wiped).
         is_relaunch: (past.is_ours || launch_last > 0) && !past.clean,
     });
-    runtime.begin(survivor, hold)?;
+    runtime.begin(unwatched, survivor, hold)?;
     let thread = std::thread::Builder::new()
         .name("supervisor".to_owned())
         .spawn(move || runtime.run())?;
@@ -426,7 +441,7 @@ fn report_config(config: &SupervisorConfig) -> ReportConfig {
 }
 
 /// Ends all engines but the newest. Two at once should never be; a launch number tells which one is to stay.
-fn end_surplus(surplus: Vec<Survivor>) {
+fn end_surplus(surplus: Vec<Survivor>, locks: &LaunchLocks) {
     for survivor in &surplus {
         let pid = survivor.process.pid();
         tracing::warn!(
@@ -437,6 +452,8 @@ fn end_surplus(surplus: Vec<Survivor>) {
         survivor.process.kill_group();
     }
     for survivor in surplus {
+        // It is no crash. What cannot be noted is reported by the next watchdog.
+        let _ = locks.tell(survivor.launch);
         if !matches!(survivor.process.wait_dead(SURPLUS_DEATH_MAX), Ok(true)) {
             let pid = survivor.process.pid();
             tracing::warn!(pid, "a second engine does not die of SIGKILL");

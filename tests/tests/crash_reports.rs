@@ -210,9 +210,115 @@ fn the_next_incarnation_and_the_hook_are_told(godot: &Godot) {
     );
     let finished = watchdog.stop(PATIENCE);
     assert_eq!(finished.status.code(), Some(0), "{:#?}", finished.lines);
+    // The line that comes first names the signal that Godot caught, or says that it need not be the true one.
+    let is_death = |line: &&String| line.contains("engine died");
+    let died = finished.lines.iter().find(is_death).expect("the line");
+    assert!(
+        died.contains("SIGILL") || died.contains("its report has the true one"),
+        "{died}"
+    );
+}
+
+/// The records of stream `sidekick.crash` that the backend has.
+fn uploaded_reports(setup: &Setup) -> Vec<Value> {
+    let folder = setup.data_dir().join("uploads");
+    let files = fs::read_dir(folder).into_iter().flatten();
+    let texts = files.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    let records: Vec<Value> = texts
+        .flat_map(|text| {
+            let records = text.lines().map(serde_json::from_str::<Value>);
+            records.filter_map(Result::ok).collect::<Vec<_>>()
+        })
+        .collect();
+    let is_report = |record: &Value| record["stream"] == "sidekick.crash";
+    records.into_iter().filter(is_report).collect()
+}
+
+/// The watchdog is killed, then the server crashes; the next watchdog tells why, as if it had been there.
+fn a_crash_while_no_watchdog_lives_gets_its_report(godot: &Godot) {
+    let project = Project::new(include_str!("../gd/crash_reports/unwatched.gd"));
+    let mut setup = Setup::new();
+    let go = setup.scratch().join("go");
+    setup.set_engine(project.command_line(godot, &[&go.display().to_string()]));
+    setup.set_config(CONFIG);
+    let watchdog = setup.start();
+    let engine = watchdog.wait_for_status("a game that is ready", PATIENCE, |status| {
+        let engine = &status["engine"];
+        let is_watched = engine["ready"] == true && engine["connected"] == true;
+        is_watched.then(|| engine["pid"].as_u64())?
+    });
+    watchdog.kill();
+    fs::write(&go, "").expect("written");
+    wait::until("its death", PATIENCE, || {
+        setup.engines(None).is_empty().then_some(())
+    });
+    assert!(reports(&setup).is_empty(), "nobody was there to make one");
+
+    let watchdog = setup.start();
+    let report = wait_for_reports(&watchdog, &setup, 1)[&1].clone();
+    let told = format!("{report:#}");
+    assert_eq!(report["kind"], "segv", "{told}");
+    assert_eq!(report["signal"], 11, "{told}");
+    assert_eq!(report["pid"].as_u64(), Some(engine), "{told}");
+    let cause = report["cause"].as_str().expect("words");
+    assert!(
+        cause.starts_with("segmentation fault (SIGSEGV), while no watchdog ran, in frame "),
+        "{told}"
+    );
+    assert!(cause.contains(" after "), "{told}");
+    assert!(report["frame"].as_u64() > Some(0), "{told}");
+    assert!(report["uptime_s"].as_f64() > Some(0.0), "{told}");
+    assert_eq!(report["ready"], true, "{told}");
+    let backtrace = report["backtrace"].as_array().expect("frames");
+    assert!(backtrace.len() > 3, "{told}");
+    let script = report["script_backtrace"].to_string();
+    assert!(script.contains("_process (res://main.gd:"), "{told}");
+    let errors = report["script_errors"].to_string();
+    assert!(errors.contains("about to die unseen"), "{told}");
+    let lines = report["log_lines"].to_string();
+    assert!(lines.contains("nobody watches"), "{told}");
+
+    // What the next game knows of it, with whole numbers where there are any.
+    let known = wait::until("what the next game knows", PATIENCE, || {
+        let files = fs::read_dir(setup.data_dir().join("uploads")).ok()?;
+        files.filter_map(Result::ok).find_map(|entry| {
+            let text = fs::read_to_string(entry.path()).ok()?;
+            let records = text.lines().map(serde_json::from_str::<Value>);
+            records
+                .filter_map(Result::ok)
+                .find(|record| record["stream"] == "known")
+        })
+    });
+    assert_eq!(known["incarnation"], 2, "{known:#}");
+    assert_eq!(known["data"]["relaunch"], true, "{known:#}");
+    assert_eq!(known["data"]["report_id"], report["report_id"], "{known:#}");
+    assert_eq!(known["data"]["floats"], serde_json::json!([]), "{known:#}");
+    assert_eq!(known["data"]["line_is_int"], true, "{known:#}");
+    let deaths = watchdog.status().expect("a status")["engine"]["last_deaths"].clone();
+    assert_eq!(deaths.as_array().map(Vec::len), Some(1), "{deaths:#}");
+    assert_eq!(deaths[0]["cause"], report["cause"], "{deaths:#}");
+    assert_eq!(deaths[0]["report_id"], report["report_id"], "{deaths:#}");
+    let finished = watchdog.stop(PATIENCE);
+    assert_eq!(finished.status.code(), Some(0), "{:#?}", finished.lines);
+
+    // A third watchdog has nothing to add.
+    let watchdog = setup.start();
+    watchdog.wait_for_status("another game", PATIENCE, |status| {
+        (status["engine"]["ready"] == true).then_some(())
+    });
+    let finished = watchdog.stop(PATIENCE);
+    assert_eq!(finished.status.code(), Some(0), "{:#?}", finished.lines);
+    assert_eq!(reports(&setup).len(), 1);
+    let uploaded = uploaded_reports(&setup);
+    let [record] = &uploaded[..] else {
+        panic!("{} records of one death", uploaded.len());
+    };
+    assert_eq!(record["incarnation"], 1);
+    assert_eq!(record["data"]["report_id"], report["report_id"]);
 }
 
 sidekick_tests::godot_claims!(
+    a_crash_while_no_watchdog_lives_gets_its_report,
     twelve_deaths_get_their_reports,
     the_next_incarnation_and_the_hook_are_told,
 );

@@ -1,6 +1,7 @@
 //! Gathers what every part tells into the one status that API, CLI and metrics show.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -44,6 +45,27 @@ impl Gap {
     }
 }
 
+/// What a report says of a death.
+struct Reported {
+    incarnation: u32,
+    cause: String,
+    report_id: String,
+    path: PathBuf,
+}
+
+impl Reported {
+    fn is_of(&self, death: u32) -> bool {
+        self.incarnation == death
+    }
+
+    /// The report knows better why it died: Godot ends with SIGABRT whatever it caught.
+    fn refine(self, death: &mut Death) {
+        death.cause = self.cause;
+        death.report_id = Some(self.report_id);
+        death.report = Some(self.path);
+    }
+}
+
 /// All that is known, kept by the application's main loop alone.
 pub(super) struct Board {
     status: Status,
@@ -53,6 +75,8 @@ pub(super) struct Board {
     engine_started: Option<Instant>,
     /// A gap whose death is not told yet.
     gap: Option<Gap>,
+    /// A report whose death is not told yet.
+    early: Option<Reported>,
     /// When the next start is due, while one waits.
     next_try: Option<Instant>,
     /// When an engine that was asked to quit is killed.
@@ -93,6 +117,7 @@ impl Board {
             started: Instant::now(),
             engine_started: None,
             gap: None,
+            early: None,
             next_try: None,
             killed_at: None,
             current: None,
@@ -202,7 +227,7 @@ impl Board {
                     .rev()
                     .skip_while(|death| death.incarnation > *incarnation);
                 let place = earlier.count();
-                let death = Death {
+                let mut death = Death {
                     incarnation: *incarnation,
                     cause: cause.to_string(),
                     gap_ms: gap,
@@ -212,7 +237,16 @@ impl Board {
                     report_id: None,
                     report: None,
                 };
-                engine.last_deaths.insert(place, death);
+                // It comes by a way of its own.
+                if let Some(early) = self.early.take_if(|early| early.is_of(*incarnation)) {
+                    early.refine(&mut death);
+                }
+                // Told by a watchdog before us, too, which was killed before it could note that.
+                let is_known =
+                    place > 0 && engine.last_deaths[place - 1].incarnation == *incarnation;
+                if !is_known {
+                    engine.last_deaths.insert(place, death);
+                }
                 let surplus = engine.last_deaths.len().saturating_sub(DEATHS_KEPT);
                 engine.last_deaths.drain(..surplus);
                 self.metrics.died(cause);
@@ -234,11 +268,16 @@ impl Board {
                 report_id,
                 path,
             } => {
+                let report = Reported {
+                    incarnation: *incarnation,
+                    cause: cause.clone(),
+                    report_id: report_id.clone(),
+                    path: path.clone(),
+                };
                 let mut deaths = engine.last_deaths.iter_mut().rev();
-                if let Some(death) = deaths.find(|death| death.incarnation == *incarnation) {
-                    death.cause.clone_from(cause);
-                    death.report_id = Some(report_id.clone());
-                    death.report = Some(path.clone());
+                match deaths.find(|death| report.is_of(death.incarnation)) {
+                    Some(death) => report.refine(death),
+                    None => self.early = Some(report),
                 }
             }
             EngineEvent::StartFailed { error, .. } => {
@@ -577,6 +616,39 @@ mod tests {
             .map(|death| (death.incarnation, death.gap_ms))
             .collect();
         assert_eq!(gaps, [(22, Some(5.0)), (23, Some(7.0)), (24, None)]);
+    }
+
+    /// Whichever comes first: the status says what the report says, once.
+    #[test]
+    fn the_status_has_the_reports_cause() {
+        let reported = || EngineEvent::Reported {
+            incarnation: 7,
+            cause: "segmentation fault (SIGSEGV)".to_owned(),
+            report_id: "x".to_owned(),
+            path: PathBuf::from("/x.json"),
+        };
+        for events in [
+            vec![died(6), died(7), reported()],
+            vec![died(6), reported(), died(7)],
+            // Told by the watchdog before us, which was killed in it, and by us.
+            vec![died(6), died(7), reported(), died(7), reported()],
+            vec![died(6), died(7), died(7), reported()],
+        ] {
+            let mut board = Board::new(Status::default(), Metrics::new());
+            for event in &events {
+                board.engine(event);
+            }
+            let deaths = board.status.engine.last_deaths.iter();
+            let causes: Vec<_> = deaths
+                .map(|death| (death.incarnation, death.cause.as_str()))
+                .collect();
+            let unknown = DeathCause::Unknown.to_string();
+            assert_eq!(
+                causes,
+                [(6, &*unknown), (7, "segmentation fault (SIGSEGV)")],
+                "{events:?}"
+            );
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use tracing::{error, info, warn};
 use crate::event::{DeathCause, EngineEvent};
 use crate::intake::SessionProgress;
 
+const SIGABRT: i32 = 6;
+
 /// One line of log for one thing that happened to the engine.
 pub(super) fn tell(event: &EngineEvent) {
     match event {
@@ -92,7 +94,24 @@ pub(super) fn tell(event: &EngineEvent) {
             ..
         } => {
             let uptime_s = uptime.map(seconds);
-            warn!(incarnation, pid, %cause, uptime_s, frame, "engine died");
+            if matches!(
+                cause,
+                DeathCause::Signaled {
+                    signal: SIGABRT,
+                    ..
+                }
+            ) {
+                warn!(
+                    incarnation,
+                    pid,
+                    %cause,
+                    uptime_s,
+                    frame,
+                    "engine died; Godot ends with SIGABRT whatever signal it caught, its report has the true one"
+                );
+            } else {
+                warn!(incarnation, pid, %cause, uptime_s, frame, "engine died");
+            }
         }
         EngineEvent::Reported {
             incarnation,

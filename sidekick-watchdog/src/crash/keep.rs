@@ -15,6 +15,8 @@ use crate::platform::{create_private_dir, create_private_file, sync_dir};
 
 /// Reports kept; the oldest go first.
 pub const REPORTS_KEPT: usize = 200;
+/// So many of the last reports are searched for one of a given incarnation.
+const SEARCHED_MAX: usize = 16;
 /// Reports kept in the runtime directory: that of the last death is the one that is asked for.
 const DEATHS_KEPT: usize = 4;
 /// A file beyond this size is no report of ours.
@@ -119,6 +121,15 @@ impl CrashFolder {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
+    /// The report of this incarnation's death among the last ones, if it is there.
+    pub fn find(&self, incarnation: u32) -> Option<CrashReport> {
+        let ids = self.ids().ok()?;
+        ids.into_iter()
+            .take(SEARCHED_MAX)
+            .filter_map(|id| self.read(id).ok())
+            .find(|report| report.incarnation == incarnation)
+    }
+
     /// Its record is in the store (or will never be).
     pub fn stored(&self, report_id: Uuid) {
         // A mark that stays costs one more try, which the store knows as a repetition.
@@ -131,6 +142,16 @@ pub fn death_path(runtime_dir: &Path, incarnation: u32) -> PathBuf {
     runtime_dir
         .join(DEATHS_DIR)
         .join(format!("{incarnation:010}.json"))
+}
+
+/// The report of this death that lies in memory, if there is one.
+pub fn read_death(runtime_dir: &Path, incarnation: u32) -> Option<CrashReport> {
+    let mut bytes = Vec::new();
+    File::open(death_path(runtime_dir, incarnation))
+        .and_then(|file| file.take(REPORT_BYTES_MAX).read_to_end(&mut bytes))
+        .ok()?;
+    let report: CrashReport = serde_json::from_slice(&bytes).ok()?;
+    (report.incarnation == incarnation).then_some(report)
 }
 
 /// Writes the report into the runtime directory, whole or not at all, and drops the oldest there.

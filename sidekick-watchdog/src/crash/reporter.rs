@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use sidekick_ipc::errors::{self, ErrorKind};
 
 use super::build::{Findings, build};
-use super::keep::{CrashFolder, keep_death};
+use super::keep::{CrashFolder, keep_death, read_death};
 use super::parse::{CrashScan, ERRORS_KEPT};
 use super::{CrashReport, DeathFacts, OnReport, OutOfMemory, ScriptError, cores};
 use crate::event::DeathCause;
@@ -68,16 +69,35 @@ pub struct Collected {
     pub log: Option<PathBuf>,
 }
 
+/// Reads what an engine printed that nobody followed. Called on the reports' own thread: it may wait for a disk.
+pub type Collect = Box<dyn FnOnce() -> Collected + Send>;
+
+/// Takes the number of each launch whose end is told: its report is kept as well as can be, or there is to be none. It
+/// must not block.
+pub type OnTold = Arc<dyn Fn(u32) + Send + Sync>;
+
 struct Job {
     facts: DeathFacts,
-    collected: Collected,
+    output: JobOutput,
+}
+
+enum JobOutput {
+    Followed(Collected),
+    /// Its death was not told in time: a watchdog before us may have begun to.
+    Unfollowed(Collect),
 }
 
 /// Hands deaths to the thread; on drop it is waited for, a few seconds at most.
-#[derive(Debug)]
 pub struct Reporter {
     jobs: Option<SyncSender<Job>>,
+    on_told: OnTold,
     thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reporter").finish_non_exhaustive()
+    }
 }
 
 impl Reporter {
@@ -85,7 +105,11 @@ impl Reporter {
     ///
     /// # Errors
     /// The system has no thread to give.
-    pub fn start(config: ReportConfig, on_report: OnReport) -> std::io::Result<Self> {
+    pub fn start(
+        config: ReportConfig,
+        on_report: OnReport,
+        on_told: OnTold,
+    ) -> std::io::Result<Self> {
         let (jobs, receiver) = sync_channel(DEATHS_MAX);
         let (hooks, reports) = sync_channel(HOOKS_MAX);
         if let Some(hook) = config.post_mortem.clone() {
@@ -97,6 +121,7 @@ impl Reporter {
         let worker = Worker {
             config,
             on_report,
+            on_told: Arc::clone(&on_told),
             hooks,
         };
         let thread = std::thread::Builder::new()
@@ -104,21 +129,39 @@ impl Reporter {
             .spawn(move || worker.run(&receiver))?;
         Ok(Self {
             jobs: Some(jobs),
+            on_told,
             thread: Some(thread),
         })
     }
 
     /// Makes a report of a death, unless it was expected. Never blocks.
     pub fn death(&self, facts: DeathFacts, collected: Collected) {
-        let incarnation = facts.incarnation;
+        self.push(Job {
+            facts,
+            output: JobOutput::Followed(collected),
+        });
+    }
+
+    /// The same for a death that no watchdog told, of an engine whose output nobody follows any more. Where a watchdog
+    /// before us was killed in the middle of telling it, its report is the one that is kept. Never blocks.
+    pub fn untold_death(&self, facts: DeathFacts, collect: Collect) {
+        self.push(Job {
+            facts,
+            output: JobOutput::Unfollowed(collect),
+        });
+    }
+
+    fn push(&self, job: Job) {
+        let incarnation = job.facts.incarnation;
         let Some(jobs) = &self.jobs else {
             return;
         };
-        if let Err(TrySendError::Full(_)) = jobs.try_send(Job { facts, collected }) {
+        if let Err(TrySendError::Full(_)) = jobs.try_send(job) {
             tracing::warn!(
                 incarnation,
                 "no crash report: {DEATHS_MAX} others wait for the disk; the engine's output is kept"
             );
+            (self.on_told)(incarnation);
         }
     }
 }
@@ -145,17 +188,26 @@ impl Drop for Reporter {
 struct Worker {
     config: ReportConfig,
     on_report: OnReport,
+    on_told: OnTold,
     hooks: SyncSender<(PathBuf, CrashReport)>,
 }
 
 impl Worker {
     fn run(mut self, jobs: &Receiver<Job>) {
-        while let Ok(Job { facts, collected }) = jobs.recv() {
+        while let Ok(Job { facts, output }) = jobs.recv() {
             let incarnation = facts.incarnation;
             if !facts.expected {
-                let report = make(&self.config, facts, collected);
+                let report = match output {
+                    JobOutput::Followed(collected) => make(&self.config, facts, collected),
+                    JobOutput::Unfollowed(collect) => match begun(&self.config, &facts) {
+                        Some(report) => report,
+                        None => make(&self.config, facts, collect()),
+                    },
+                };
                 self.keep(report);
             }
+            // Only now: killed before this, a successor keeps the same report again, or makes it.
+            (self.on_told)(incarnation);
             // What cannot be removed now lies in memory until the next boot.
             let _ = errors::remove(&self.config.runtime_dir, incarnation);
         }
@@ -189,6 +241,18 @@ impl Worker {
     }
 }
 
+/// The report of this death that a watchdog before us kept, in memory or on the disk, before it was killed.
+fn begun(config: &ReportConfig, facts: &DeathFacts) -> Option<CrashReport> {
+    let is_it = |report: &CrashReport| report.source == config.source && report.pid == facts.pid;
+    read_death(&config.runtime_dir, facts.incarnation)
+        .filter(is_it)
+        .or_else(|| {
+            CrashFolder::new(&config.data_dir)
+                .find(facts.incarnation)
+                .filter(is_it)
+        })
+}
+
 fn make(config: &ReportConfig, facts: DeathFacts, collected: Collected) -> CrashReport {
     let started = facts
         .uptime
@@ -210,7 +274,7 @@ fn make(config: &ReportConfig, facts: DeathFacts, collected: Collected) -> Crash
 fn out_of_memory(facts: &DeathFacts, counters: &OomCounters) -> OutOfMemory {
     let is_kill = match facts.cause {
         DeathCause::Signaled { signal, .. } => signal == SIGKILL,
-        DeathCause::Unknown => true,
+        DeathCause::Unknown | DeathCause::Unwatched => true,
         _ => false,
     };
     if !is_kill {
@@ -219,7 +283,9 @@ fn out_of_memory(facts: &DeathFacts, counters: &OomCounters) -> OutOfMemory {
     if counters.machine_has_risen() == Some(false) {
         return OutOfMemory::No;
     }
-    let lived = facts.uptime.unwrap_or(Duration::MAX);
+    // The kernel's log is looked through from its start until now, which may be long after its death.
+    let since = facts.ended.elapsed().unwrap_or_default();
+    let lived = facts.uptime.unwrap_or(Duration::MAX).saturating_add(since);
     match (
         kernel_log_names(facts.pid, lived),
         counters.group_has_risen(),
@@ -330,7 +396,11 @@ mod tests {
         let on_report: OnReport = Box::new(move |report, path| {
             let _ = sender.send((report, path));
         });
-        let reporter = Reporter::start(config(dir.path()), on_report).expect("started");
+        let (tells, told) = sync_channel(8);
+        let on_told: OnTold = Arc::new(move |incarnation| {
+            let _ = tells.try_send(incarnation);
+        });
+        let reporter = Reporter::start(config(dir.path()), on_report, on_told).expect("started");
         let mut expected = segv();
         expected.expected = true;
         reporter.death(expected, Collected::default());
@@ -347,6 +417,68 @@ mod tests {
         assert_eq!(folder.pending().expect("readable"), [report.report_id]);
         assert!(dir.path().join("run/deaths/0000000007.json").exists());
         assert!(reports.recv_timeout(DEADLINE).is_err(), "one report");
+        let told: Vec<u32> = told.iter().collect();
+        assert_eq!(told, [7, 7], "the end that was expected, too");
+    }
+
+    /// A watchdog is killed in the middle of telling a death that it was not there for: whatever it had come to, the
+    /// next one tells the same report, and there is one.
+    #[test]
+    fn a_death_that_was_begun_to_be_told_is_told_as_the_same() {
+        for cut in ["nothing kept", "in memory", "on the disk", "both"] {
+            let dir = tempfile::tempdir().expect("temporary folder");
+            let unwatched = || DeathFacts::new(7, 42, DeathCause::Unwatched);
+            let first = make(&config(dir.path()), unwatched(), Collected::default());
+            if matches!(cut, "in memory" | "both") {
+                keep_death(&dir.path().join("run"), &first).expect("kept");
+            }
+            let folder = CrashFolder::new(&dir.path().join("data"));
+            if matches!(cut, "on the disk" | "both") {
+                folder.keep(&first).expect("kept");
+            }
+            let told = tell_untold(dir.path(), unwatched());
+            assert_eq!(told == first.report_id, cut != "nothing kept", "{cut}");
+            assert_eq!(folder.ids().expect("readable"), [told], "{cut}");
+            assert_eq!(folder.pending().expect("readable"), [told], "{cut}");
+            // And told again by a third one.
+            assert_eq!(tell_untold(dir.path(), unwatched()), told, "{cut}");
+            assert_eq!(folder.ids().expect("readable"), [told], "{cut}");
+        }
+    }
+
+    /// The broken variant: a report is made whether there is one or not. The test above would find two.
+    #[test]
+    fn made_anew_each_time_there_would_be_two_reports() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let folder = CrashFolder::new(&dir.path().join("data"));
+        for _ in 0..2 {
+            let facts = DeathFacts::new(7, 42, DeathCause::Unwatched);
+            let report = make(&config(dir.path()), facts, Collected::default());
+            folder.keep(&report).expect("kept");
+        }
+        assert_eq!(folder.ids().expect("readable").len(), 2);
+    }
+
+    /// A report of that number, but of another process: of another life of the runtime directory.
+    #[test]
+    fn a_report_of_another_process_is_not_this_deaths() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let other = DeathFacts::new(7, 41, DeathCause::Unwatched);
+        let other = make(&config(dir.path()), other, Collected::default());
+        keep_death(&dir.path().join("run"), &other).expect("kept");
+        let told = tell_untold(dir.path(), DeathFacts::new(7, 42, DeathCause::Unwatched));
+        assert_ne!(told, other.report_id);
+    }
+
+    fn tell_untold(dir: &Path, facts: DeathFacts) -> uuid::Uuid {
+        let (sender, reports) = channel();
+        let on_report: OnReport = Box::new(move |report, _| {
+            let _ = sender.send(report);
+        });
+        let reporter = Reporter::start(config(dir), on_report, Arc::new(|_| {})).expect("started");
+        reporter.untold_death(facts, Box::new(Collected::default));
+        drop(reporter);
+        reports.recv_timeout(DEADLINE).expect("a report").report_id
     }
 
     /// Makes a folder of reports impossible: the report is in memory, and told all the same.
@@ -358,7 +490,8 @@ mod tests {
         let on_report: OnReport = Box::new(move |_, path| {
             let _ = sender.send(path);
         });
-        let reporter = Reporter::start(config(dir.path()), on_report).expect("started");
+        let reporter =
+            Reporter::start(config(dir.path()), on_report, Arc::new(|_| {})).expect("started");
         reporter.death(segv(), Collected::default());
         let path = reports.recv_timeout(DEADLINE).expect("a report");
         assert_eq!(path, dir.path().join("run/deaths/0000000007.json"));
@@ -382,7 +515,7 @@ mod tests {
         let on_report: OnReport = Box::new(move |report, _| {
             let _ = sender.send(report);
         });
-        let reporter = Reporter::start(config, on_report).expect("started");
+        let reporter = Reporter::start(config, on_report, Arc::new(|_| {})).expect("started");
         reporter.death(segv(), Collected::default());
         reporter.death(segv(), Collected::default());
         let first = reports.recv_timeout(DEADLINE).expect("a report");

@@ -56,6 +56,7 @@ fn is_sentence(cause: &DeathCause) -> bool {
             | DeathCause::NotReady { .. }
             | DeathCause::Memory { .. }
             | DeathCause::StopTimeout
+            | DeathCause::Unwatched
     )
 }
 
@@ -93,6 +94,12 @@ fn root(facts: &DeathFacts, scan: &CrashScan, oom: OutOfMemory) -> Verdict {
             found
         }
         DeathCause::Unknown if scan.banner().is_some() => by_signal(SIGABRT, scan, oom),
+        DeathCause::Unwatched if scan.banner().is_some() => {
+            unwatched(by_signal(SIGABRT, scan, oom))
+        }
+        DeathCause::Unwatched if oom == OutOfMemory::Proven => {
+            unwatched(by_signal(SIGKILL, scan, oom))
+        }
         DeathCause::Hung { silent, .. } => hang(facts, scan, *silent),
         DeathCause::Exited { exit_code } => plain(
             "exit",
@@ -111,6 +118,15 @@ fn root(facts: &DeathFacts, scan: &CrashScan, oom: OutOfMemory) -> Verdict {
         ),
         cause => plain(cause.label(), cause.to_string(), None),
     }
+}
+
+/// The system told nobody how it ended, but something else did.
+fn unwatched(mut found: Verdict) -> Verdict {
+    if !found.words.ends_with(',') {
+        found.words.push(',');
+    }
+    found.words.push_str(" while no watchdog ran");
+    found
 }
 
 fn plain(kind: &str, words: String, exit_code: Option<i32>) -> Verdict {

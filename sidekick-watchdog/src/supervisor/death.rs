@@ -32,8 +32,11 @@ pub(super) struct Death {
     pub memory: Vec<MemorySample>,
     /// How it hung.
     pub hang: Option<HangEvidence>,
+    /// The signal that its crash handler told of.
+    pub caught: Option<i32>,
 }
 
+const SIGABRT: i32 = 6;
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
@@ -57,6 +60,23 @@ impl Death {
         }
     }
 
+    /// The cause as it is told at once: Godot's crash handler ends with SIGABRT whatever it caught, and says what that was.
+    pub(super) fn told_cause(&self, exit: Exit) -> DeathCause {
+        match (self.cause(exit), self.caught) {
+            (
+                DeathCause::Signaled {
+                    signal: SIGABRT,
+                    core_dumped,
+                },
+                Some(signal),
+            ) => DeathCause::Signaled {
+                signal,
+                core_dumped,
+            },
+            (cause, _) => cause,
+        }
+    }
+
     /// Clean with success, or as it was asked to end: no report.
     pub(super) fn is_expected(&self, cause: &DeathCause) -> bool {
         match cause {
@@ -68,6 +88,8 @@ impl Death {
                 signal: SIGTERM | SIGKILL,
                 ..
             } => self.is_asked,
+            // The same, of somebody else's child of which the system told nobody.
+            DeathCause::Unknown => self.is_asked && self.heartbeat.is_none(),
             _ => false,
         }
     }
@@ -200,12 +222,23 @@ mod tests {
                 log: None,
                 memory: Vec::new(),
                 hang: None,
+                caught: Some(11),
             };
             assert_eq!(
                 death.cause(exit),
                 cause,
                 "{ended_by:?} {exit:?} {goodbye:?}"
             );
+            assert_eq!(death.told_cause(exit), cause, "killed, not crashed");
+            if cause == DeathCause::Unknown {
+                let signaled = |signal| Exit::Signal {
+                    signal,
+                    core_dumped: false,
+                };
+                let told = death.told_cause(signaled(SIGABRT)).to_string();
+                assert_eq!(told, "segmentation fault (SIGSEGV)");
+                assert_eq!(death.told_cause(signaled(9)), death.cause(signaled(9)));
+            }
         }
     }
 }

@@ -5,6 +5,9 @@
 //! watchdog. After the start its pid and start time are written into the file. A watchdog killed between the two
 //! leaves a held lock without a pid; then the holder is found by looking through `/proc`.
 //!
+//! The file outlives its engine until that one's death is *told*: its report is kept, or none is due. A launch that is
+//! over and not told ended while no watchdog was there to tell it ([`Untold`]).
+//!
 //! (Inheriting costs nothing. A tiny launcher program that locks, writes its own pid and then becomes the engine
 //! would close that window too, for one more exec of 1 to 2 ms on each relaunch.)
 
@@ -64,16 +67,19 @@ pub struct LaunchRecord {
     pub boot_id: String,
     /// Where the engine's output goes.
     pub log: Option<PathBuf>,
+    /// How it ended was told.
+    pub told: bool,
 }
 
 impl LaunchRecord {
     fn to_text(&self) -> Vec<u8> {
         let number = |n: Option<u64>| n.map_or_else(String::new, |n| n.to_string());
         let mut text = format!(
-            "version=1\nboot_id={}\npid={}\nstart_ticks={}\nlog=",
+            "version=1\nboot_id={}\npid={}\nstart_ticks={}\n{}log=",
             self.boot_id,
             number(self.pid.map(u64::from)),
-            number(self.start_ticks)
+            number(self.start_ticks),
+            if self.told { "told=1\n" } else { "" }
         )
         .into_bytes();
         if let Some(log) = &self.log {
@@ -99,6 +105,7 @@ impl LaunchRecord {
             start_ticks: field("start_ticks").and_then(|value| value.parse().ok()),
             boot_id: field("boot_id").unwrap_or_default().to_owned(),
             log: field("log").map(|value| PathBuf::from(OsString::from(value))),
+            told: field("told") == Some("1"),
         }
     }
 }
@@ -123,6 +130,19 @@ pub struct Survey {
     pub running: Vec<Survivor>,
     /// Launches that are over; their files are still there.
     pub over: Vec<u32>,
+    /// Those of them whose end nobody told, oldest first.
+    pub untold: Vec<Untold>,
+}
+
+/// A launch that is over, and nobody told how it ended: its watchdog was gone by then, or killed before it could.
+#[derive(Clone, Debug)]
+pub struct Untold {
+    /// Its launch number.
+    pub launch: u32,
+    /// What its file says. Without a pid there may never have been an engine.
+    pub record: LaunchRecord,
+    /// Whether it was started since the machine was.
+    pub is_of_this_boot: bool,
 }
 
 /// The launch locks of one runtime directory.
@@ -218,6 +238,31 @@ impl LaunchLocks {
         }
     }
 
+    /// Notes that the end of a launch was told: no later watchdog tells it again. A file that is gone needs no note.
+    ///
+    /// # Errors
+    /// What the system said; a later watchdog may tell it again.
+    pub fn tell(&self, launch: u32) -> io::Result<()> {
+        let path = self.path(launch);
+        if !path.exists() {
+            return Ok(());
+        }
+        let file = create_private_file(&path)?;
+        let mut record = read_record(&file)?;
+        if !record.told {
+            record.told = true;
+            write_record(&file, &record)?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is left to tell of the end of a launch.
+    pub fn is_told(&self, launch: u32) -> bool {
+        let record = File::open(self.path(launch)).and_then(|file| read_record(&file));
+        // What cannot be read now never will be.
+        record.map_or(true, |record| record.told)
+    }
+
     /// Kills what still holds the lock of a launch that is over: descendants that left the engine's process group.
     pub fn kill_leftovers(&self, launch: u32) -> usize {
         File::open(self.path(launch)).map_or(0, |file| kill_holders(&file))
@@ -247,7 +292,17 @@ impl LaunchLocks {
                 .identify(&file)
                 .map_err(|error| unreadable(&path, error))?;
             match found {
-                Found::Over => survey.over.push(launch),
+                Found::Over(record) => {
+                    survey.over.push(launch);
+                    if !record.told {
+                        let is_of_this_boot = record.boot_id == self.boot_id;
+                        survey.untold.push(Untold {
+                            launch,
+                            record,
+                            is_of_this_boot,
+                        });
+                    }
+                }
                 Found::Running(process, log) => survey.running.push(Survivor {
                     launch,
                     process,
@@ -274,7 +329,7 @@ impl LaunchLocks {
                 return Ok(Found::Running(process, record.log));
             }
             if is_free {
-                return Ok(Found::Over);
+                return Ok(Found::Over(record));
             }
             if known.is_some() {
                 // The engine is dead; what holds the lock are its descendants.
@@ -307,7 +362,7 @@ impl LaunchLocks {
 }
 
 enum Found {
-    Over,
+    Over(LaunchRecord),
     Running(Process, Option<PathBuf>),
     Invisible,
 }
@@ -340,6 +395,7 @@ mod tests {
             start_ticks: Some(4_200),
             boot_id: "boot".to_owned(),
             log: Some(PathBuf::from("/data/engine/0000000001.log")),
+            told: true,
         };
         let text = record.to_text();
         assert_eq!(LaunchRecord::parse(&text), record);
@@ -369,5 +425,27 @@ mod tests {
         let survey = locks.survey().expect("readable");
         assert!(survey.running.is_empty());
         assert_eq!(survey.over, [3]);
+    }
+
+    #[test]
+    fn an_end_is_told_once() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let locks = LaunchLocks::new(dir.path());
+        let log = PathBuf::from("/run/output/0000000003.log");
+        drop(locks.lock(3, Some(&log)).expect("made").expect("free"));
+        assert!(!locks.is_told(3));
+        let survey = locks.survey().expect("readable");
+        let [untold] = &survey.untold[..] else {
+            panic!("{survey:?}");
+        };
+        assert_eq!((untold.launch, untold.is_of_this_boot), (3, true));
+        assert_eq!(untold.record.log.as_ref(), Some(&log));
+        locks.tell(3).expect("written");
+        assert!(locks.is_told(3));
+        let survey = locks.survey().expect("readable");
+        assert_eq!((survey.over.len(), survey.untold.len()), (1, 0));
+        // Of one that was never made there is nothing to tell, and no file comes of it.
+        locks.tell(4).expect("nothing to do");
+        assert!(locks.is_told(4) && !locks.path(4).exists());
     }
 }

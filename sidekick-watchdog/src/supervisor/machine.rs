@@ -236,6 +236,11 @@ impl Machine {
                 self.begin_life(since.min(now), now);
                 self.adopted = true;
             }
+            Event::DiedUnwatched => {
+                if self.state == State::Idle {
+                    self.breaker.count_earlier(&self.policy, now);
+                }
+            }
             Event::Prepared { success } => self.on_prepared(success, now, &mut out),
             Event::Spawned => self.on_spawned(now, &mut out),
             Event::SpawnFailed => {
@@ -271,7 +276,9 @@ impl Machine {
 
     fn on_start(&mut self, now: Duration, out: &mut Vec<Action>) {
         match &mut self.state {
-            State::Idle | State::Stopped | State::GaveUp | State::Waiting { .. } => {
+            // Nobody asked yet: all that can be counted here is the death of the engine before.
+            State::Idle => self.start(now, out),
+            State::Stopped | State::GaveUp | State::Waiting { .. } => {
                 self.forget_failures();
                 self.start(now, out);
             }

@@ -14,6 +14,7 @@ mod engine_log;
 mod follower;
 mod keeper;
 mod numbers;
+mod past;
 mod pieces;
 mod spool;
 mod worker;
@@ -34,7 +35,7 @@ use self::keeper::Keeper;
 use self::numbers::{Numbers, open_live};
 use self::worker::Worker;
 use super::launch::{Running, RunningFile};
-use crate::crash::reporter::{PostMortem, ReportConfig, Reporter};
+use crate::crash::reporter::{OnTold, PostMortem, ReportConfig, Reporter};
 use crate::crash::{DeathFacts, OnReport};
 use crate::log_line::LogLine;
 use crate::platform::{FileWatch, Waker};
@@ -134,6 +135,8 @@ pub struct Past {
 pub struct BannerSeen {
     /// Whose output it is in.
     pub launch: u32,
+    /// The signal that it tells of.
+    pub signal: i32,
     /// When its last line came so far, on the monotonic clock ([`crate::platform::monotonic_now`]).
     pub last_line: Duration,
 }
@@ -155,6 +158,8 @@ enum Work {
     },
     /// A death is proven.
     Ended(Box<DeathFacts>),
+    /// So is one that no watchdog told; with the file that it wrote to.
+    EndedUntold(Box<DeathFacts>, Option<PathBuf>),
     Leave,
 }
 
@@ -178,7 +183,6 @@ pub struct Output {
 }
 
 /// What the output threads are started with.
-#[derive(Debug)]
 pub struct OutputConfig {
     /// How much is kept.
     pub settings: OutputSettings,
@@ -188,8 +192,21 @@ pub struct OutputConfig {
     pub used: u32,
     /// The engine that is about to be adopted: its output is not of the dead.
     pub running: Option<u32>,
+    /// Takes each launch whose end is told.
+    pub on_told: OnTold,
     /// Woken when a crash banner is seen ([`Output::banner`]).
     pub supervisor: Waker,
+}
+
+impl std::fmt::Debug for OutputConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OutputConfig")
+            .field("settings", &self.settings)
+            .field("report", &self.report)
+            .field("used", &self.used)
+            .field("running", &self.running)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Output {
@@ -240,7 +257,7 @@ impl Output {
             kept: kept.clone(),
             live: live.clone(),
             keeper,
-            reporter: Reporter::start(config.report, on_report).map_err(failed)?,
+            reporter: Reporter::start(config.report, on_report, config.on_told).map_err(failed)?,
             on_line: Box::new(on_line),
             supervisor: config.supervisor,
             watch: FileWatch::new().ok(),
@@ -333,6 +350,11 @@ impl Output {
     /// unless the end was expected. Never blocks.
     pub fn ended(&self, facts: DeathFacts) {
         self.push(Work::Ended(Box::new(facts)));
+    }
+
+    /// Tells of a death that no watchdog told: `live` is the file that the engine wrote to. Never blocks.
+    pub fn ended_untold(&self, facts: DeathFacts, live: Option<PathBuf>) {
+        self.push(Work::EndedUntold(Box::new(facts), live));
     }
 
     fn push(&self, work: Work) {

@@ -26,9 +26,10 @@ use super::output::Output;
 use super::planned::{Planned, RestartPlan};
 use super::pre_start::{PreStart, PreStartRun};
 use super::spawn::{EngineCommand, LaunchError};
+use super::unwatched::Unwatched;
 use super::{Command, Ended, EngineLink, LinkFinder, NoMoreStarts};
-use crate::crash::HangEvidence;
 use crate::crash::keep::death_path;
+use crate::crash::{DeathFacts, HangEvidence};
 use crate::event::{DeathCause, EngineEvent, Versions};
 use crate::platform::{Exit, Process, Waitable, Waker, monotonic_now, wait};
 
@@ -176,12 +177,16 @@ impl Runtime {
         }
     }
 
-    /// Takes over the engine that runs, or starts the first one; with `hold` starts none and ends the one that runs.
+    /// Tells of the deaths that nobody told, takes over the engine that runs, or starts the first one; with `hold` starts none and ends the one that runs.
     pub(super) fn begin(
         &mut self,
+        unwatched: Vec<Unwatched>,
         survivor: Option<Survivor>,
         hold: Option<Duration>,
     ) -> Result<(), LaunchError> {
+        for death in unwatched {
+            self.tell_unwatched(death);
+        }
         if let Some(survivor) = survivor {
             self.adopt(survivor);
         } else if hold.is_none() {
@@ -422,6 +427,7 @@ impl Runtime {
             is_success: false,
             memory,
             hang,
+            caught: self.caught(engine.launch),
         };
         let cause = death.cause(exit);
         let success = self.is_success(&cause, link.is_some());
@@ -444,7 +450,7 @@ impl Runtime {
             self.feed_at(Event::Died { success }, now);
             self.events_wait = false;
             self.flush_events();
-            self.output.ended(death.facts(exit));
+            self.hand_over(death.facts(exit));
         }
         let is_over = success || (is_asked && (!is_bad || self.machine.phase() == Phase::Stopped));
         if self.engine.is_none() && is_over {
@@ -455,9 +461,60 @@ impl Runtime {
         self.sweep_soon(now);
     }
 
+    /// The signal of the crash handler's banner in this engine's output.
+    fn caught(&self, launch: u32) -> Option<i32> {
+        let banner = self.output.banner()?;
+        (banner.launch == launch).then_some(banner.signal)
+    }
+
     fn tell_death(&mut self, death: &Death, exit: Exit) {
-        self.output.ended(death.facts(exit));
         self.emit(died(death, exit));
+        self.hand_over(death.facts(exit));
+    }
+
+    /// Hands a death to who makes its report.
+    fn hand_over(&self, facts: DeathFacts) {
+        if facts.expected {
+            // The ring that shows it is about to go: a successor would not see any more that no report is due.
+            self.note_told(facts.incarnation);
+        }
+        self.output.ended(facts);
+    }
+
+    fn note_told(&self, launch: u32) {
+        if let Err(error) = self.locks.tell(launch) {
+            tracing::warn!(launch, %error, "a later watchdog may report an end that is told");
+        }
+    }
+
+    /// Tells of a death that no watchdog saw, or none could tell.
+    fn tell_unwatched(&mut self, death: Unwatched) {
+        let Unwatched {
+            mut facts,
+            is_success,
+            live,
+        } = death;
+        let launch = facts.incarnation;
+        facts.log = live.as_deref().map(|live| self.output.kept(launch, live));
+        self.emit(EngineEvent::Died {
+            incarnation: launch,
+            pid: facts.pid,
+            cause: facts.cause.clone(),
+            log: facts.log.clone(),
+            uptime: facts.uptime,
+            frame: facts.frame,
+        });
+        if launch >= self.last_launch {
+            self.is_relaunch &= !is_success;
+            let runtime_dir = &self.settings.command.runtime_dir;
+            self.last_death = (self.is_relaunch).then(|| death_path(runtime_dir, launch));
+        }
+        if is_success {
+            self.note_told(launch);
+        } else {
+            self.feed(Event::DiedUnwatched);
+        }
+        self.output.ended_untold(facts, live);
     }
 
     /// Tells of deaths whose cause has come to be known; with `last`, of all.
@@ -579,7 +636,7 @@ fn died(death: &Death, exit: Exit) -> EngineEvent {
     EngineEvent::Died {
         incarnation: death.launch,
         pid: death.pid,
-        cause: death.cause(exit),
+        cause: death.told_cause(exit),
         log: death.log.clone(),
         uptime: Some(death.uptime),
         frame: death.heartbeat.map(|heartbeat| heartbeat.frames),

@@ -147,6 +147,110 @@ fn a_runtime_directory_that_vanishes_under_the_watchdog_is_made_anew() {
     watched.shut_down(Duration::from_secs(5));
 }
 
+/// The incarnations that have a report, one for each report.
+fn reported(site: &Site) -> Vec<u64> {
+    let reports = fs::read_dir(site.path().join("data/crashes")).into_iter();
+    let mut incarnations: Vec<u64> = reports
+        .flatten()
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        })
+        .map(|path| {
+            let text = fs::read_to_string(path).expect("a report");
+            let from = text.find("\"incarnation\": ").expect("its number") + 15;
+            let digits = text[from..].trim_start().chars();
+            let digits: String = digits.take_while(char::is_ascii_digit).collect();
+            digits.parse().expect("a number")
+        })
+        .collect();
+    incarnations.sort_unstable();
+    incarnations
+}
+
+/// A watchdog of its own is killed, and then its engine, the first of this site.
+fn die_unwatched(site: &Site) {
+    let mut watchdog = site.watchdog_process();
+    let pid = eventually("an engine", || site.numbers("pids").first().copied());
+    eventually("a record", || {
+        let record = fs::read_to_string(site.launch_file(1)).ok()?;
+        record.contains(&format!("pid={pid}\n")).then_some(())
+    });
+    watchdog.kill();
+    kill(pid);
+    eventually("its end", || (!is_alive(pid)).then_some(()));
+}
+
+const SAYS_WHAT_IT_KNOWS: &str = "echo $SIDEKICK_RELAUNCH ${SIDEKICK_LAST_DEATH##*/} >> known; \
+                                  echo $$ >> pids; while :; do sleep 0.05; done";
+
+/// The engine dies while no watchdog lives: the next one tells it, once, and so does the engine that it starts know.
+#[test]
+fn a_death_that_no_watchdog_saw_is_told_by_the_next_one() {
+    let site = Site::new(SAYS_WHAT_IT_KNOWS);
+    die_unwatched(&site);
+    let mut watched = Watched::start(site.config()).expect("started");
+    match watched.event() {
+        EngineEvent::Died {
+            incarnation: 1,
+            cause: DeathCause::Unwatched,
+            uptime: Some(_),
+            ..
+        } => {}
+        event => panic!("its death, not {event:?}"),
+    }
+    assert_eq!(watched.started().0, 2);
+    let known = eventually("what it knows", || {
+        let known = fs::read_to_string(site.path().join("known")).ok()?;
+        (known.lines().count() == 2).then_some(known)
+    });
+    assert_eq!(known, "0\n1 0000000001.json\n");
+    eventually("its report", || (reported(&site) == [1]).then_some(()));
+    eventually("the note that it is told", || {
+        let record = fs::read_to_string(site.launch_file(1)).unwrap_or_default();
+        (record.is_empty() || record.contains("told=1\n")).then_some(())
+    });
+    watched.shut_down(Duration::from_secs(5));
+    // Neither that death nor the end that was asked for is told by a third one.
+    let mut watched = Watched::start(site.config()).expect("started");
+    assert!(matches!(watched.event(), EngineEvent::Started { .. }));
+    watched.shut_down(Duration::from_secs(5));
+    assert_eq!(reported(&site), [1]);
+}
+
+/// The watchdogs that are to tell of it are killed, too, at any moment: one report all the same.
+#[test]
+fn a_death_that_no_watchdog_saw_is_told_once_however_many_watchdogs_die() {
+    let mut random = fastrand::Rng::new();
+    let seed = random.get_seed();
+    let site = Site::new(SAYS_WHAT_IT_KNOWS);
+    die_unwatched(&site);
+    for _ in 0..10 {
+        let mut watchdog = site.watchdog_process();
+        // The moment of the kill, not a wait for anything.
+        std::thread::sleep(Duration::from_millis(random.u64(0..300)));
+        watchdog.kill();
+    }
+    let watched = Watched::start(site.config()).expect("started");
+    eventually("its report", || (!reported(&site).is_empty()).then_some(()));
+    watched.shut_down(Duration::from_secs(5));
+    assert_eq!(reported(&site), [1], "seed {seed}");
+}
+
+/// The broken variant: the next watchdog knows nothing of launches that are over, as if their files went with their
+/// engines. Nobody tells of the death.
+#[test]
+fn without_the_launch_file_nobody_would_tell_of_the_death() {
+    let site = Site::new(SAYS_WHAT_IT_KNOWS);
+    die_unwatched(&site);
+    fs::remove_file(site.launch_file(1)).expect("removed");
+    let mut watched = Watched::start(site.config()).expect("started");
+    assert!(matches!(watched.event(), EngineEvent::Started { .. }));
+    watched.shut_down(Duration::from_secs(5));
+    assert_eq!(reported(&site), Vec::<u64>::new());
+}
+
 /// The broken variant of the tests above: without its launch lock and its record the engine is not seen and a second one starts.
 /// Shows that the count of engines would catch it.
 #[test]

@@ -228,7 +228,10 @@ fn a_game_that_asks_for_it_is_restarted_once_it_is_idle() {
         _ => None,
     });
     assert_eq!(why, "the game asked for it");
-    assert!(game.asked_to_quit.load(Ordering::Relaxed));
+    // It is told first, then done.
+    eventually("the request", || {
+        game.asked_to_quit.load(Ordering::Relaxed).then_some(())
+    });
     game.goodbye.store(1, Ordering::Relaxed);
     fs::write(site.path().join("go"), "").expect("written");
     assert_eq!(died(&mut watched), DeathCause::Clean { exit_code: 0 });

@@ -20,6 +20,7 @@ use super::{
 
 const DUELS_DEFAULT: u32 = 50;
 const STARTS: u32 = 10;
+const UNSEEN_DEATHS: usize = 5;
 /// `ExitCode::Locked`.
 const LOCKED: i32 = 7;
 
@@ -36,6 +37,10 @@ pub(super) fn trials() -> Vec<Trial> {
         ),
         trial("an_engine_that_nobody_adopts_is_seen", nobody_adopts),
         trial("the_status_says_how_an_adopted_engine_ended", how_it_ended),
+        trial(
+            "a_death_that_no_watchdog_saw_is_reported_once_however_many_watchdogs_die",
+            unseen_deaths,
+        ),
         trial(
             "a_watchdog_killed_at_any_step_of_a_start_leaves_one_engine",
             any_step,
@@ -188,6 +193,70 @@ fn how_it_ended() {
         stop_cleanly(&setup, watchdog);
         assert_all_arrived(&setup, 2);
     }
+}
+
+/// The watchdog is killed, then its engine, then at any moment the watchdogs that are about to tell of it.
+fn unseen_deaths() {
+    let setup = playing();
+    let mut random = fastrand::Rng::new();
+    let seed = random.get_seed();
+    let playing_engine = || {
+        let engine = wait_for_status(&setup, "an engine", |status| {
+            let engine = &status["engine"];
+            let is_there = engine["connected"] == true;
+            is_there.then(|| (engine["pid"].as_u64(), engine["incarnation"].as_u64()))
+        });
+        let (Some(pid), Some(incarnation)) = engine else {
+            panic!("{engine:?}");
+        };
+        (u32::try_from(pid).expect("a process id"), incarnation)
+    };
+    let mut watchdog = setup.start();
+    let mut dead = Vec::new();
+    for _ in 0..UNSEEN_DEATHS {
+        let (engine, incarnation) = playing_engine();
+        watchdog.kill();
+        setup.signal(engine, Signal::KILL);
+        wait::until("its death", PATIENCE, || {
+            (!setup.engines(None).contains(&engine)).then_some(())
+        });
+        dead.push(incarnation);
+        for _ in 0..2 {
+            let next = setup.start();
+            // The moment of the kill, not a wait for anything.
+            thread::sleep(Duration::from_millis(random.u64(0..250)));
+            next.kill();
+        }
+        watchdog = setup.start();
+    }
+    playing_engine();
+    wait::until("their reports", PATIENCE, || {
+        (reported(&setup).len() >= dead.len()).then_some(())
+    });
+    stop_cleanly(&setup, watchdog);
+    assert_eq!(reported(&setup), dead, "seed {seed}");
+    let ledger = setup.uploaded_files();
+    let told = ledger.records().values();
+    let told = told.filter(|arrival| arrival.stream == "sidekick.crash");
+    assert_eq!(told.count(), dead.len(), "seed {seed}");
+    assert_all_arrived(&setup, 1);
+}
+
+/// The incarnations that have a report, one for each report.
+fn reported(setup: &Setup) -> Vec<u64> {
+    let reports = fs::read_dir(setup.data_dir().join("crashes"));
+    let paths = reports.into_iter().flatten().filter_map(Result::ok);
+    let mut incarnations: Vec<u64> = paths
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|found| found == "json"))
+        .map(|path| {
+            let text = fs::read(path).expect("a report");
+            let report: serde_json::Value = serde_json::from_slice(&text).expect("a whole report");
+            report["incarnation"].as_u64().expect("a number")
+        })
+        .collect();
+    incarnations.sort_unstable();
+    incarnations
 }
 
 fn any_step() {

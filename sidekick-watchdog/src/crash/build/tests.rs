@@ -171,6 +171,19 @@ fn more_verdicts() {
     let found = report(DeathCause::Exited { exit_code: 134 }, SEGV);
     assert_eq!((found.kind.as_str(), found.signal), ("segv", Some(11)));
     // Nobody saw the end, but the text tells it.
+    let found = report(DeathCause::Unwatched, SEGV);
+    assert_eq!((found.kind.as_str(), found.signal), ("segv", Some(11)));
+    assert_eq!(
+        found.cause,
+        "segmentation fault (SIGSEGV), while no watchdog ran, in frame 18,211 after 5 min 3 s"
+    );
+    assert!(!found.backtrace.is_empty() && !found.script_backtrace.is_empty());
+    let found = report(DeathCause::Unwatched, KILL);
+    assert_eq!((found.kind.as_str(), found.signal), ("unwatched", None));
+    assert_eq!(
+        found.cause,
+        "died while no watchdog ran, nobody saw how, in frame 18,211 after 5 min 3 s"
+    );
     let found = report(DeathCause::Unknown, SEGV);
     assert_eq!(found.signal_name.as_deref(), Some("SIGSEGV"));
     // The handler hung after its banner, and we ended it.

@@ -48,6 +48,7 @@ impl RunningFile {
             start_ticks: Some(running.start_ticks),
             boot_id: boot_id(),
             log: running.log.clone(),
+            told: false,
         };
         let new = self.path.with_extension("new");
         let mut file = create_private_file(&new)?;
@@ -98,6 +99,7 @@ impl RunningFile {
             tracing::warn!(launch, %error, "its launch file cannot be written anew");
         }
         survey.over.retain(|&over| over != launch);
+        survey.untold.retain(|untold| untold.launch != launch);
         survey.running.push(Survivor {
             launch,
             process,

@@ -87,6 +87,17 @@ impl Breaker {
         self.recent.clear();
     }
 
+    /// An engine failed before this life began, nobody knows after how long. The start that is due anyway is the one that
+    /// follows a first failure at once; the next failure is the second.
+    pub(super) fn count_earlier(&mut self, policy: &Policy, now: Duration) {
+        self.failures = self.failures.saturating_add(1);
+        let limit = policy.breaker_deaths.max(1);
+        count(&mut self.recent, now, policy.breaker_window, limit);
+        if let Some(limit) = policy.give_up_after {
+            count(&mut self.deaths, now, policy.give_up_window, limit.max(1));
+        }
+    }
+
     /// An engine that was up for `up` failed at `now`; `None`: it never came up.
     pub(super) fn on_failure(
         &mut self,

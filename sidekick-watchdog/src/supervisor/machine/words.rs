@@ -36,6 +36,9 @@ pub enum Event {
         /// Whether the start may go on.
         success: bool,
     },
+    /// Before anything was started or adopted: an engine died, not well, while no watchdog was there. It counts as the
+    /// failure before the first start.
+    DiedUnwatched,
     /// The process asked for exists.
     Spawned,
     /// The process asked for could not be made.

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::keeper::{Keeper, Task};
+use super::past::Past;
 use super::spool::{Progress, give_up};
 use super::{BannerSeen, EngineLog, OutputSettings, Shared, Work, lock};
 use crate::crash::DeathFacts;
@@ -79,6 +80,16 @@ impl Worker {
                     self.keeper.push(Task::EndedCleanly { launch });
                 }
                 Some(Work::Ended(facts)) => self.report(*facts),
+                Some(Work::EndedUntold(facts, live)) => {
+                    let output = Past {
+                        launch: facts.incarnation,
+                        live,
+                        kept: self.kept.clone(),
+                        lines_max: self.settings.report_lines,
+                    };
+                    self.reporter
+                        .untold_death(*facts, Box::new(move || output.collect()));
+                }
                 None if more => {}
                 None => self.sleep(),
             }
@@ -184,8 +195,9 @@ impl Worker {
         let Some(following) = &mut self.following else {
             return;
         };
-        let banner = following.scan.banner().map(|_| BannerSeen {
+        let banner = following.scan.banner().map(|banner| BannerSeen {
             launch: following.launch,
+            signal: banner.signal,
             last_line: monotonic_now(),
         });
         let is_first = {

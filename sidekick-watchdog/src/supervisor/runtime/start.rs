@@ -99,8 +99,9 @@ impl Runtime {
                 is_held = true;
                 return true;
             }
-            // The file shows that its number was used, as long as no higher one is durable.
-            let is_needed = launch >= reserved;
+            // The file shows that its number was used, as long as no higher one is durable, and that its end is to be
+            // told, as long as it is not.
+            let is_needed = launch >= reserved || !locks.is_told(launch);
             if !is_needed {
                 locks.remove_if_free(launch);
             }
