@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 use serde_json::Value;
 use sidekick_tests::engine::{self, Game};
-use sidekick_tests::verdicts::{PATIENCE, assert_nothing_runs, journals, stop_cleanly, trial};
+use sidekick_tests::verdicts::{PATIENCE, journals, stop_cleanly, trial};
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::Setup;
 
