@@ -243,7 +243,7 @@ fn unseen_deaths() {
 }
 
 /// The incarnations that have a report, one for each report.
-fn reported(setup: &Setup) -> Vec<u64> {
+fn reported(setup: &sidekick_tests::watchdog::Setup) -> Vec<u64> {
     let reports = fs::read_dir(setup.data_dir().join("crashes"));
     let paths = reports.into_iter().flatten().filter_map(Result::ok);
     let mut incarnations: Vec<u64> = paths
