@@ -504,6 +504,37 @@ async fn a_failed_fdatasync_is_fatal() {
     store.shutdown().await;
 }
 
+/// A fault of ours in the log's thread is a death like any other: nobody waits for ever, and another store opens after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_of_the_logs_thread_is_told_and_another_store_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = faulty(&dir);
+    let faults = Arc::clone(&options.wal.faults);
+    let store = Store::open_with(options.clone(), 1 << 30).await.unwrap();
+    store.session_opened("s", epoch(), 1, 5).await.unwrap();
+    store.append(slab(1, 10)).await.unwrap();
+    let panics = |on| {
+        let order = std::sync::atomic::Ordering::Relaxed;
+        faults.panics.store(on, order);
+    };
+    panics(true);
+    let patience = Duration::from_secs(20);
+    let answer = tokio::time::timeout(patience, store.append(slab(11, 10))).await;
+    let error = answer.expect("an answer").unwrap_err();
+    assert!(matches!(error, AppendError::Stopped(_)), "{error}");
+    let died = tokio::time::timeout(patience, store.fatal()).await;
+    assert!(died.is_ok(), "the death was not told");
+    let stopped = tokio::time::timeout(patience, store.shutdown()).await;
+    assert!(stopped.is_ok(), "it does not stop");
+    panics(false);
+    let store = Store::open_with(options, 1 << 30).await.unwrap();
+    let kept = sequence(&store).await;
+    assert!(kept.len() == 10 || kept.len() == 20, "{kept:?}");
+    store.append(slab(11, 10)).await.unwrap();
+    assert_eq!(sequence(&store).await, (1..=20).collect::<Vec<u64>>());
+    store.shutdown().await;
+}
+
 /// CORRECTNESS 14: the quota refuses new records, never purges accepted ones, and uploads make room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_quota_refuses_until_something_is_uploaded() {

@@ -46,6 +46,8 @@ pub(crate) struct Faults {
     pub(crate) sync_delay_us: AtomicU64,
     /// Space is promised without being had, which the tests have to catch.
     pub(crate) promises_space: AtomicBool,
+    /// The log's thread panics at its next fdatasync, as a fault of ours would have it.
+    pub(crate) panics: AtomicBool,
     /// All segments get the same salt, which the tests have to catch.
     pub(crate) fixed_salt: AtomicBool,
 }
@@ -57,6 +59,7 @@ impl Default for Faults {
             space_left: AtomicU64::new(u64::MAX),
             sync_delay_us: AtomicU64::new(0),
             promises_space: AtomicBool::new(false),
+            panics: AtomicBool::new(false),
             fixed_salt: AtomicBool::new(false),
         }
     }

@@ -260,6 +260,10 @@ impl Writer {
         self.current.file.sync_data()?;
         let faults = &self.options.faults;
         // SYNC: test switches and counters.
+        assert!(
+            !faults.panics.load(Ordering::Relaxed),
+            "the log's thread panics on purpose"
+        );
         let delay = faults.sync_delay_us.load(Ordering::Relaxed);
         if delay > 0 {
             std::thread::sleep(Duration::from_micros(delay));
