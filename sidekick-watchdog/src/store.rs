@@ -451,6 +451,11 @@ impl Store {
         self.parts.machine.read(state::State::totals)
     }
 
+    /// Records taken that the watchdog made itself ([`Store::derived`]); they are in no source's counts.
+    pub fn derived_records(&self) -> u64 {
+        self.parts.machine.read(state::State::derived_records)
+    }
+
     /// Index of the last entry applied; changes with every batch.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.parts.machine.applied()

@@ -168,11 +168,12 @@ pub struct SessionStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Totals {
-    /// Records that are durable.
+    /// Records that are durable, those that the watchdog made itself (crash reports) among them.
     pub committed: u64,
     /// Records taken, per sink.
     pub uploaded: BTreeMap<String, u64>,
-    /// Gap and hole records.
+    /// Records that are known to be missing, since this watchdog began. Those of its whole history are told by the lines
+    /// of stream `sidekick.gap` at the backend.
     pub gaps: u64,
 }
 

@@ -502,7 +502,9 @@ impl Board {
         self.metrics
             .store_log_bytes
             .set(i64::try_from(stats.log.log_bytes).unwrap_or(i64::MAX));
-        let committed = store.totals().values().map(|source| source.committed).sum();
+        let recorded: u64 = store.totals().values().map(|source| source.committed).sum();
+        // What the watchdog records itself is uploaded as well.
+        let committed = recorded.saturating_add(store.derived_records());
         raise_to(&self.metrics.records_committed, committed);
         self.status.totals = Totals {
             committed,

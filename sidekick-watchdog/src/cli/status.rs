@@ -104,7 +104,7 @@ fn table(status: &Status) -> String {
     line(
         "totals",
         format!(
-            "committed {}, gaps {}",
+            "committed {}, missing since this watchdog began {}",
             status.totals.committed, status.totals.gaps
         ),
     );

@@ -16,11 +16,9 @@ use super::state::State;
 use crate::platform;
 
 const MAGIC: &[u8; 8] = b"SKSNAP\r\n";
-const VERSION: u16 = 3;
-/// Bytes that later versions added to the end of a state of version 1 and of version 2, all of them zeros in an empty
-/// one.
-const ADDED_BYTES: [usize; 2] = [16 + ADDED_BY_3, ADDED_BY_3];
-const ADDED_BY_3: usize = 32;
+const VERSION: u16 = 4;
+/// Bytes that versions 2, 3 and 4 added to the end of a state, all of them zeros in an empty one.
+const ADDED_BYTES: [usize; 3] = [16, 32, 8];
 const HEAD_BYTES: usize = 24;
 /// More pending ones than this are thinned out.
 const PENDING_MAX: usize = 64;
@@ -79,10 +77,13 @@ pub(crate) fn unseal(bytes: &[u8]) -> Result<State, String> {
         return Err("its checksum is wrong".to_owned());
     }
     let decode = |body: &[u8]| codec::decode("the state", body).map_err(|error| error.to_string());
-    match ADDED_BYTES.get(usize::from(version) - 1) {
-        Some(&added) => decode(&[body, &vec![0; added]].concat()),
-        None => decode(body),
+    if version == VERSION {
+        return decode(body);
     }
+    let missing = ADDED_BYTES.iter().skip(usize::from(version) - 1).sum();
+    let mut state = decode(&[body, &vec![0; missing]].concat())?;
+    state.count_derived();
+    Ok(state)
 }
 
 impl Snapshots {
@@ -331,30 +332,62 @@ impl Snapshots {
 mod tests {
     use super::*;
 
-    /// Earlier versions are what ended before the fields that were added at the end.
+    /// The state as that version wrote it: what was added later is not there.
+    fn as_of(version: u16, state: &State) -> Vec<u8> {
+        let mut old = seal(state).unwrap();
+        let added: usize = ADDED_BYTES.iter().skip(usize::from(version) - 1).sum();
+        old.truncate(old.len() - added);
+        let body = &old[HEAD_BYTES..];
+        let (crc, len) = (crc32fast::hash(body), body.len() as u64);
+        old[8..10].copy_from_slice(&version.to_le_bytes());
+        old[12..16].copy_from_slice(&crc.to_le_bytes());
+        old[16..24].copy_from_slice(&len.to_le_bytes());
+        old
+    }
+
+    /// Old versions are what ended before the fields that were added at the end.
     #[test]
-    fn a_snapshot_of_an_earlier_version_is_read() {
+    fn snapshots_of_old_versions_are_read() {
+        use super::super::command::Command;
         let mut state = State::default();
-        state.apply(
-            1,
-            vec![super::super::command::Command::Init {
-                group: uuid::Uuid::from_u128(7),
-            }],
-        );
-        let sealed = seal(&state).unwrap();
-        for (version, added) in ADDED_BYTES.into_iter().enumerate() {
-            let mut old = sealed.clone();
-            old.truncate(old.len() - added);
-            let body = &old[HEAD_BYTES..];
-            let (crc, len) = (crc32fast::hash(body), body.len() as u64);
-            old[8] = version as u8 + 1;
-            old[12..16].copy_from_slice(&crc.to_le_bytes());
-            old[16..24].copy_from_slice(&len.to_le_bytes());
-            assert_eq!(unseal(&old).unwrap(), state);
+        let group = uuid::Uuid::from_u128(7);
+        state.apply(1, vec![Command::Init { group }]);
+        assert_eq!(unseal(&as_of(1, &state)).unwrap(), state);
+        assert_eq!(unseal(&as_of(2, &state)).unwrap(), state);
+        assert_eq!(unseal(&as_of(3, &state)).unwrap(), state);
+        // Version 3 did not count derived records; those that it remembers are counted.
+        for epoch in 1..=3 {
+            let head = crate::slab::SlabHead {
+                source: "s".to_owned(),
+                epoch: uuid::Uuid::from_u128(epoch),
+                incarnation: 1,
+                realtime_offset_ns: 0,
+                first_seq: 1,
+                count: 1,
+                checkpoint: crate::slab::RingCheckpoint::default(),
+            };
+            let frames_bytes = 0;
+            state.apply(2, vec![Command::Derived { head, frames_bytes }]);
         }
-        let mut newer = sealed;
-        newer[8] = VERSION as u8 + 1;
-        assert!(unseal(&newer).unwrap_err().contains("version 4"));
+        let read = unseal(&as_of(3, &state)).unwrap();
+        assert_eq!(read, state);
+        assert_eq!(read.derived_records(), 3);
+        let mut newer = as_of(4, &state);
+        assert_eq!(unseal(&newer).unwrap(), state);
+        newer[8] = 5;
+        assert!(unseal(&newer).unwrap_err().contains("version 5"));
+    }
+
+    /// What version 2 wrote, byte by byte: no entry applied, no members, group 7, and nothing else.
+    #[test]
+    fn the_bytes_of_version_2_do_not_change() {
+        let mut state = State::default();
+        let group = uuid::Uuid::from_u128(7);
+        state.apply(1, vec![super::super::command::Command::Init { group }]);
+        let body = &as_of(2, &state)[HEAD_BYTES..];
+        let group = [vec![1], 16_u64.to_le_bytes().to_vec(), vec![0; 15], vec![7]].concat();
+        let golden = [vec![0; 18], group, vec![0; 48]].concat();
+        assert_eq!(body, golden);
     }
 
     /// A damaged one whose place aside is taken: what cannot be renamed is not looked at for ever.

@@ -106,6 +106,8 @@ pub(crate) struct State {
     requests: BTreeMap<Uuid, Requests>,
     clients: BTreeMap<Uuid, Client>,
     checkpoints: Checkpoints,
+    /// Derived records taken, all of them.
+    derived_records: u64,
 }
 
 impl State {
@@ -244,6 +246,7 @@ impl State {
             return false;
         }
         self.derived.insert(epoch, index);
+        self.derived_records = self.derived_records.saturating_add(1);
         if self.derived.len() > DERIVED_KEPT {
             let oldest = self.derived.iter().min_by_key(|(_, index)| **index);
             if let Some(epoch) = oldest.map(|(epoch, _)| *epoch) {
@@ -432,6 +435,16 @@ impl State {
             .iter()
             .map(|(source, of)| (source.clone(), of.totals))
             .collect()
+    }
+
+    /// Derived records taken: they are uploaded like others and belong to no engine's session.
+    pub(crate) fn derived_records(&self) -> u64 {
+        self.derived_records
+    }
+
+    /// For a state of a version that did not count them: those that are remembered.
+    pub(crate) fn count_derived(&mut self) {
+        self.derived_records = self.derived.len() as u64;
     }
 
     pub(crate) fn cut(&self, index: u64, slab: u32) -> Option<Cut> {
