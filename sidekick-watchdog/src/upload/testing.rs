@@ -53,10 +53,25 @@ pub(super) fn put_record(frames: &mut Vec<u8>, seq: u64, stream: &str, value: &V
     );
 }
 
+/// In the place of a stream's name: an operation or a query of the state store, which no backend gets.
+pub(super) const REQUEST: &str = "(request)";
+
 /// A slab with one record for each stream named.
 pub(super) fn slab(first_seq: u64, streams: &[&str]) -> Slab {
     let mut frames = Vec::new();
     for (seq, stream) in (first_seq..).zip(streams) {
+        if *stream == REQUEST {
+            let kind = [FrameKind::Op, FrameKind::Query][(seq % 2) as usize];
+            append_frame(
+                &mut frames,
+                &EPOCH,
+                kind as u16,
+                seq,
+                1,
+                b"whatever it says",
+            );
+            continue;
+        }
         put_record(&mut frames, seq, stream, &Value::Int(seq as i64));
     }
     Slab {
@@ -166,6 +181,9 @@ impl FakeOutbox {
             for stream in *streams {
                 let seq = state.next_seq;
                 state.next_seq += 1;
+                if *stream == REQUEST {
+                    continue;
+                }
                 state
                     .records
                     .push((Position { index, item }, (*stream).to_owned(), seq));

@@ -11,11 +11,11 @@ use crate::upload::outbox::OutboxError;
 use crate::upload::plan::Plan;
 use crate::upload::status::SinkState;
 use crate::upload::testing::{
-    FakeOutbox, FakeSink, Fuse, check, check_watermarks, lines, small_batches, start,
+    FakeOutbox, FakeSink, Fuse, REQUEST, check, check_watermarks, lines, small_batches, start,
 };
 use crate::upload::{Outbox, UploadSettings};
 
-const STREAMS: [&str; 5] = ["damage", "chat.say", "score", "match.end", "move"];
+const STREAMS: [&str; 6] = ["damage", "chat.say", "score", "match.end", "move", REQUEST];
 
 /// Appends entries of random slabs.
 fn append_random(outbox: &FakeOutbox, random: &mut fastrand::Rng, entries: usize) {
@@ -23,7 +23,7 @@ fn append_random(outbox: &FakeOutbox, random: &mut fastrand::Rng, entries: usize
         let slabs: Vec<Vec<&str>> = (0..random.usize(1..4))
             .map(|_| {
                 (0..random.usize(1..7))
-                    .map(|_| STREAMS[random.usize(0..5)])
+                    .map(|_| STREAMS[random.usize(0..STREAMS.len())])
                     .collect()
             })
             .collect();
@@ -327,6 +327,28 @@ async fn idle_lanes_move_their_watermark_and_then_rest() {
         commits,
         "an idle log rests"
     );
+}
+
+/// A game that only keeps its state costs a sink nothing, and its log goes all the same.
+#[tokio::test(start_paused = true)]
+async fn requests_alone_move_the_watermarks_and_send_nothing() {
+    let fuse = Fuse::new();
+    let outbox = Arc::new(FakeOutbox::new(fuse.clone(), &[("fake", 4)]));
+    let sink = Arc::new(steady(4, &fuse));
+    let settings = UploadSettings::default();
+    let mut running = start(outbox.clone(), vec![sink.clone()], settings).await;
+    for _ in 0..1000 {
+        outbox.append(&[&[REQUEST, REQUEST], &[REQUEST]]);
+    }
+    running.through(1000).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let state = outbox.state.lock().unwrap();
+    for (lane, state) in &state.lanes {
+        assert!(state.watermark.index >= 1000, "{lane:?}: {state:?}");
+    }
+    assert_eq!(state.commits, state.watermark_commits, "no plan");
+    assert!(state.commits <= 4 * 15, "{} commits", state.commits);
+    assert_eq!(sink.records(), []);
 }
 
 /// A plan of another version is never guessed at; the lane waits and says why.
