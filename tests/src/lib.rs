@@ -33,6 +33,7 @@ pub mod ports;
 pub mod process;
 pub mod project;
 pub mod receiver;
+pub mod saver;
 pub mod scene;
 pub mod verdicts;
 pub mod wait;
