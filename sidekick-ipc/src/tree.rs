@@ -95,7 +95,8 @@ pub enum StoreOp {
         /// What is done if not.
         otherwise: Vec<TransactionOp>,
     },
-    /// Takes the lease at a node, which is made if it is not there and vanishes with the lease. Granted if nobody holds
+    /// Takes the lease at a node, which is made if it is not there and then vanishes with the lease, unless somebody puts
+    /// it. Granted if nobody holds
     /// it, or a session of the same source that has ended, or the same session.
     LeaseGrant {
         /// Which node.
@@ -142,9 +143,10 @@ pub struct Put {
     pub value: Option<Vec<u8>>,
     /// The put fails unless all of this holds.
     pub when: Vec<Condition>,
-    /// The node lives while all of this holds, each about another node; it replaces what was asked before. Must hold now.
+    /// The node lives while all of this holds. It must hold now, but for what the node asks of itself: that is looked at
+    /// when its children come and go. It replaces what was asked before; if empty, that stands.
     pub keep_while: Vec<(Path, Condition)>,
-    /// The put fails unless this lease is held, and the node vanishes with it.
+    /// The put fails unless this lease is held, and the node vanishes with it. `None` leaves standing what was asked before.
     pub lease: Option<LeaseRef>,
 }
 

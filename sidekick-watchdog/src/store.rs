@@ -35,6 +35,7 @@ mod state;
 mod suite;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod wal;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,7 @@ pub use derived::{Derived, DerivedError};
 pub use error::{AppendError, StoreError};
 pub use read::IndexedSlabs;
 pub use state::{LANES_MAX, LaneState, SessionEnd, SessionState, SourceTotals};
+pub use tree::export::ImportError;
 pub use wal::{WalError, WalStats};
 
 use command::{Command, Outcome};

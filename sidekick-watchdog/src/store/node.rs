@@ -9,10 +9,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::StoreError;
+use super::command::Command;
 use super::log::LogStore;
 use super::machine::{Machine, SnapshotEvery, StateMachine};
 use super::persist::{self, Persist};
-use super::proposer::Proposer;
+use super::proposer::{ProposeError, Proposer};
 use super::raft::{self, Raft, Timing, TypeConfig};
 use super::snapshot::Snapshots;
 use super::state::State;
@@ -21,6 +22,9 @@ use crate::platform;
 
 /// How long openraft may take for what is a matter of milliseconds on a healthy disk.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a due lease waits when this node does not lead, or its disk is full.
+const TICK_RETRY: Duration = Duration::from_secs(1);
 
 /// Room in the log for votes, for the first entry of a term and for the membership.
 const START_BYTES: u64 = 8 << 10;
@@ -223,6 +227,7 @@ impl Node {
         let tasks = vec![
             tokio::spawn(run),
             tokio::spawn(keep_house(raft.clone(), wal.clone(), Arc::clone(&machine))),
+            tokio::spawn(keep_leases(proposer.clone(), Arc::clone(&machine))),
             tokio::spawn(persist::keep(Arc::clone(&persist), Arc::clone(&machine))),
         ];
         Ok(Self {
@@ -301,6 +306,32 @@ impl Node {
             }
         };
         let _ = tokio::task::spawn_blocking(stop).await;
+    }
+}
+
+/// Lets log time go on when a lease is due. Sleeps while there is none; without a leader it tries again after a while.
+async fn keep_leases(proposer: Proposer, machine: Arc<Machine>) {
+    let mut applied = machine.applied();
+    loop {
+        applied.mark_unchanged();
+        let wait = match machine.read(|state| state.tree().next_end_ns()) {
+            None => Duration::MAX,
+            Some(ends_ns) => Duration::from_nanos(ends_ns.saturating_sub(machine.now_ns())),
+        };
+        if wait.is_zero() {
+            // Set by the proposer.
+            let time_ns = 0;
+            match proposer.propose(Command::Tick { time_ns }).await {
+                Ok(_) => {}
+                Err(ProposeError::Stopped(_)) => return,
+                Err(_) => tokio::time::sleep(TICK_RETRY).await,
+            }
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            changed = applied.changed() => if changed.is_err() { return },
+        }
     }
 }
 

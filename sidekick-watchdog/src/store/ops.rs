@@ -2,11 +2,15 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sidekick_ipc::tree::{ErrorKind, Restored, StoreOp, StoreResult, Words};
+use sidekick_ipc::tree::{
+    Answer, ErrorKind, Pattern, Restored, StoreOp, StoreQuery, StoreResult, WatchBatch, Words,
+};
 use uuid::Uuid;
 
 use super::command::{Command, Outcome};
-use super::{AppendError, Store};
+use super::state::State;
+use super::tree;
+use super::{AppendError, ImportError, Store, StoreError};
 
 impl Store {
     /// Answers of a session's ops that it has not taken yet, by number. None once it has ended.
@@ -70,6 +74,107 @@ impl Store {
                 "unexpected outcome {other:?}"
             ))),
         }
+    }
+
+    /// Answers a question about the tree from memory: what this node has applied. For a linearizable answer wait for
+    /// [`Store::fence`] first. Watches and restores are not answered here, but by [`Store::events_after`] and
+    /// [`Store::restore`].
+    pub fn query(&self, query: &StoreQuery) -> StoreResult {
+        if let Err(invalid) = query.check() {
+            return StoreResult::error(ErrorKind::Invalid, invalid);
+        }
+        let read = |state: &State| {
+            let tree = state.tree();
+            let revision = tree.revision();
+            let answer = Answer {
+                revision,
+                succeeded: true,
+                ..Answer::default()
+            };
+            match query {
+                StoreQuery::Get { path, .. } => {
+                    let node = tree.get(path);
+                    let mut answer = answer;
+                    if let Some(mut node) = node {
+                        answer.version = node.version;
+                        answer.value = node.value.take();
+                        answer.count = 1;
+                        answer.nodes.push(node);
+                    }
+                    StoreResult::Ok(answer)
+                }
+                StoreQuery::List {
+                    pattern,
+                    after,
+                    limit,
+                    ..
+                } => StoreResult::Ok(tree.list(pattern, after.as_ref(), *limit as usize)),
+                StoreQuery::Count { pattern, .. } => StoreResult::Ok(Answer {
+                    count: tree.count(pattern),
+                    ..answer
+                }),
+                StoreQuery::Watch { .. } | StoreQuery::Unwatch { .. } => StoreResult::Ok(answer),
+                StoreQuery::Restore { .. } => StoreResult::error(
+                    ErrorKind::Invalid,
+                    "a restore is no question about the tree",
+                ),
+            }
+        };
+        self.parts.machine.read(read)
+    }
+
+    /// Everything that any node of the group has committed before this was called is in what [`Store::query`] and the
+    /// others answer once this returns.
+    ///
+    /// # Errors
+    /// [`StoreError`]: this node does not lead, or cannot reach enough of the others.
+    pub async fn fence(&self) -> Result<(), StoreError> {
+        let raft = self.node.read().await.raft.clone();
+        let fenced = raft.ensure_linearizable().await;
+        fenced.map(|_| ()).map_err(|error| StoreError::Raft {
+            what: error.to_string(),
+        })
+    }
+
+    /// The tree's revision: higher by one for each write that changed something. Changes with [`Store::applied`].
+    pub fn revision(&self) -> u64 {
+        self.parts.machine.read(|state| state.tree().revision())
+    }
+
+    /// What happened in the tree to nodes that match after `revision`, in order and with nothing missing, about
+    /// `bytes_max` bytes of it (4 MiB more at most). [`WatchBatch::revision`] is where to go on from; there is more while
+    /// it is below [`Store::revision`].
+    pub fn events_after(&self, pattern: &Pattern, revision: u64, bytes_max: usize) -> WatchBatch {
+        self.parts
+            .machine
+            .read(|state| state.tree().events_after(pattern, revision, bytes_max))
+    }
+
+    /// Bytes and number of the tree's nodes.
+    pub fn tree_size(&self) -> (u64, usize) {
+        self.parts
+            .machine
+            .read(|state| (state.tree().bytes(), state.tree().len()))
+    }
+
+    /// The tree as text: NDJSON with a checksum at its end, see [`Store::import`]. Takes as much memory as the tree, and
+    /// time in proportion, on the caller's thread.
+    ///
+    /// # Errors
+    /// In words; a value that cannot be written.
+    pub fn export(&self) -> Result<String, String> {
+        // Cheap beside the writing: values are shared.
+        let tree = self.parts.machine.read(|state| state.tree().clone());
+        tree.export()
+    }
+
+    /// The ops that make the nodes of an exported tree, to be given to [`Store::execute`] one after the other; repeating
+    /// all of them after a failure does no harm.
+    ///
+    /// # Errors
+    /// [`ImportError`]: the text is damaged, nothing of it is used.
+    pub fn import(text: &str) -> Result<Vec<StoreOp>, ImportError> {
+        tree::export::import(text)
     }
 }
 

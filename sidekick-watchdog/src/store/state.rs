@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sidekick_ipc::tree::{ErrorKind, Restored, StoreOp, StoreResult};
+use sidekick_ipc::tree::{Restored, StoreOp, StoreResult};
 use uuid::Uuid;
 
 mod checkpoints;
@@ -18,11 +18,12 @@ pub(crate) use sinks::SinkChange;
 pub use sinks::{LANES_MAX, LaneState};
 
 use checkpoints::Checkpoints;
-use requests::{Client, Requests, Writer};
+use requests::{Client, Requests};
 use sinks::Retired;
 
 use super::command::{Command, Outcome, PLAN_EXTRA_BYTES_MAX, Refusal};
 use super::raft::{LogId, StoredMembership};
+use super::tree::{Actor, Moment, Tree};
 use crate::slab::{RingCheckpoint, SlabHead};
 
 /// Ended sessions of earlier launches that are remembered for each source; older ones live on in the totals only.
@@ -108,6 +109,7 @@ pub(crate) struct State {
     checkpoints: Checkpoints,
     /// Derived records taken, all of them.
     derived_records: u64,
+    tree: Tree,
 }
 
 impl State {
@@ -388,6 +390,7 @@ impl State {
     /// Log time goes on to `time_ns`, never back.
     fn advance(&mut self, time_ns: u64) {
         self.time_ns = self.time_ns.max(time_ns);
+        self.tree.expire(self.time_ns);
     }
 
     /// Log time of the last command that had one.
@@ -395,14 +398,21 @@ impl State {
         self.time_ns
     }
 
-    /// The tree's revision.
-    pub(crate) fn revision(&self) -> u64 {
-        0
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
     }
 
-    fn apply_to_tree(&mut self, _writer: Writer<'_>, _op: StoreOp) -> StoreResult {
-        let message = "this watchdog keeps checkpoints only; update it to use the tree";
-        StoreResult::error(ErrorKind::Unavailable, message)
+    fn apply_to_tree(&mut self, writer: Actor<'_>, op: StoreOp) -> StoreResult {
+        let sources = &self.sources;
+        let session = |source: &str, epoch: &Uuid| sources.get(source)?.sessions.get(epoch);
+        let moment = Moment {
+            time_ns: self.time_ns,
+            // What is forgotten ended long ago.
+            is_ended: &|source, epoch| {
+                session(source, epoch).is_none_or(|session| session.end.is_some())
+            },
+        };
+        self.tree.apply(writer, &moment, op)
     }
 
     /// What `source` may go on with; `now_ms` is the wall clock in milliseconds since the Unix epoch.

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::super::codec;
 use super::super::command::{Outcome, Refusal};
+use super::super::tree::Actor;
 use super::checkpoints::Write;
 use super::{Cut, State};
 use crate::slab::{OpAt, SlabHead};
@@ -41,23 +42,6 @@ pub(super) struct Client {
     answers: BTreeMap<u64, StoreResult>,
 }
 
-/// Who writes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Writer<'a> {
-    /// The watchdog's name; empty for a client that is no session.
-    pub(crate) source: &'a str,
-    /// The session, or the client's id.
-    #[expect(dead_code, reason = "the tree's leases will ask for it")]
-    pub(crate) epoch: Uuid,
-    /// The launch of its engine; 0 for a client.
-    pub(crate) launch: u32,
-}
-
-fn lost() -> StoreResult {
-    let message = "a part of the request was lost in a damaged ring; nothing was changed";
-    StoreResult::error(ErrorKind::Invalid, message)
-}
-
 fn bytes_of(result: &StoreResult) -> u64 {
     codec::encoded_bytes(result)
 }
@@ -84,20 +68,24 @@ impl Requests {
     }
 }
 
-/// The request of an op, put together from the frames of its slab; `None` if they are not there.
-fn assemble(op: &OpAt, frames: &[u8]) -> Option<Result<Vec<u8>, StoreResult>> {
+/// The request of an op, put together from the frames of its slab.
+fn assemble(op: &OpAt, frames: &[u8]) -> Result<Vec<u8>, (ErrorKind, String)> {
     let bytes: usize = op.fragments.iter().map(|(_, len)| *len as usize).sum();
     if bytes > REQUEST_PAYLOAD_BYTES_MAX {
         let message =
             format!("the request is {bytes} bytes, the limit is {REQUEST_PAYLOAD_BYTES_MAX}");
-        return Some(Err(StoreResult::error(ErrorKind::TooLarge, message)));
+        return Err((ErrorKind::TooLarge, message));
     }
     let mut request = Vec::with_capacity(bytes);
     for (offset, len) in &op.fragments {
         let from = *offset as usize;
-        request.extend_from_slice(frames.get(from..from.saturating_add(*len as usize))?);
+        let Some(part) = frames.get(from..from.saturating_add(*len as usize)) else {
+            let message = "a part of the request was lost in a damaged ring; nothing was changed";
+            return Err((ErrorKind::Invalid, message.to_owned()));
+        };
+        request.extend_from_slice(part);
     }
-    Some(Ok(request))
+    Ok(request)
 }
 
 impl State {
@@ -121,10 +109,9 @@ impl State {
         else {
             return Ok(taken);
         };
-        let writer = Writer {
+        let writer = Actor {
             source: &head.source,
             epoch: head.epoch,
-            launch,
         };
         let mut requests = self.requests.remove(&head.epoch).unwrap_or_default();
         let mut answers = Vec::new();
@@ -140,14 +127,14 @@ impl State {
                 }
                 continue;
             }
-            let assembled = assemble(op, frames).unwrap_or_else(|| Err(lost()));
-            let result = match assembled.map(|bytes| decode_request::<StoreOp>(&bytes)) {
-                Err(error) => error,
+            let request = assemble(op, frames);
+            let result = match request.map(|bytes| decode_request::<StoreOp>(&bytes)) {
+                Err((kind, message)) => StoreResult::error(kind, message),
                 Ok(None) => StoreResult::error(ErrorKind::Invalid, "the request is cut off"),
                 Ok(Some((acked, op))) => {
                     requests.acknowledge(acked);
                     match op {
-                        Ok(op) => self.apply_op(writer, op),
+                        Ok(op) => self.apply_op(writer, launch, op),
                         Err(error) => StoreResult::error(ErrorKind::Invalid, error),
                     }
                 }
@@ -173,13 +160,12 @@ impl State {
                 format!("request {number} was answered before, and the answer is no longer kept");
             StoreResult::error(ErrorKind::AnswerLost, message)
         } else {
-            let writer = Writer {
+            let writer = Actor {
                 source: "",
                 epoch: id,
-                launch: 0,
             };
             let result = match sidekick_ipc::tree::Words::decode(op) {
-                Ok(op) => self.apply_op(writer, op),
+                Ok(op) => self.apply_op(writer, 0, op),
                 Err(error) => StoreResult::error(ErrorKind::Invalid, error),
             };
             client.answers.insert(number, result.clone());
@@ -201,14 +187,14 @@ impl State {
         result
     }
 
-    /// The one door to everything that an op may change.
-    fn apply_op(&mut self, writer: Writer<'_>, op: StoreOp) -> StoreResult {
+    /// The one door to everything that an op may change. `launch` is the writer's, 0 if it is no session.
+    fn apply_op(&mut self, writer: Actor<'_>, launch: u32, op: StoreOp) -> StoreResult {
         if let Err(invalid) = op.check() {
             return StoreResult::error(ErrorKind::Invalid, invalid);
         }
-        let revision = self.revision();
+        let revision = self.tree.revision();
         match op {
-            StoreOp::Checkpoint { .. } | StoreOp::Loaded { .. } if writer.launch == 0 => {
+            StoreOp::Checkpoint { .. } | StoreOp::Loaded { .. } if launch == 0 => {
                 let message = "checkpoints belong to a game's session; write to the tree instead";
                 StoreResult::error(ErrorKind::Invalid, message)
             }
@@ -222,7 +208,7 @@ impl State {
             } => {
                 let write = Write {
                     source: writer.source,
-                    launch: writer.launch,
+                    launch,
                     key,
                     kind,
                     version,
@@ -235,7 +221,7 @@ impl State {
             }
             StoreOp::Loaded { key, version } => self.checkpoints.loaded(
                 writer.source,
-                writer.launch,
+                launch,
                 &key,
                 version,
                 self.time_ns,
