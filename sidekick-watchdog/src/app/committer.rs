@@ -15,6 +15,9 @@ use crate::intake::{
 use crate::slab::{OpAt, Slab};
 use crate::store::{AppendError, AppendTicket, Refusal, Store, StoreError};
 
+/// Bytes of events that are told at a time, about.
+const EVENTS_BYTES: usize = 256 << 10;
+
 /// The store as intake sees it. Its calls block, so they belong on intake's threads, never on the runtime's.
 pub(super) struct StoreCommitter {
     pub(super) store: Arc<Store>,
@@ -96,7 +99,15 @@ impl Committer for StoreCommitter {
             StoreQuery::Restore { key, safe } => {
                 StoreResult::Restored(self.store.restore(&asker.source, key, *safe))
             }
-            _ => StoreResult::error(ErrorKind::Unavailable, "the tree is not in this version"),
+            StoreQuery::Get { linearizable, .. }
+            | StoreQuery::List { linearizable, .. }
+            | StoreQuery::Count { linearizable, .. } => {
+                if *linearizable && let Err(error) = self.runtime.block_on(self.store.fence()) {
+                    return StoreResult::error(ErrorKind::Unavailable, error);
+                }
+                self.store.query(query)
+            }
+            StoreQuery::Watch { .. } | StoreQuery::Unwatch { .. } => self.store.query(query),
         }
     }
 
@@ -116,14 +127,11 @@ impl Committer for StoreCommitter {
     }
 
     fn revision(&self) -> u64 {
-        0
+        self.store.revision()
     }
 
-    fn events(&self, _pattern: &Pattern, revision: u64) -> WatchBatch {
-        WatchBatch {
-            revision,
-            ..WatchBatch::default()
-        }
+    fn events(&self, pattern: &Pattern, revision: u64) -> WatchBatch {
+        self.store.events_after(pattern, revision, EVENTS_BYTES)
     }
 
     fn changed(&self) -> Changed {

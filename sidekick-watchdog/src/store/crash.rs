@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sidekick_ipc::frame::append_frame;
 
+mod tree;
+
 use super::*;
 use crate::position::Position;
 use crate::slab::SlabHead;
@@ -103,9 +105,13 @@ async fn child() {
 
 /// Runs the child for a while, kills it, and returns what it acknowledged.
 fn run_and_kill(dir: &Path, early: bool, millis: u64) -> BTreeMap<u64, u64> {
+    run_child_and_kill("store::crash::child", dir, early, millis)
+}
+
+fn run_child_and_kill(name: &str, dir: &Path, early: bool, millis: u64) -> BTreeMap<u64, u64> {
     let mut command = Process::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", "store::crash::child", "--ignored", "--nocapture"])
+        .args(["--exact", name, "--ignored", "--nocapture"])
         .env(DIR, dir)
         .stdout(Stdio::piped())
         .stderr(Stdio::null());

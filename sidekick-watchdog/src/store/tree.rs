@@ -15,7 +15,7 @@ mod history;
 mod khepri_tests;
 mod lease;
 #[cfg(test)]
-mod model_tests;
+pub(crate) mod model_tests;
 mod node;
 mod read;
 mod write;

@@ -12,7 +12,7 @@ use super::{Actor, Moment, Tree};
 use crate::store::codec;
 
 #[derive(Clone, Debug, PartialEq)]
-struct Naive {
+pub(crate) struct Naive {
     version: u64,
     value: Option<Vec<u8>>,
     is_put: bool,
@@ -21,9 +21,14 @@ struct Naive {
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Model(BTreeMap<String, Naive>);
+pub(crate) struct Model(BTreeMap<String, Naive>);
 
 impl Model {
+    /// Takes another one's nodes, which have other paths.
+    pub(crate) fn join(&mut self, mut other: Model) {
+        self.0.append(&mut other.0);
+    }
+
     fn children(&self, path: &str) -> usize {
         let is_child = |of: &&String| of.rsplit_once('/').is_some_and(|(above, _)| above == path);
         self.0.keys().filter(is_child).count()
@@ -115,7 +120,8 @@ impl Model {
         names.cloned().collect()
     }
 
-    fn apply(&mut self, op: &StoreOp) -> Result<(), ()> {
+    /// Applies a write; after an error the model is worth nothing.
+    pub(crate) fn apply(&mut self, op: &StoreOp) -> Result<(), ()> {
         match op {
             StoreOp::Put(put) => self.put(put)?,
             StoreOp::PutMany {
@@ -241,7 +247,8 @@ fn all() -> Pattern {
     Pattern::new("/**").unwrap()
 }
 
-fn as_model(tree: &Tree) -> Model {
+/// The tree as the model would have it.
+pub(crate) fn as_model(tree: &Tree) -> Model {
     let nodes = tree.nodes.iter().map(|(path, node)| {
         let naive = Naive {
             version: node.version,
