@@ -2,8 +2,11 @@
 //! told and when. For tests of what survives a kill.
 //!
 //! The journal is one file over all incarnations, a line a fact: `begin 7` before a checkpoint's call, `done 7` after it,
-//! `restored 7 good` for what a new incarnation was given. Whoever reads it needs to know nothing of ring or store.
+//! `found 7` and `restored 7 good` for what a new incarnation was given. Whoever reads it needs to know nothing of ring or
+//! store. Beside each checkpoint goes a put of the same version: its answer must come, a read behind it must see it, and
+//! a watch must tell of each.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -13,15 +16,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sidekick_ipc::session::{CheckpointRef, Message};
-use sidekick_ipc::tree::{CheckpointKind, RestoreStatus, StoreOp, StoreQuery, StoreResult};
+use sidekick_ipc::tree::{
+    CheckpointKind, Path as TreePath, Pattern, Put, RestoreStatus, StoreOp, StoreQuery,
+    StoreResult, WatchKind,
+};
+use sidekick_ipc::value::{Value, decode, encode};
 use sidekick_ipc::{Phase, Session};
 
 use crate::engine;
 
 const FLAG: &str = "--act-as-saver";
 const KEY: &str = "match";
-/// A restore that was not answered by then never will be.
-const RESTORE_MAX: Duration = Duration::from_secs(60);
+/// The node that each version is put to.
+const NODE: &str = "/saver/version";
+/// What was not answered by then never will be.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Of so many versions one is read back.
+const READ_EVERY: u64 = 7;
 /// Between two frames.
 const FRAME: Duration = Duration::from_millis(2);
 /// Full checkpoints every so many; deltas in between.
@@ -93,75 +104,177 @@ impl Journal {
     }
 }
 
-/// Gives what there is to restore. `None` when no answer came.
-fn restore(session: &Session) -> Option<sidekick_ipc::tree::Restored> {
-    let query = StoreQuery::Restore {
-        key: KEY.to_owned(),
-        safe: false,
-    };
-    let number = session.query(&query).ok()?;
-    let begun = Instant::now();
-    while begun.elapsed() < RESTORE_MAX {
-        match session.next_message() {
-            Some(Message::Reply {
-                number: of,
-                result: StoreResult::Restored(restored),
-            }) if of == number => return Some(restored),
-            Some(_) => {}
-            None => session.wait_message(Duration::from_millis(50)),
+/// A session and what is known of it.
+struct Game {
+    session: Session,
+    journal: Journal,
+    /// Puts without an answer.
+    unanswered: BTreeMap<u64, Instant>,
+    /// The last version that the watch told of.
+    watched: Option<u64>,
+}
+
+fn node() -> TreePath {
+    TreePath::new(NODE).expect("a path")
+}
+
+fn version_in(value: Option<&[u8]>) -> Option<u64> {
+    match decode(value?) {
+        Ok(Value::Int(version)) => u64::try_from(version).ok(),
+        _ => None,
+    }
+}
+
+impl Game {
+    /// Takes the next message; gives the answer if it is the one to `awaited`.
+    fn take(&mut self, awaited: u64) -> Option<Option<StoreResult>> {
+        match self.session.next_message()? {
+            Message::Reply { number, result } => {
+                self.unanswered.remove(&number);
+                if let StoreResult::Error { kind, message } = &result {
+                    self.journal
+                        .write(&format!("error {} {message}", kind.name()));
+                }
+                return Some((number == awaited).then_some(result));
+            }
+            Message::Events { batch, .. } => {
+                if batch.compacted {
+                    self.journal.write("missed compacted");
+                }
+                for event in batch.events {
+                    let WatchKind::Put { value, .. } = event.kind else {
+                        self.journal.write("missed a version, there was a delete");
+                        continue;
+                    };
+                    let version = version_in(value.as_deref()).unwrap_or_default();
+                    if self.watched.is_some_and(|watched| version != watched + 1) {
+                        let watched = self.watched;
+                        self.journal
+                            .write(&format!("missed {version} came after {watched:?}"));
+                    }
+                    self.watched = Some(version);
+                }
+            }
+            Message::Other(_) => {}
+        }
+        Some(None)
+    }
+
+    /// Waits for an answer. `None` when none came.
+    fn ask(&mut self, query: &StoreQuery) -> Option<StoreResult> {
+        let number = self.session.query(query).ok()?;
+        let begun = Instant::now();
+        while begun.elapsed() < ANSWER_MAX {
+            match self.take(number) {
+                Some(Some(result)) => return Some(result),
+                Some(None) => {}
+                None => self.session.wait_message(Duration::from_millis(50)),
+            }
+        }
+        None
+    }
+
+    fn restore(&mut self) -> Option<sidekick_ipc::tree::Restored> {
+        let query = StoreQuery::Restore {
+            key: KEY.to_owned(),
+            safe: false,
+        };
+        match self.ask(&query)? {
+            StoreResult::Restored(restored) => Some(restored),
+            _ => None,
         }
     }
-    None
+
+    /// The version in the tree; 0 if there is none.
+    fn read(&mut self) -> Option<u64> {
+        let query = StoreQuery::Get {
+            path: node(),
+            linearizable: false,
+        };
+        match self.ask(&query)? {
+            StoreResult::Ok(answer) => Some(version_in(answer.value.as_deref()).unwrap_or(0)),
+            _ => None,
+        }
+    }
+
+    /// What comes by itself, and what should have come.
+    fn listen(&mut self) {
+        while self.take(0).is_some() {}
+        let now = Instant::now();
+        let late = self
+            .unanswered
+            .iter()
+            .find(|(_, since)| now.duration_since(**since) > ANSWER_MAX);
+        if let Some((number, _)) = late {
+            self.journal.write(&format!("unanswered {number}"));
+            self.unanswered.clear();
+        }
+    }
+
+    fn put(&mut self, version: u64) {
+        let version = Value::Int(i64::try_from(version).unwrap_or_default());
+        let put = Put::new(node(), Some(encode(&version)));
+        if let Ok(number) = self.session.op(&StoreOp::Put(put)) {
+            self.unanswered.insert(number, Instant::now());
+        }
+    }
 }
 
 fn save(saver: &Saver) -> ExitCode {
-    let session = Session::create(engine::options()).expect("a session");
-    let mut journal = Journal::open(&saver.journal);
+    let mut game = Game {
+        session: Session::create(engine::options()).expect("a session"),
+        journal: Journal::open(&saver.journal),
+        unanswered: BTreeMap::new(),
+        watched: None,
+    };
     // An earlier incarnation was killed amid a line.
-    journal.write("");
-    let Some(restored) = restore(&session) else {
-        journal.write("timeout");
+    game.journal.write("");
+    let watch = StoreQuery::Watch {
+        pattern: Pattern::new(NODE).expect("a pattern"),
+        from_revision: 0,
+    };
+    let (Some(restored), Some(found)) = (game.restore(), game.read()) else {
+        game.journal.write("timeout");
         return ExitCode::from(engine::DEATH_CODE);
     };
-    let (mut version, mut full_version) = (0, 0);
-    if restored.status == RestoreStatus::Restored {
-        full_version = restored.full_version;
-        version = full_version + restored.deltas.len() as u64;
-        let is_good = restored.full == content(full_version)
+    game.journal.write(&format!("found {found}"));
+    let full_version = restored.full_version;
+    let version = full_version + restored.deltas.len() as u64;
+    let is_good = restored.status == RestoreStatus::None
+        || restored.full == content(full_version)
             && (full_version + 1..)
                 .zip(&restored.deltas)
                 .all(|(version, delta)| **delta == content(version));
-        let word = if is_good { "good" } else { "bad" };
-        journal.write(&format!("restored {version} {word}"));
-        let loaded = StoreOp::Loaded {
-            key: KEY.to_owned(),
-            version: full_version,
-        };
-        let _ = session.op_quietly(&loaded);
-    } else {
-        journal.write("restored 0 good");
+    let word = if is_good { "good" } else { "bad" };
+    game.journal.write(&format!("restored {version} {word}"));
+    if full_version > 0 {
+        let key = KEY.to_owned();
+        let version = full_version;
+        let _ = game.session.op_quietly(&StoreOp::Loaded { key, version });
     }
-    // What was seen is behind: a version that was given up is not used again.
-    version = version.max(restored.version);
-    session.set_ready();
+    let _ = game.session.query(&watch);
+    // A version that was begun and given up is not used again: neither here nor there.
+    let first = restored.version.max(found);
+    let (mut version, mut full_version) = (first, full_version);
+    game.session.set_ready();
     loop {
-        session.on_frame(Phase::Running);
-        while let Some(message) = session.next_message() {
-            if let Message::Reply {
-                result: StoreResult::Error { kind, message },
-                ..
-            } = message
-            {
-                journal.write(&format!("error {} {message}", kind.name()));
-            }
-        }
-        if session.control().quit.is_some() {
-            session.set_clean_exit(0);
+        game.session.on_frame(Phase::Running);
+        game.listen();
+        if game.session.control().quit.is_some() {
+            game.session.set_clean_exit(0);
             return ExitCode::SUCCESS;
+        }
+        if version.is_multiple_of(READ_EVERY) && version > first {
+            match game.read() {
+                Some(read) if read == version => {}
+                read => game
+                    .journal
+                    .write(&format!("misread {read:?} instead of {version}")),
+            }
         }
         let next = version + 1;
         // What a new incarnation goes on with is a full one, so that it stands on its own.
-        let is_full = version == restored.version || next.is_multiple_of(FULL_EVERY);
+        let is_full = version == first || next.is_multiple_of(FULL_EVERY);
         let kind = match is_full {
             true => CheckpointKind::Full,
             false => CheckpointKind::Delta { base: full_version },
@@ -175,21 +288,24 @@ fn save(saver: &Saver) -> ExitCode {
             frame: next,
             realtime_ms: 0,
         };
-        journal.write(&format!("begin {next}"));
+        game.journal.write(&format!("begin {next}"));
         if saver.lies {
-            journal.write(&format!("done {next}"));
+            game.journal.write(&format!("done {next}"));
             thread::sleep(LIE);
         }
-        if session.checkpoint(&checkpoint).is_ok() {
-            version = next;
-            if is_full {
-                full_version = next;
+        game.put(next);
+        match game.session.checkpoint(&checkpoint) {
+            Ok(_) if !saver.lies => game.journal.write(&format!("done {next}")),
+            Ok(_) => {}
+            // Its put may be there: whoever counts on it would count wrong from here on.
+            Err(refused) => {
+                game.journal.write(&format!("refused {next} {refused}"));
+                return ExitCode::from(engine::DEATH_CODE);
             }
-            if !saver.lies {
-                journal.write(&format!("done {next}"));
-            }
-        } else {
-            journal.write(&format!("refused {next}"));
+        }
+        version = next;
+        if is_full {
+            full_version = next;
         }
         thread::sleep(FRAME);
     }
@@ -220,7 +336,12 @@ pub fn broken_promises(journal: &str) -> (Summary, Vec<String>) {
                 (done, begun) = (version, None);
                 summary.done += 1;
             }
-            ("refused", Some(_)) => begun = None,
+            // Its put comes first, so it may be ahead of the checkpoint.
+            ("found", Some(version)) if version != done && Some(version) != begun => {
+                broken.push(format!(
+                    "line {number}: version {version} was found, {done} was the last one done, {begun:?} was begun"
+                ));
+            }
             ("restored", Some(version)) => {
                 if words.get(2) != Some(&"good") {
                     broken.push(format!(
@@ -236,7 +357,9 @@ pub fn broken_promises(journal: &str) -> (Summary, Vec<String>) {
                 summary.begun_only += u64::from(Some(version) == begun);
                 (done, begun) = (version, None);
             }
-            ("timeout" | "error", _) => broken.push(format!("line {number}: {line}")),
+            ("timeout" | "error" | "refused" | "missed" | "misread" | "unanswered", _) => {
+                broken.push(format!("line {number}: {line}"));
+            }
             // What a kill cut off.
             _ => {}
         }

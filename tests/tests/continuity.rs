@@ -175,10 +175,14 @@ fn broken_journals_are_noticed() {
             "restored 0 good\nbegin 1\ndone 1\nrestored 1 bad",
             "damaged",
         ),
+        ("begin 1\nrefused 1 the ring is full", "refused"),
         (
-            "restored 0 good\nbegin 1\nrefused 1\nrestored 1 good",
-            "was restored",
+            "restored 0 good\nbegin 1\ndone 1\nfound 0\nrestored 1 good",
+            "was found",
         ),
+        ("missed 7 came after Some(5)", "missed"),
+        ("misread Some(6) instead of 7", "misread"),
+        ("unanswered 9", "unanswered"),
         ("timeout", "timeout"),
         ("error delta_gap x", "delta_gap"),
     ] {
