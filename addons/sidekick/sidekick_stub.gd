@@ -12,10 +12,16 @@ signal uploaded(seq: int)
 signal quit_requested(grace_seconds: float)
 signal memory_high(bytes: int)
 
+## The extension's [code]SidekickStore[/code], or [StubStore] where there is no library.
+var store: RefCounted:
+	get = get_store
+
 ## The extension's singleton; null where there is no library.
 var _native: Object = null
 var _recorded: int = 0
 var _flushes: Array[Flush] = []
+var _store: StubStore = null
+var _restored: Dictionary = {}
 
 
 func _init() -> void:
@@ -47,6 +53,55 @@ func flush(timeout_s: float = 5.0) -> Signal:
 	if _flushes.size() == 1:
 		_complete_flushes.call_deferred()
 	return waiting.completed
+
+
+## Keeps [param state] for the next server process; its sequence number, or 0 if it was not kept.
+func checkpoint(key: String, state: Variant) -> int:
+	if _native != null:
+		return _native.call(&"checkpoint", key, state)
+	_recorded += 1
+	return 0
+
+
+## As [method checkpoint], of what has changed; 0 if a whole one has to come first.
+func checkpoint_delta(key: String, delta: Dictionary) -> int:
+	if _native != null:
+		return _native.call(&"checkpoint_delta", key, delta)
+	_recorded += 1
+	return 0
+
+
+## The state that the last server process kept, or [param default].
+func restore(key: String, default: Variant = null, timeout_s: float = 5.0) -> Variant:
+	if _native != null:
+		return _native.call(&"restore", key, default, timeout_s)
+	_restored[key] = true
+	return default
+
+
+## What the last [method restore] of the key came to.
+func restore_info(key: String) -> Dictionary:
+	if _native != null:
+		return _native.call(&"restore_info", key)
+	if not _restored.has(key):
+		return {}
+	return {
+		"status": "unsupervised",
+		"age_s": 0.0,
+		"incarnation": 0,
+		"frame": 0,
+		"is_safe": false,
+		"message": "",
+	}
+
+
+## The object of the property [member store].
+func get_store() -> RefCounted:
+	if _native != null:
+		return _native.call(&"get_store")
+	if _store == null:
+		_store = StubStore.new()
+	return _store
 
 
 ## Says that the server has loaded and serves.
@@ -134,3 +189,108 @@ class Flush:
 	extends RefCounted
 
 	signal completed(ok: bool)
+
+
+## The members of [code]SidekickRequest[/code]; completes with [code]unsupervised[/code].
+class StubRequest:
+	extends RefCounted
+
+	signal completed(result: Dictionary)
+
+	var _result: Dictionary = {}
+
+	func _init() -> void:
+		_complete.call_deferred(self)
+
+	func wait() -> Variant:
+		return completed if _result.is_empty() else _result
+
+	func is_done() -> bool:
+		return not _result.is_empty()
+
+	func get_result() -> Dictionary:
+		return _result
+
+	## Holds itself until then.
+	func _complete(_self: RefCounted) -> void:
+		_result = StubStore.unsupervised()
+		completed.emit(_result)
+
+
+## The members of [code]SidekickWatch[/code]; fails with [code]unsupervised[/code].
+class StubWatch:
+	extends RefCounted
+
+	signal changed(event: Dictionary)
+	signal failed(result: Dictionary)
+
+	var _is_active: bool = true
+
+	func _init() -> void:
+		_fail.call_deferred(self)
+
+	func stop() -> void:
+		_is_active = false
+
+	func is_active() -> bool:
+		return _is_active
+
+	func _fail(_self: RefCounted) -> void:
+		if _is_active:
+			_is_active = false
+			failed.emit(StubStore.unsupervised())
+
+
+## The members of [code]SidekickStore[/code] where nobody keeps anything.
+class StubStore:
+	extends RefCounted
+
+	func put(_path: String, _value: Variant, _options: Dictionary = {}) -> StubRequest:
+		return StubRequest.new()
+
+	func get_value(_path: String, default: Variant = null, _timeout_s: float = 1.0) -> Variant:
+		return default
+
+	func fetch(_path: String, _options: Dictionary = {}) -> StubRequest:
+		return StubRequest.new()
+
+	func delete(_path: String, _options: Dictionary = {}) -> StubRequest:
+		return StubRequest.new()
+
+	func list(_pattern: String, _options: Dictionary = {}) -> StubRequest:
+		return StubRequest.new()
+
+	func count(_pattern: String, _options: Dictionary = {}) -> StubRequest:
+		return StubRequest.new()
+
+	func transaction(
+		_compare: Dictionary, _then: Array, _otherwise: Array = [], _timeout_s: float = 5.0
+	) -> StubRequest:
+		return StubRequest.new()
+
+	func lease(_path: String, _seconds: float) -> StubRequest:
+		return StubRequest.new()
+
+	func renew_lease(_lease: Dictionary) -> StubRequest:
+		return StubRequest.new()
+
+	func release_lease(_lease: Dictionary) -> StubRequest:
+		return StubRequest.new()
+
+	func watch(_pattern: String, _from_revision: int = 0) -> StubWatch:
+		return StubWatch.new()
+
+	static func unsupervised() -> Dictionary:
+		return {
+			"ok": false,
+			"error": "unsupervised",
+			"message": "there is no watchdog",
+			"version": 0,
+			"value": null,
+			"revision": 0,
+			"count": 0,
+			"succeeded": false,
+			"nodes": [],
+			"deleted": [],
+			"next": "",
+		}

@@ -26,6 +26,8 @@ pub(crate) struct Core {
     pub(crate) recorder: Recorder,
     pub(crate) source: String,
     pub(crate) incarnation: u32,
+    /// The watchdog's number of this process; later ones are higher.
+    pub(crate) launch: u32,
     pub(crate) is_relaunch: bool,
     /// The watchdog gave this launch a careful start, for those before had died in a row.
     pub(crate) is_safe_start: bool,
@@ -71,6 +73,7 @@ pub(crate) fn start() {
                 recorder: Recorder::new(mode, enabled),
                 source: String::new(),
                 incarnation: 0,
+                launch: 0,
                 is_relaunch: false,
                 is_safe_start: false,
                 last_death: None,
@@ -106,6 +109,7 @@ pub(crate) fn start() {
             recorder: Recorder::new(mode, enabled),
             source: launched.source,
             incarnation: launched.incarnation,
+            launch,
             is_relaunch: launched.is_relaunch,
             is_safe_start: launched.is_safe_start,
             last_death: launched.last_death,

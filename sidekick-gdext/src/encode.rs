@@ -23,13 +23,7 @@ pub(crate) fn record(recorder: &Recorder, stream: &StringName, data: &Variant) -
     let outcome = match name(stream.chars(), &mut buffer) {
         Ok(name) => {
             // The engine encodes a dictionary several times faster than it can be walked from here.
-            let bytes = match HAS_FAILED.load(Ordering::Relaxed) {
-                false => var_to_bytes(data),
-                true => quietly(|| var_to_bytes(data)),
-            };
-            if bytes.is_empty() {
-                HAS_FAILED.store(true, Ordering::Relaxed);
-            }
+            let bytes = encoded(data);
             recorder.push(session, name, bytes.as_slice())
         }
         Err(cause) => Err(recorder.refuse("", cause)),
@@ -42,6 +36,30 @@ pub(crate) fn record(recorder: &Recorder, stream: &StringName, data: &Variant) -
             }
             0
         }
+    }
+}
+
+#[inline]
+fn encoded(value: &Variant) -> PackedByteArray {
+    let bytes = match HAS_FAILED.load(Ordering::Relaxed) {
+        false => var_to_bytes(value),
+        true => quietly(|| var_to_bytes(value)),
+    };
+    if bytes.is_empty() {
+        HAS_FAILED.store(true, Ordering::Relaxed);
+    }
+    bytes
+}
+
+/// A value as bytes that can be stored.
+///
+/// # Errors
+/// A sentence that says what in it cannot.
+pub(crate) fn checked(value: &Variant) -> Result<PackedByteArray, String> {
+    let bytes = encoded(value);
+    match sidekick_ipc::value::check(bytes.as_slice()) {
+        Ok(()) => Ok(bytes),
+        Err(refusal) => Err(refusal.to_string()),
     }
 }
 

@@ -10,12 +10,13 @@ use godot::classes::EngineDebugger;
 use godot::global::godot_warn;
 use godot::obj::Singleton;
 use sidekick_ipc::message::NOTICE;
-use sidekick_ipc::{Phase, Session};
+use sidekick_ipc::{DownlinkMessage, Message, Phase, Session};
 
 use crate::core::{self, Core};
 use crate::crash;
 use crate::flush;
 use crate::quit;
+use crate::requests::{self, Told};
 use crate::respawn;
 use crate::sidekick::Sidekick;
 
@@ -94,6 +95,13 @@ pub(crate) fn on_frame() {
         for (object, ok) in due {
             object.signals().completed().emit(ok);
         }
+    }
+    if requests::is_busy() {
+        let told = Sidekick::singleton()
+            .bind()
+            .requests
+            .on_frame(Instant::now());
+        told.into_iter().for_each(Told::tell);
     }
 }
 
@@ -174,19 +182,30 @@ fn rarely() {
 
 /// Takes what the watchdog has sent, a few messages a frame: a flood of them must not hold up the game.
 fn listen(session: &Session) {
-    let mut scratch = Vec::new();
     for _ in 0..MESSAGES_PER_FRAME_MAX {
-        let Some(message) = session.poll_downlink(&mut scratch) else {
+        let Some(message) = session.next_message() else {
             return;
         };
-        // Kinds of a later watchdog are none of our business.
-        if message.kind == NOTICE {
-            let sentence = String::from_utf8_lossy(&message.body);
-            godot_warn!("Sidekick: the watchdog says: {sentence}");
-        } else if let Some(bytes) = message.memory_bytes() {
-            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-            Sidekick::singleton().signals().memory_high().emit(bytes);
+        match message {
+            Message::Other(message) => on_message(&message),
+            message => {
+                let told = Sidekick::singleton().bind().requests.take(Some(message));
+                // The singleton is let go of: what resumes here may call it again.
+                told.into_iter().for_each(Told::tell);
+            }
         }
+    }
+}
+
+/// What the watchdog has to say that answers nothing. On the main thread.
+pub(crate) fn on_message(message: &DownlinkMessage) {
+    // Kinds of a later watchdog are none of our business.
+    if message.kind == NOTICE {
+        let sentence = String::from_utf8_lossy(&message.body);
+        godot_warn!("Sidekick: the watchdog says: {sentence}");
+    } else if let Some(bytes) = message.memory_bytes() {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        Sidekick::singleton().signals().memory_high().emit(bytes);
     }
 }
 

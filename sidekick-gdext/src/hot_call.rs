@@ -3,11 +3,17 @@
 //! gdext's glue costs 0.3 µs a call (it borrows the instance under a lock, converts and copies each argument, keeps a context for panics), a
 //! third of what the engine needs to encode a record at all. This function needs no instance and only reads its arguments, so
 //! it does without. All other methods are plain `#[func]`s. The `unsafe` here belongs to the extension's entry point: it is the
-//! contract between the engine and a registered method, and nothing else.
+//! contract between the engine and a registered method, and nothing else. For the same reason arguments stand here whose defaults
+//! gdext does not know to be harmless.
 
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use godot::builtin::{AnyArray, AnyDictionary};
+use godot::meta::conv::ByValue;
+use godot::meta::error::ConvertError;
+use godot::meta::shape::GodotShape;
+use godot::meta::{FromGodot, GodotConvert, GodotImmutable, ToGodot};
 use godot::prelude::*;
 use godot::register::info::MethodFlags;
 use godot::register::private::method::ClassMethodInfo;
@@ -18,6 +24,75 @@ use crate::encode;
 use crate::sidekick::Sidekick;
 
 type Parameters = (StringName, Variant);
+
+/// A dictionary of options; none by default.
+#[derive(Clone, Debug, GodotConvert)]
+#[godot(transparent)]
+pub(crate) struct Options(pub(crate) AnyDictionary);
+
+impl Options {
+    /// The default, which nobody can change.
+    pub(crate) fn none() -> Self {
+        Self(
+            VarDictionary::new()
+                .into_read_only()
+                .upcast_any_dictionary(),
+        )
+    }
+}
+
+/// A list of anything; empty by default.
+#[derive(Clone, Debug, GodotConvert)]
+#[godot(transparent)]
+pub(crate) struct List(pub(crate) AnyArray);
+
+impl List {
+    /// The default, which nobody can change.
+    pub(crate) fn empty() -> Self {
+        Self(VarArray::new().into_read_only().upcast_any_array())
+    }
+}
+
+/// Any value; null by default.
+#[derive(Clone, Debug)]
+pub(crate) struct Anything(pub(crate) Variant);
+
+impl GodotConvert for Anything {
+    type Via = Variant;
+
+    fn godot_shape() -> GodotShape {
+        Variant::godot_shape()
+    }
+}
+
+impl ToGodot for Anything {
+    type Pass = ByValue;
+
+    fn to_godot(&self) -> Variant {
+        self.0.clone()
+    }
+}
+
+impl FromGodot for Anything {
+    fn try_from_godot(via: Variant) -> Result<Self, ConvertError> {
+        Ok(Self(via))
+    }
+}
+
+impl Anything {
+    /// The default.
+    pub(crate) fn null() -> Self {
+        Self(Variant::nil())
+    }
+}
+
+// SAFETY: the one default of this type is a dictionary that the engine has marked as read-only and that is empty: cloning it counts
+// an atomic reference, and no clone can change it.
+unsafe impl GodotImmutable for Options {}
+// SAFETY: as for `Options`: an empty array that is read-only.
+unsafe impl GodotImmutable for List {}
+// SAFETY: the one default of this type is null, which has no state.
+unsafe impl GodotImmutable for Anything {}
 
 /// Adds `record` to the class. To be called once, at Scene level, after gdext has registered the class.
 pub(crate) fn register() {

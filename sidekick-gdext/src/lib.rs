@@ -8,6 +8,11 @@
 //! | `hot_call.rs` | `record`, registered by hand for its speed |
 //! | `encode.rs` | Godot's values to bytes |
 //! | `flush.rs` | the objects behind `await Sidekick.flush()` |
+//! | `checkpoint.rs` | checkpoints and their restoring |
+//! | `store.rs` | the store's methods as GDScript sees them; no logic |
+//! | `request.rs`, `watch.rs` | the objects that the store's methods give |
+//! | `requests.rs` | what the game waits for, and threads that wait |
+//! | `words.rs` | GDScript's values to the store's words and back |
 //! | `frame.rs` | the hook after each frame: heartbeat, wake, control words to signals |
 //! | `quit.rs` | the watchdog's request to quit, and leaving cleanly |
 //! | `death.rs` | the report of the last death |
@@ -20,6 +25,7 @@
 //! The engine calls in this order: `Scene` (classes are registered, the mode is decided, the ring is opened), `MainLoop`,
 //! one call per frame, and at the end `MainLoop` again, when every script still exists.
 
+mod checkpoint;
 mod clash;
 mod core;
 mod crash;
@@ -31,9 +37,14 @@ mod hot_call;
 mod logger;
 mod quit;
 mod recorder;
+mod request;
+mod requests;
 mod respawn;
 mod settings;
 mod sidekick;
+mod store;
+mod watch;
+mod words;
 
 use godot::init::InitStage;
 use godot::prelude::*;

@@ -15,6 +15,7 @@ use sidekick_ipc::Control;
 
 use crate::core::{self, Core};
 use crate::logger;
+use crate::requests::Told;
 use crate::sidekick::Sidekick;
 
 /// Time to save for a game whose watchdog stays away.
@@ -152,7 +153,15 @@ pub(crate) fn on_main_loop_end() {
     }
     let sidekick = Sidekick::singleton();
     let flushes = sidekick.bind().flushes.take_all();
+    let (told, watches) = sidekick.bind().requests.take_all();
+    let requests = told.into_iter().filter_map(Told::end);
+    let objects: Vec<Gd<RefCounted>> = requests
+        .chain(watches.into_iter().map(Gd::upcast))
+        .collect();
     if !keeps_connections() {
+        for object in objects {
+            disconnect_all(&object.upcast());
+        }
         for flush in flushes {
             disconnect_all(&flush.upcast());
         }

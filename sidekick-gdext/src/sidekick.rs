@@ -1,14 +1,19 @@
 //! The `Sidekick` singleton as GDScript and F1 see it. No logic here: each method is a line that hands on.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use godot::prelude::*;
 
+use crate::checkpoint;
 use crate::core;
 use crate::death;
 use crate::flush::{self, Flushes};
 use crate::frame;
+use crate::hot_call::Anything;
 use crate::recorder::Mode;
+use crate::requests::Requests;
+use crate::store::SidekickStore;
 
 /// Records what happens on a game server so that it survives a crash: a small program beside the server, the watchdog, takes
 /// each record out of shared memory, commits it to disk, uploads it, and relaunches the server when it dies.
@@ -33,6 +38,11 @@ use crate::recorder::Mode;
 #[class(singleton, init, base = Object)]
 pub(crate) struct Sidekick {
     pub(crate) flushes: Flushes,
+    pub(crate) requests: Requests,
+    /// A tree of values that outlives the server, see [SidekickStore]. Always the same object.
+    #[var(get = get_store, no_set)]
+    store: PhantomVar<Gd<SidekickStore>>,
+    store_object: Mutex<Option<Gd<SidekickStore>>>,
     base: Base<Object>,
 }
 
@@ -79,6 +89,61 @@ impl Sidekick {
         let until_seq = session.map(|session| session.last_seq());
         self.flushes
             .begin(until_seq, flush::timeout(timeout_s), Instant::now())
+    }
+
+    /// Keeps `state` under `key` for the next server process, which gets it from `restore`: the latest one counts. Safe when the
+    /// call has returned, also from a crash in the next instruction. Returns its sequence number (see `committed`), or 0 if it was
+    /// not kept.
+    ///
+    /// `state` is any value but objects, callables, signals and RIDs, of at most 1 MiB as `var_to_bytes` encodes it; `key` has 1
+    /// to 128 bytes. May be called from any thread, as often as every frame. What is refused is warned of once per cause; also
+    /// while a `restore(key)` is without its answer, so that an empty match never takes the place of the good one. Without a
+    /// watchdog it is only counted.
+    #[func]
+    fn checkpoint(&self, key: GString, state: Variant) -> i64 {
+        checkpoint::checkpoint(&key, &state)
+    }
+
+    /// As `checkpoint`, of what has changed since the last one: keys of `delta` replace those of the state, which has to be a
+    /// dictionary. Returns 0 if a whole checkpoint has to come first: none was taken in this run, the last one was refused, or 64
+    /// deltas or 1 MiB of them follow it already. A key cannot be taken away by a delta.
+    #[func]
+    fn checkpoint_delta(&self, key: GString, delta: VarDictionary) -> i64 {
+        checkpoint::delta(&key, &delta.to_variant())
+    }
+
+    /// The state that the last server process kept under `key`, or `default` if there is none: `var state: Dictionary =
+    /// Sidekick.restore("match", {})`. Waits until what the dead process left is read, up to `timeout_s`; this holds up the game,
+    /// so call it while loading. What it came to is told by `restore_info`.
+    ///
+    /// A state of another type than `default` is not given out, with a warning. In a safe start (see `is_safe_start`) it is the
+    /// state before the one that the processes before had loaded and died with.
+    #[func]
+    fn restore(
+        &self,
+        key: GString,
+        #[opt(default = Anything::null())] default: Anything,
+        #[opt(default = 5.0)] timeout_s: f64,
+    ) -> Variant {
+        checkpoint::restore(&self.requests, &key, default.0, flush::timeout(timeout_s))
+    }
+
+    /// What the last `restore(key)` came to: `status` ("restored", "none", "timeout", "unsupervised", or "wrong_type" if it is not
+    /// of the default's type), `age_s` (of the state), `incarnation` and `frame` (of the process that kept it), `is_safe` (it is an
+    /// older one, of a safe start) and `message` (what went wrong). Empty before a restore.
+    #[func]
+    fn restore_info(&self, key: GString) -> VarDictionary {
+        checkpoint::info(&key)
+    }
+
+    /// The object of the property `store`.
+    #[func]
+    fn get_store(&self) -> Gd<SidekickStore> {
+        self.store_object
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(SidekickStore::create)
+            .clone()
     }
 
     /// Says that the server has loaded and serves.

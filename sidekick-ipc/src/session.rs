@@ -586,6 +586,21 @@ impl Session {
             .store(layout::P_STALL_UNTIL_NS, until_ns, Relaxed);
     }
 
+    /// As [`Session::expect_stall`], unless a longer silence was announced already.
+    pub fn extend_stall(&self, duration: Duration) {
+        let until_ns = sys::monotonic_ns().saturating_add(as_ns(duration.min(STALL_MAX)));
+        let state = lock(&self.state);
+        let region = state.producer.region();
+        if region.load(layout::P_STALL_UNTIL_NS, Relaxed) < until_ns {
+            region.store(layout::P_STALL_UNTIL_NS, until_ns, Relaxed);
+        }
+    }
+
+    /// Frames of the main loop so far.
+    pub fn frames(&self) -> u64 {
+        self.frames.load(Relaxed)
+    }
+
     /// Says that the process ends on purpose. Records are still taken until it does.
     pub fn set_clean_exit(&self, exit_code_hint: i32) {
         let mut state = lock(&self.state);

@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use sidekick_ipc::message::Parcel;
+use sidekick_ipc::request::Assembler;
 use sidekick_ipc::value::write_json;
 use sidekick_ipc::{Attachment, FrameKind, Gap, ReaderCheckpoint, Record, frames, scan};
 
@@ -13,6 +15,10 @@ use crate::folders::Folder;
 use crate::godot::Godot;
 use crate::project::{Engine, Options, Output, Project};
 use crate::wait;
+
+pub mod store;
+
+use store::Store;
 
 /// How long anything may take.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -48,6 +54,14 @@ pub struct Watchdog {
     pub seen: Vec<Seen>,
     /// Records that gap frames tell of.
     pub missing: u64,
+    /// What the game has put, asked and checkpointed.
+    pub store: Store,
+    /// Whether requests are answered.
+    pub answers: bool,
+    /// With a time: sleeps in the ring's own wait for so long instead of looking every few milliseconds.
+    pub eager: Option<Duration>,
+    /// Answers that found no room yet.
+    parcels: Vec<Parcel>,
 }
 
 impl Watchdog {
@@ -65,6 +79,10 @@ impl Watchdog {
             commits: true,
             seen: Vec::new(),
             missing: 0,
+            store: Store::default(),
+            answers: true,
+            eager: None,
+            parcels: Vec::new(),
         };
         let runtime_dir = watchdog.runtime.path().display().to_string();
         for (name, value) in [
@@ -103,8 +121,16 @@ impl Watchdog {
     pub fn launch(&mut self, godot: &Godot, project: &Project) -> Engine {
         let engine = project.start(godot, &self.options());
         let path = self.runtime.path().to_owned();
+        let launch = self
+            .environment
+            .iter()
+            .find(|(key, _)| key == "SIDEKICK_LAUNCH");
+        let launch: u32 = launch
+            .and_then(|(_, value)| value.to_str()?.parse().ok())
+            .expect("a number");
         let name = wait::until("a ring", DEADLINE, || {
-            scan(&path).expect("ours").into_iter().next()
+            let mut rings = scan(&path).expect("ours").into_iter();
+            rings.find(|ring| ring.launch == launch)
         });
         let mut ring = Attachment::open(&name).expect("a good ring");
         ring.resume(1, ReaderCheckpoint::default());
@@ -128,6 +154,10 @@ impl Watchdog {
         let commits = self.commits;
         let ring = self.ring.as_mut().expect("launched");
         ring.controls().beat();
+        if let Some(longest) = self.eager {
+            ring.wait(longest);
+        }
+        let mut assembler = Assembler::default();
         let mut bytes = Vec::new();
         let drained = ring
             .drain(&mut bytes, DRAIN_BYTES_MAX)
@@ -140,6 +170,15 @@ impl Watchdog {
                 self.missing += Gap::parse(frame.payload).expect("a good gap").count;
                 continue;
             }
+            if FrameKind::is_request(frame.header.kind) {
+                if let Some(request) = assembler.push(&frame) {
+                    let parcels = self.store.take(&request);
+                    if self.answers {
+                        self.parcels.extend(parcels);
+                    }
+                }
+                continue;
+            }
             let record = Record::parse(frame.payload).expect("a good record");
             let mut json = Vec::new();
             write_json(record.variant, &mut json).expect("a good value");
@@ -149,6 +188,9 @@ impl Watchdog {
                 json: String::from_utf8(json).expect("JSON is UTF-8"),
             });
         }
+        let downlink = ring.downlink();
+        self.parcels
+            .retain_mut(|parcel| downlink.send_parcel(parcel).is_err());
         if commits && drained.count > 0 {
             let last = drained.first_seq + drained.count - 1;
             ring.release(last, &drained.checkpoint);
@@ -176,6 +218,9 @@ impl Watchdog {
         let deadline = Instant::now() + DEADLINE;
         wait::until("the engine to end", DEADLINE, || {
             self.serve_once();
+            while self.eager.is_some() && engine.running.status().is_none() {
+                self.serve_once();
+            }
             engine.running.status()
         });
         while self.serve_once() > 0 {}

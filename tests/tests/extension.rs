@@ -164,19 +164,37 @@ for one: Dictionary in ClassDB.class_get_signal_list(&\"Sidekick\", true):
 	var mine: Dictionary = signals.get(one.name, {})
 	print(\"signal \", one.name, \" \", not mine.is_empty()
 		and mine.args.map(func(a: Dictionary) -> Array: return [a.name, a.type]) == one.args.map(func(a: Dictionary) -> Array: return [a.name, a.type]))
+for pair: Array in [[\"SidekickStore\", stub.StubStore], [\"SidekickRequest\", stub.StubRequest], [\"SidekickWatch\", stub.StubWatch]]:
+	var own: Dictionary = {}
+	for method: Dictionary in pair[1].get_script_method_list():
+		own[method.name] = method
+	for method: Dictionary in ClassDB.class_get_method_list(pair[0], true):
+		var mine: Dictionary = own.get(method.name, {})
+		print(\"of \", pair[0], \" \", method.name, \" \", not mine.is_empty()
+			and mine.args.map(func(a: Dictionary) -> Array: return [a.name.lstrip(\"_\"), a.type]) == method.args.map(func(a: Dictionary) -> Array: return [a.name, a.type])
+			and mine.default_args == method.default_args and mine.return.type == method.return.type)
+	var told: Array = pair[1].get_script_signal_list().map(func(one: Dictionary) -> String: return one.name)
+	for one: Dictionary in ClassDB.class_get_signal_list(pair[0], true):
+		print(\"of \", pair[0], \" signal \", one.name, \" \", told.has(one.name))
 print(\"stub \", stub.record(&\"a\", 1), stub.get_stats().recorded, Sidekick.get_stats().recorded, await stub.flush(0.1))
 get_tree().quit()",
     );
     output.assert_clean_exit(0);
     assert_eq!(
         lines_with(&output, "method ").len(),
-        12,
+        17,
         "{:#?}",
         output.lines
     );
     assert_eq!(
         lines_with(&output, "signal ").len(),
         6,
+        "{:#?}",
+        output.lines
+    );
+    assert_eq!(
+        lines_with(&output, "of Sidekick").len(),
+        11 + 4 + 4,
         "{:#?}",
         output.lines
     );
@@ -197,6 +215,8 @@ Sidekick.expect_stall(1.0)
 print(\"stub \", Sidekick.record(&\"a\", 1), Sidekick.is_supervised(), Sidekick.is_relaunch(), Sidekick.get_incarnation())
 print(\"stats \", Sidekick.get_stats().mode, Sidekick.get_stats().recorded)
 print(\"flush \", await Sidekick.flush())
+print(\"state \", Sidekick.checkpoint(\"a\", 1), Sidekick.checkpoint_delta(\"a\", {}), Sidekick.restore(\"a\", 5), Sidekick.restore_info(\"a\").status)
+print(\"store \", Sidekick.store.get_value(\"/a\", 6), (await Sidekick.store.put(\"/a\", 1).wait()).error, (await Sidekick.store.watch(\"/a\").failed).error)
 Sidekick.set_idle(true)
 Sidekick.restart_when_idle()
 print(\"death \", Sidekick.get_last_death(), Sidekick.is_safe_start())
@@ -216,6 +236,8 @@ get_tree().quit(3)",
     assert_eq!(output.answer("stub "), Some("0falsefalse0"));
     assert_eq!(output.answer("stats "), Some("unsupervised1"));
     assert_eq!(output.answer("flush "), Some("false"));
+    assert_eq!(output.answer("state "), Some("005unsupervised"));
+    assert_eq!(output.answer("store "), Some("6unsupervisedunsupervised"));
     assert_eq!(output.answer("death "), Some("{  }false"));
 }
 
@@ -393,6 +415,10 @@ fn f1_shows_every_member(godot: &Godot) {
         "set_idle",
         "restart_when_idle",
         "get_stats",
+        "checkpoint",
+        "checkpoint_delta",
+        "restore",
+        "restore_info",
     ] {
         assert!(
             page.contains(&format!("<method name=\"{member}\"")),
@@ -410,6 +436,15 @@ fn f1_shows_every_member(godot: &Godot) {
         assert!(
             page.contains(&format!("<signal name=\"{signal}\"")),
             "{signal} is missing:\n{page}"
+        );
+    }
+    for class in ["SidekickStore", "SidekickRequest", "SidekickWatch"] {
+        let page = fs::read_to_string(out.join(format!("doc_classes/{class}.xml")))
+            .or_else(|_| fs::read_to_string(out.join(format!("{class}.xml"))))
+            .unwrap_or_else(|error| panic!("no page of {class}: {error}"));
+        assert!(
+            !page.contains("<description>\n\t\t</description>"),
+            "{page}"
         );
     }
 }
