@@ -172,10 +172,10 @@ for pair: Array in [[\"SidekickStore\", stub.StubStore], [\"SidekickRequest\", s
 		var mine: Dictionary = own.get(method.name, {})
 		print(\"of \", pair[0], \" \", method.name, \" \", not mine.is_empty()
 			and mine.args.map(func(a: Dictionary) -> Array: return [a.name.lstrip(\"_\"), a.type]) == method.args.map(func(a: Dictionary) -> Array: return [a.name, a.type])
-			and mine.default_args == method.default_args and mine.return.type == method.return.type)
+			and mine.default_args.size() == method.default_args.size() and mine.return.type == method.return.type)
 	var told: Array = pair[1].get_script_signal_list().map(func(one: Dictionary) -> String: return one.name)
 	for one: Dictionary in ClassDB.class_get_signal_list(pair[0], true):
-		print(\"of \", pair[0], \" signal \", one.name, \" \", told.has(one.name))
+		print(\"of \", pair[0], \" emits \", one.name, \" \", told.has(one.name))
 print(\"stub \", stub.record(&\"a\", 1), stub.get_stats().recorded, Sidekick.get_stats().recorded, await stub.flush(0.1))
 get_tree().quit()",
     );
