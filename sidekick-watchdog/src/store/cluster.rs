@@ -1,5 +1,7 @@
 //! Three nodes in one process over a router that drops, delays and cuts off; leaders are killed and come back.
 
+mod tree;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};

@@ -109,10 +109,10 @@ async fn child() {
             .await
             .unwrap(),
     );
-    let mut writers = Vec::new();
+    let mut writers = tokio::task::JoinSet::new();
     for writer in 0..WRITERS {
         let store = Arc::clone(&store);
-        writers.push(tokio::spawn(async move {
+        writers.spawn(async move {
             let epoch = Uuid::from_u128(u128::from(writer) + 1);
             let source = format!("w{writer}");
             let opened = store.session_opened(&source, epoch, 1, 0).await.unwrap();
@@ -129,11 +129,10 @@ async fn child() {
                     say(writer, ticket.wait().await.unwrap().next_seq);
                 }
             }
-        }));
+        });
     }
-    for writer in writers {
-        writer.await.unwrap();
-    }
+    // None ends but by a panic, which is the child's end, too.
+    writers.join_next().await.unwrap().unwrap();
 }
 
 /// By writer: the number that comes next, and what its ops so far come to.
@@ -152,7 +151,10 @@ impl Models {
                     "{source}: {told} were acknowledged, {known} are known"
                 ));
             }
-            let (next, model) = self.0.entry(writer).or_insert((1, Model::default()));
+            let (next, model) = self
+                .0
+                .entry(writer)
+                .or_insert_with(|| (1, Model::default()));
             while *next < known {
                 let mut after = model.clone();
                 if after.apply(&op(writer, *next)).is_ok() {
