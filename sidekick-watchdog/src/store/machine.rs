@@ -29,8 +29,9 @@ struct Inner {
     state: State,
     /// Index and log bytes at the last snapshot taken.
     taken: (u64, u64),
-    /// A snapshot that waits to be written; a newer one replaces it.
-    due: Option<(u64, Vec<u8>)>,
+    /// The state of a snapshot that waits to be written; a newer one replaces it. Its values are shared with `state`: to
+    /// take it is quick, to encode it is not and happens where nobody waits.
+    due: Option<(u64, Box<State>)>,
 }
 
 /// The state, shared by openraft, the readers and the background writers.
@@ -130,9 +131,11 @@ impl Machine {
 
     /// Writes the snapshot that is due, if any. Blocks on the disk.
     pub(crate) fn write_due(&self) -> std::io::Result<()> {
-        let Some((index, bytes)) = self.lock().due.take() else {
+        let Some((index, state)) = self.lock().due.take() else {
             return Ok(());
         };
+        let bytes = snapshot::seal(&state).map_err(std::io::Error::other)?;
+        drop(state);
         self.snapshots.write(index, false, &bytes)?;
         self.snapshots.thin_out()
     }
@@ -200,10 +203,7 @@ impl Machine {
             || state.log_bytes.saturating_sub(bytes) >= self.every.bytes
         {
             inner.taken = (id.index, state.log_bytes);
-            match snapshot::seal(state) {
-                Ok(bytes) => inner.due = Some((id.index, bytes)),
-                Err(error) => tracing::error!(%error, "no snapshot taken"),
-            }
+            inner.due = Some((id.index, Box::new(state.clone())));
         }
         Ok(outcomes)
     }

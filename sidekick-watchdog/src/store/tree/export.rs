@@ -102,7 +102,7 @@ impl Tree {
 }
 
 /// Reads what [`Tree::export`] made: ops that make its nodes, to be applied in this order. All of the text is checked
-/// first. A node whose keep-while does not hold in the tree that it comes into is refused there.
+/// first. A keep-while that does not hold in the tree that it comes into is refused there; its node stays without it.
 pub(crate) fn import(text: &str) -> Result<Vec<StoreOp>, ImportError> {
     let checksum = |what: &str| ImportError::Checksum {
         what: what.to_owned(),
@@ -155,18 +155,18 @@ pub(crate) fn import(text: &str) -> Result<Vec<StoreOp>, ImportError> {
             put.keep_while = codec::decode("conditions", &keep_while)
                 .map_err(|error| at(number, error.to_string()))?;
         }
-        let is_kept = !put.keep_while.is_empty();
-        let op = StoreOp::Put(put);
+        let op = StoreOp::Put(put.clone());
         op.check().map_err(|error| at(number, error.to_string()))?;
-        match is_kept {
-            true => kept.push(op),
-            false => ops.push(op),
+        // Everything has to be there before anything asks for it.
+        if !put.keep_while.is_empty() {
+            put.keep_while.clear();
+            kept.push(op);
         }
+        ops.push(StoreOp::Put(put));
     }
-    if (ops.len() + kept.len()) as u64 != tail.nodes {
+    if ops.len() as u64 != tail.nodes {
         return Err(checksum("nodes are missing"));
     }
-    // What keeps others has to be there before them.
     ops.append(&mut kept);
     Ok(ops)
 }
