@@ -459,6 +459,69 @@ fn an_answer_wakes_who_waits_for_it() {
     });
 }
 
+/// A game that waits in `restore()` runs no frames: the question is put to a new watchdog by the wait itself.
+#[test]
+fn who_waits_asks_a_new_watchdog() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Spill)).unwrap();
+    let mut attachment = attach(dir.path());
+    attachment.controls().set_generation(1);
+    session.on_frame(Phase::Running);
+    let number = session.query(&get("/a")).unwrap();
+    assert_eq!(requests(&mut attachment, usize::MAX).len(), 1);
+    // It died before it answered.
+    attachment.controls().set_generation(2);
+    session.wait_message(Duration::from_millis(1));
+    let asked = requests(&mut attachment, usize::MAX);
+    assert_eq!(asked.iter().map(query_of).collect::<Vec<_>>(), [get("/a")]);
+    reply(&attachment, asked[0].number, &ok(1));
+    let told = Message::Reply {
+        number,
+        result: ok(1),
+    };
+    assert_eq!(session.next_message(), Some(told));
+}
+
+/// No library writes a value that never ends. One call of drain is bounded all the same, and nothing comes of the value.
+#[test]
+fn a_value_without_end_is_drained_in_bounded_parts() {
+    use sidekick_ipc::region::{Mapping, Region, Side};
+    use std::sync::atomic::Ordering::Release;
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path(), WhenFull::Spill);
+    options.ring_bytes = 16 << 20;
+    let session = Session::create(options).unwrap();
+    let mut attachment = attach(dir.path());
+    let mut hostile = Vec::new();
+    let endless = vec![7; 12 << 20];
+    let kind = FrameKind::Op;
+    request::append_request(&mut hostile, &session.epoch(), kind, 1, 1, &endless);
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&attachment.name().path)
+        .unwrap();
+    let words = Mapping::open(&file, layout::file_bytes(16 << 20), Side::Engine).unwrap();
+    words.copy_in(layout::D, &hostile);
+    words.store(layout::P_TAIL, hostile.len() as u64, Release);
+    let longest = request::request_frames_bytes(codec::REQUEST_PAYLOAD_BYTES_MAX, FRAGMENT_BYTES);
+    let (mut calls, mut assembler) = (0, Assembler::default());
+    loop {
+        let mut out = Vec::new();
+        let drained = attachment.drain(&mut out, 1000).unwrap();
+        assert!(out.len() <= 1000 + longest + frame::FRAME_BYTES_MAX);
+        for frame in frames(&out, &session.epoch()) {
+            assert_eq!(assembler.push(&frame.unwrap()), None);
+        }
+        calls += 1;
+        if !drained.more {
+            break;
+        }
+    }
+    assert!(calls >= 4, "{calls}");
+}
+
 /// What a fragment carries is bounded by the frame.
 #[test]
 fn fragments_fill_their_frames() {

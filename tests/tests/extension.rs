@@ -326,7 +326,8 @@ fn the_editor_is_left_alone_and_the_plugin_repairs(godot: &Godot) {
     project.write(
         "addons/probe/plugin.gd",
         "@tool\nextends EditorPlugin\n\n\nfunc _enter_tree() -> void:\n\tSidekick.mark_ready()\n\
-         \tprint(\"editor \", Sidekick.record(&\"a\", self), Sidekick.get_stats().mode, Sidekick.get_stats().recorded)\n",
+         \tprint(\"editor \", Sidekick.record(&\"a\", self), Sidekick.get_stats().mode, Sidekick.get_stats().recorded)\n\
+         \tprint(\"state \", Sidekick.checkpoint(\"a\", 1), Sidekick.restore(\"a\", 2), Sidekick.store.get_value(\"/a\", 3), Sidekick.store.put(\"/a\", 4).is_done())\n",
     );
     // The editor reads no override.cfg.
     let settings = fs::read_to_string(project.path().join("project.godot")).expect("there");
@@ -346,6 +347,10 @@ fn the_editor_is_left_alone_and_the_plugin_repairs(godot: &Godot) {
     assert!(status.success(), "{status}: {lines:#?}");
     assert!(
         lines.iter().any(|line| line == "editor 0editor0"),
+        "{lines:#?}"
+    );
+    assert!(
+        lines.iter().any(|line| line == "state 023false"),
         "{lines:#?}"
     );
     assert!(
