@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,7 +23,16 @@ use sidekick_ipc::tree::{
 use sidekick_ipc::value::{Value, decode, encode};
 use sidekick_ipc::{Phase, Session};
 
+use rustix::process::Signal;
+
 use crate::engine;
+use crate::wait;
+use crate::watchdog::Setup;
+
+/// The same in GDScript: writes its journal to what `--journal` names.
+pub const SCRIPT: &str = include_str!("../gd/saver.gd");
+/// Generous: a loaded machine is slow, and a test that ends early for that says nothing.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const FLAG: &str = "--act-as-saver";
 const KEY: &str = "match";
@@ -365,4 +374,102 @@ pub fn broken_promises(journal: &str) -> (Summary, Vec<String>) {
         }
     }
     (summary, broken)
+}
+
+/// The watchdog's configuration for it: an engine that was killed is started again at once.
+pub const CONFIG: &str = "[upload]\nsinks = []\n[restart]\nbackoff_first = \"1ms\"\nbackoff_max = \"5ms\"\n\
+                          crash_loop_deaths = 1000\nstable_after = \"10ms\"\n";
+
+/// Lines of the journal that say that something was restored.
+fn restores(journal: &Path) -> usize {
+    let text = fs::read_to_string(journal).unwrap_or_default();
+    text.lines()
+        .filter(|line| line.starts_with("restored"))
+        .count()
+}
+
+/// Kills engines, watchdogs, and both; gives what the journal says in the end.
+///
+/// # Panics
+/// When there are two engines, or the watchdog does not end well.
+pub fn kill(setup: &Setup, journal: &Path, kills: u64, seed: u64) -> (Summary, Vec<String>) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut watchdog, mut seen) = (setup.start(), 0);
+    for kill in 0..kills {
+        // Every third time whenever it is, start-up included; else while it saves.
+        if kill % 3 != 0 {
+            wait::until("an engine that goes on", PATIENCE, || {
+                (restores(journal) > seen).then_some(())
+            });
+        }
+        // The moment of the kill, not a wait for anything.
+        thread::sleep(Duration::from_millis(random.u64(0..400)));
+        let (kills_engine, kills_watchdog) =
+            [(true, false), (false, true), (true, true)][random.usize(..3)];
+        let engines = setup.engines(Some(&watchdog));
+        assert!(engines.len() <= 1, "more than one engine: {engines:?}");
+        let engine = engines.first().copied().filter(|_| kills_engine);
+        if engine.is_some() {
+            seen = restores(journal);
+        }
+        let engine_first = random.bool();
+        if let Some(pid) = engine.filter(|_| engine_first || !kills_watchdog) {
+            setup.signal(pid, Signal::KILL);
+        }
+        if kills_watchdog {
+            watchdog.kill();
+            thread::sleep(Duration::from_millis(random.u64(0..100)));
+            if let Some(pid) = engine.filter(|_| !engine_first) {
+                setup.signal(pid, Signal::KILL);
+            }
+            watchdog = setup.start();
+        }
+    }
+    // One more, for the last word.
+    let before = restores(journal);
+    let engine = wait::until("an engine", PATIENCE, || {
+        setup.engines(Some(&watchdog)).first().copied()
+    });
+    setup.signal(engine, Signal::KILL);
+    wait::until("the last restore", PATIENCE, || {
+        (restores(journal) > before).then_some(())
+    });
+    let finished = watchdog.stop(PATIENCE);
+    let log = finished.lines.join("\n");
+    assert_eq!(finished.status.code(), Some(0), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    let text = fs::read_to_string(journal).expect("a journal");
+    let (summary, broken) = broken_promises(&text);
+    println!("{summary:?}");
+    if !broken.is_empty() {
+        println!("{log}");
+    }
+    (summary, broken)
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable}={text:?} is no number")),
+    )
+}
+
+/// What is restored, found and told after `HARNESS_KILLS` (20) kills is what the journal says.
+///
+/// # Panics
+/// When it is not.
+pub fn assert_kept_over_kills(setup: &Setup, journal: &Path) {
+    let kills = number("HARNESS_KILLS").unwrap_or(20);
+    let seed = number("HARNESS_SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("{kills} kills, HARNESS_SEED={seed}");
+    let (summary, broken) = kill(setup, journal, kills, seed);
+    assert!(
+        broken.is_empty(),
+        "HARNESS_SEED={seed}: {} broken promises, the first: {:#?}",
+        broken.len(),
+        &broken[..broken.len().min(5)]
+    );
+    assert!(summary.done > kills * 5, "{summary:?}");
+    assert!(summary.restored > kills / 4, "{summary:?}");
 }
