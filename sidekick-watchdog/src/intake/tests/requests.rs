@@ -298,6 +298,35 @@ fn queries_alone_are_committed_together() {
     intake.stop();
 }
 
+/// Run by hand on a quiet machine: how long a game waits for a value, from question to answer.
+#[test]
+#[ignore = "tells times, holds none"]
+fn how_long_a_read_takes() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    let memory = Arc::new(Memory::default());
+    let intake = start(dir.path(), &memory, 1 << 20);
+    let first = engine.query(&get("/a")).unwrap();
+    reply(&engine, first);
+    let mut took: Vec<Duration> = (0..2000)
+        .map(|_| {
+            let begun = Instant::now();
+            let read = engine.query(&get("/a")).unwrap();
+            reply(&engine, read);
+            let took = begun.elapsed();
+            // As far apart as two frames' reads, more or less.
+            std::thread::sleep(Duration::from_millis(1));
+            took
+        })
+        .collect();
+    took.sort_unstable();
+    println!(
+        "p50 {:?}, p90 {:?}, p99 {:?}",
+        took[1000], took[1800], took[1980]
+    );
+    intake.stop();
+}
+
 /// The new watchdog answers what the old one has applied and could not tell any more.
 #[test]
 fn an_operation_whose_watchdog_died_is_answered_by_the_next() {
