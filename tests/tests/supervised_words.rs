@@ -145,7 +145,7 @@ get_tree().quit()",
     assert_eq!(output.answer("keys "), Some("true"));
     assert_eq!(
         output.answer("death "),
-        Some("[\"segmentation fault in frame 18,211\", 11, <null>, 18211, 303.5, 5.0]")
+        Some("[\"segmentation fault in frame 18,211\", 11, <null>, 18211, 303.5, 5]")
     );
 }
 
