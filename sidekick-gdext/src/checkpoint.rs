@@ -22,6 +22,8 @@ use crate::words::{self, Refusal};
 
 /// Of so many checkpoints it is known which key a later error is about.
 const SENT_MAX: usize = 256;
+/// Most keys of one run. A key stands for a match or a world; what there is many of belongs into the store.
+const KEYS_MAX: usize = 4096;
 /// Beyond a wait's time-out, before silence counts as a hang.
 const STALL_MARGIN: Duration = Duration::from_secs(1);
 
@@ -124,6 +126,14 @@ fn try_send(
         });
     with_state(|state| {
         if !state.keys.contains_key(name) {
+            if state.keys.len() >= KEYS_MAX {
+                return Err(Some(Refusal::new(
+                    ErrorKind::TooMany,
+                    format_args!(
+                        "{name:?} would be another key than the {KEYS_MAX} of this run; put what there is many of into Sidekick.store"
+                    ),
+                )));
+            }
             state.keys.insert(name.to_owned(), Key::default());
         }
         let Some(key) = state.keys.get_mut(name) else {
