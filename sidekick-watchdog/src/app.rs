@@ -169,6 +169,8 @@ struct App<'a> {
     remote: Remote,
     /// The last one that was started or adopted.
     engine: Option<Engine>,
+    /// The launch that waits to become the engine.
+    standby: Option<u32>,
     engine_events: mpsc::Receiver<EngineEvent>,
     intake_events: mpsc::Receiver<IntakeEvent>,
     signals: ShutdownSignals,

@@ -64,6 +64,8 @@ pub struct DeathFacts {
     pub hang: Option<HangEvidence>,
     /// Where its output goes, as it was started.
     pub log: Option<PathBuf>,
+    /// It was a standby: it never served anybody.
+    pub standby: bool,
 }
 
 impl DeathFacts {
@@ -83,6 +85,7 @@ impl DeathFacts {
             memory: Vec::new(),
             hang: None,
             log: None,
+            standby: false,
         }
     }
 }
@@ -257,6 +260,8 @@ pub struct CrashReport {
     pub watchdog_version: String,
     /// The file with its whole output.
     pub log: Option<PathBuf>,
+    /// Whether it was a standby, which never served anybody.
+    pub standby: bool,
 }
 
 /// Takes each report once it is kept, with the path of its file (in the data directory; in the runtime directory if

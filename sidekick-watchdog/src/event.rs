@@ -256,6 +256,35 @@ pub enum EngineEvent {
         gap: Option<Duration>,
         /// Where its output goes.
         log: PathBuf,
+        /// It was the standby, booted before.
+        standby: bool,
+    },
+    /// A second engine boots, to take the place of the first one when that dies.
+    StandbyStarted {
+        /// The incarnation number that it has when it is activated.
+        incarnation: u32,
+        /// Its process id.
+        pid: u32,
+        /// It outlived the watchdog that had started it.
+        adopted: bool,
+    },
+    /// The standby waits to be activated.
+    StandbyParked {
+        /// Its incarnation number.
+        incarnation: u32,
+        /// From its start.
+        after: Duration,
+    },
+    /// The standby died before it was activated.
+    StandbyEnded {
+        /// Its incarnation number.
+        incarnation: u32,
+        /// Its process id.
+        pid: u32,
+        /// Why, as far as is known.
+        cause: DeathCause,
+        /// Until the next one is started; `None`: we ended it.
+        retry: Option<Duration>,
     },
     /// An engine that outlived its watchdog was taken over.
     Adopted {

@@ -253,6 +253,8 @@ pub struct AttachedSession {
 enum Command {
     /// An engine was started or adopted; its ring will appear.
     Expect(u32),
+    /// This launch waits to become the engine: its ring is left alone.
+    StandsBy(u32),
     /// The directory may have changed, or an engine has died.
     Rescan,
     Stop,
@@ -291,6 +293,7 @@ impl Intake {
                     on_event,
                     stop,
                     active: Arc::new(AtomicU32::new(0)),
+                    standby: 0,
                     unheard: BTreeMap::new(),
                     sessions: BTreeMap::new(),
                     refused: Vec::new(),
@@ -312,6 +315,11 @@ impl Intake {
     /// launches are drained once their engines are dead. Before the first call nothing is drained.
     pub fn expect(&self, launch: u32) {
         self.send(Command::Expect(launch));
+    }
+
+    /// This launch waits to become the engine, and its ring with it.
+    pub fn stands_by(&self, launch: u32) {
+        self.send(Command::StandsBy(launch));
     }
 
     /// An engine died, or a ring may have appeared: look now.
@@ -343,6 +351,8 @@ struct Scanner {
     stop: Arc<AtomicBool>,
     /// The launch that is the engine; 0 = not told yet.
     active: Arc<AtomicU32>,
+    /// The launch that waits to become the engine; 0 = none.
+    standby: u32,
     /// Rings of launches beyond the active one: since when, and whether it was told.
     unheard: BTreeMap<PathBuf, (Instant, bool)>,
     /// One for each launch: processes that one engine command starts in turn are drained in turn.
@@ -395,6 +405,7 @@ impl Scanner {
                         awaited = Some((launch, Instant::now()));
                         self.sessions.values().for_each(drain::Session::wake);
                     }
+                    Ok(Command::StandsBy(launch)) => self.standby = launch,
                     Ok(Command::Rescan) => self.sessions.values().for_each(drain::Session::wake),
                     Err(TryRecvError::Empty) => break,
                     Ok(Command::Stop) | Err(TryRecvError::Disconnected) => break 'life,
@@ -508,6 +519,9 @@ impl Scanner {
         if file.launch <= active {
             self.unheard.remove(&file.path);
             return true;
+        }
+        if file.launch == self.standby {
+            return false;
         }
         let (since, told) = self
             .unheard

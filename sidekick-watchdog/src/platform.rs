@@ -64,7 +64,7 @@ pub use linux::{
         is_superuser, kernel_release,
     },
     threads::{ThreadState, ticks_per_second},
-    wake::{Ready, Waitable, Waker, wait},
+    wake::{Ready, Waitable, Waker, wait, wait_for_either},
 };
 
 /// What to do about a file that the system refuses, in words that go on a sentence.

@@ -33,7 +33,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
 
-use self::launch::{AdoptError, LaunchLocks, RunningFile, Survey, Survivor};
+use self::launch::{
+    ActiveFile, AdoptError, LaunchLocks, RunningFile, Sorted, Survey, Survivor, sort_out,
+};
+use self::machine::standby::StandbyMachine;
 use self::machine::{Machine, Policy};
 use self::memory::MemoryLimits;
 use self::output::{EngineLog, Output, OutputConfig, OutputError, OutputSettings};
@@ -64,6 +67,8 @@ pub struct Heartbeat {
     pub ready: bool,
     /// Whether the game stands still on purpose (a debugger).
     pub paused: bool,
+    /// It is a standby that waits to be activated; its frames are beats of its waiting.
+    pub parked: bool,
     /// The silence that the game announced, counted from its last frame; zero if none.
     pub allowed_silence: Duration,
     /// Time between the last two frames, µs; 0 before the second.
@@ -86,6 +91,10 @@ pub trait EngineLink: Send + Sync + fmt::Debug {
     fn heartbeat(&self) -> Heartbeat;
     /// Asks the game to quit within `grace`.
     fn ask_quit(&self, grace: Duration);
+    /// Tells the engine that it is the active one. Good to be told again.
+    fn activate(&self, launch: u32) {
+        let _ = launch;
+    }
     /// Tells the game that its process uses more memory than it should.
     fn memory_high(&self, rss_bytes: u64) {
         let _ = rss_bytes;
@@ -143,6 +152,8 @@ pub struct SupervisorConfig {
     pub hold: Option<Duration>,
     /// The watchdog was asked to end.
     pub no_more_starts: NoMoreStarts,
+    /// Keep a second engine, booted and parked, to take the place of one that dies. Not together with `pre_start`.
+    pub standby: bool,
 }
 
 /// What to do; see [`Handle`].
@@ -330,19 +341,43 @@ pub fn spawn(
     let mut survey = locks.survey()?;
     RunningFile::new(&config.data_dir).complete(&mut survey, &locks);
     let Survey {
-        mut running,
+        running,
         over,
-        untold,
+        mut untold,
     } = survey;
+    let active_file = ActiveFile::new(&config.engine.runtime_dir);
+    let active = active_file.read().map(|active| active.launch);
+    let Sorted {
+        engine: survivor,
+        mut standby,
+        mut surplus,
+    } = sort_out(running, |survivor| survivor.launch, active);
+    if !config.standby {
+        surplus.extend(standby.take());
+    }
+    // Standbys that died while no watchdog was there: they served nobody.
+    untold.retain(|untold| {
+        let was_standby = active.is_some_and(|active| untold.launch > active);
+        if was_standby {
+            let launch = untold.launch;
+            tracing::warn!(launch, "a standby died while no watchdog ran");
+            let _ = locks.tell(launch);
+        }
+        !was_standby
+    });
     let codes = &config.success_exit_codes;
     let mut unwatched = unwatched::find(untold, &locks, find_link.as_ref(), codes);
-    let survivor = running.pop();
-    end_surplus(running, &locks);
+    end_surplus(surplus, &locks);
+    if !config.standby {
+        // Only now that there is no second engine any more.
+        active_file.remove();
+    }
 
     let used = over
         .iter()
         .copied()
         .chain(survivor.as_ref().map(|survivor| survivor.launch))
+        .chain(standby.as_ref().map(|standby| standby.launch))
         .max()
         .unwrap_or(0)
         .max(config.launch_last);
@@ -358,6 +393,7 @@ pub fn spawn(
         settings: config.output,
         used,
         running: survivor.as_ref().map(|survivor| survivor.launch),
+        standby: standby.as_ref().map(|standby| standby.launch),
         supervisor: waker.clone(),
     };
     let launch_last = config.launch_last;
@@ -377,6 +413,9 @@ pub fn spawn(
     let mut policy = config.policy;
     policy.pre_start_timeout = config.pre_start.as_ref().map(|hook| hook.timeout);
     let hold = config.hold;
+    let ready_required = policy.ready_timeout.is_some();
+    let startup_timeout = policy.startup_timeout;
+    let standby_machine = StandbyMachine::new(policy.clone());
     let mut runtime = Runtime::new(Parts {
         settings: Settings {
             command: config.engine,
@@ -388,6 +427,9 @@ pub fn spawn(
             pre_start: config.pre_start,
             drain_grace,
             no_more_starts: config.no_more_starts,
+            standby: config.standby,
+            ready_required,
+            startup_timeout,
         },
         machine: Machine::new(policy, fastrand::u64(..)),
         locks,
@@ -400,8 +442,11 @@ pub fn spawn(
         launches_over: over,
         // What only the runtime directory knows of is another data directory's past (this one was wiped).
         is_relaunch: (past.is_ours || launch_last > 0) && !past.clean,
+        standby_machine,
+        active_file,
+        active,
     });
-    runtime.begin(unwatched, survivor, hold)?;
+    runtime.begin(unwatched, survivor, standby, hold)?;
     let thread = std::thread::Builder::new()
         .name("supervisor".to_owned())
         .spawn(move || runtime.run())?;

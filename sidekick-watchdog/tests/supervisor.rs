@@ -16,3 +16,5 @@ mod policies;
 mod signals;
 #[path = "supervisor/soak.rs"]
 mod soak;
+#[path = "supervisor/standby.rs"]
+mod standby;

@@ -34,6 +34,10 @@ pub struct Status {
     pub api: String,
     /// The engine.
     pub engine: EngineStatus,
+    /// The second engine that waits to take its place (`[engine] standby`), while there is one.
+    pub standby: Option<StandbyStatus>,
+    /// How often a standby became the engine since the watchdog's own start.
+    pub promotions: u64,
     /// The session of the engine that connected last; `None` before the first.
     pub session: Option<SessionStatus>,
     /// All sessions together; what the store has counted since it was made, and gaps since this watchdog began.
@@ -120,6 +124,43 @@ pub struct EngineStatus {
     pub start_error: Option<String>,
     /// The last deaths, the newest last, at most [`DEATHS_KEPT`].
     pub last_deaths: Vec<Death>,
+}
+
+/// Where in its life a standby is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StandbyState {
+    /// It loads, or its game does not wait for `Sidekick.when_active()`.
+    #[default]
+    Booting,
+    /// It waits to be activated, and costs memory only.
+    Parked,
+}
+
+impl StandbyState {
+    /// The state in one lower-case word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Booting => "booting",
+            Self::Parked => "parked",
+        }
+    }
+}
+
+/// A second engine that waits to take the first one's place.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StandbyStatus {
+    /// Where in its life it is.
+    pub state: StandbyState,
+    /// The number that it has when it is activated.
+    pub incarnation: u32,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds that it has been in that state.
+    pub since_s: f64,
+    /// Its resident memory in bytes, where that can be seen.
+    pub resident_bytes: Option<u64>,
 }
 
 /// One death of an engine.

@@ -12,13 +12,13 @@ use tokio::sync::watch;
 use super::link::{RingLink, SessionLink};
 use super::tell::seconds;
 use crate::api::{
-    DEATHS_KEPT, Death, EngineState, EngineStatus, SessionStatus, SinkStatus, Status, StoreState,
-    StoreStatus, Totals, UploadStatus,
+    DEATHS_KEPT, Death, EngineState, EngineStatus, SessionStatus, SinkStatus, StandbyState,
+    StandbyStatus, Status, StoreState, StoreStatus, Totals, UploadStatus,
 };
 use crate::event::EngineEvent;
 use crate::intake::{AttachedSession, SessionProgress};
 use crate::metrics::{Metrics, raise_to};
-use crate::platform::monotonic_now;
+use crate::platform::{Process, monotonic_now};
 use crate::store::Store;
 use crate::supervisor::EngineLink;
 use crate::upload::{self, SinkState};
@@ -81,6 +81,9 @@ pub(super) struct Board {
     next_try: Option<Instant>,
     /// When an engine that was asked to quit is killed.
     killed_at: Option<Instant>,
+    /// Since when the standby is in its state.
+    standby_since: Option<Instant>,
+    standby_process: Option<Process>,
     current: Option<Current>,
     /// Recorded in the ring and not yet committed.
     waiting: u64,
@@ -120,6 +123,8 @@ impl Board {
             early: None,
             next_try: None,
             killed_at: None,
+            standby_since: None,
+            standby_process: None,
             current: None,
             waiting: 0,
             holes_ended: 0,
@@ -161,6 +166,7 @@ impl Board {
                 incarnation,
                 pid,
                 gap,
+                standby,
                 ..
             } => {
                 let dead = engine.incarnation;
@@ -175,6 +181,11 @@ impl Board {
                     last_deaths: std::mem::take(&mut engine.last_deaths),
                     ..EngineStatus::default()
                 };
+                if *standby {
+                    self.status.standby = None;
+                    self.standby_since = None;
+                    self.status.promotions += 1;
+                }
                 // An adopted engine's death may be told after the next start, when its cause has come to be known.
                 if let Some(gap) = gap {
                     let ms = gap.as_secs_f64() * 1000.0;
@@ -310,6 +321,27 @@ impl Board {
                 engine.state = EngineState::Stopping;
             }
             EngineEvent::SafeStart { .. } => engine.state = EngineState::Backoff,
+            EngineEvent::StandbyStarted {
+                incarnation, pid, ..
+            } => {
+                self.standby_since = Some(Instant::now());
+                self.standby_process = Process::open(*pid, None).ok();
+                self.status.standby = Some(StandbyStatus {
+                    incarnation: *incarnation,
+                    pid: *pid,
+                    ..StandbyStatus::default()
+                });
+            }
+            EngineEvent::StandbyParked { .. } => {
+                if let Some(standby) = &mut self.status.standby {
+                    standby.state = StandbyState::Parked;
+                    self.standby_since = Some(Instant::now());
+                }
+            }
+            EngineEvent::StandbyEnded { incarnation, .. } => {
+                let ended = |standby: &mut StandbyStatus| standby.incarnation == *incarnation;
+                self.status.standby.take_if(ended);
+            }
             EngineEvent::MemoryHigh { .. }
             | EngineEvent::Unconnected { .. }
             | EngineEvent::Unfit { .. } => {}
@@ -449,6 +481,11 @@ impl Board {
         engine.next_try_s = self
             .next_try
             .map(|at| seconds(at.saturating_duration_since(Instant::now())));
+        if let Some(standby) = &mut self.status.standby {
+            standby.since_s = self.standby_since.map_or(0.0, |at| seconds(at.elapsed()));
+            let process = self.standby_process.as_ref();
+            standby.resident_bytes = process.and_then(Process::resident_bytes);
+        }
         let (mut holes, mut refused) = (self.holes_ended, self.refused_ended);
         self.waiting = 0;
         if let Some(current) = &self.current {
@@ -597,6 +634,7 @@ mod tests {
             pid: 1,
             gap: Some(Duration::from_millis(gap_ms)),
             log: std::path::PathBuf::new(),
+            standby: false,
         }
     }
 

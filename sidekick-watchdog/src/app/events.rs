@@ -27,6 +27,9 @@ impl App<'_> {
                     if let Some(engine) = &self.engine {
                         plane.expect(engine.launch);
                     }
+                    if let Some(launch) = self.standby {
+                        plane.stands_by(launch);
+                    }
                 }
             }
             Change::Failed(error) => {
@@ -84,7 +87,9 @@ impl App<'_> {
             path,
         };
         tell(&event);
-        self.board.engine(&event);
+        if !report.standby {
+            self.board.engine(&event);
+        }
         if let Some(plane) = self.data.plane() {
             plane.report(report);
         }
@@ -114,6 +119,18 @@ impl App<'_> {
                 if let Some(plane) = self.data.plane() {
                     plane.expect(*incarnation);
                 }
+                None
+            }
+            EngineEvent::StandbyStarted { incarnation, .. } => {
+                self.standby = Some(*incarnation);
+                if let Some(plane) = self.data.plane() {
+                    plane.stands_by(*incarnation);
+                }
+                None
+            }
+            EngineEvent::StandbyEnded { incarnation, .. } => {
+                self.standby = None;
+                remove_ring(self.board.runtime_dir().to_owned(), *incarnation);
                 None
             }
             EngineEvent::Died {
@@ -216,4 +233,15 @@ impl App<'_> {
             }
         });
     }
+}
+
+/// Removes what a standby leaves that was never the engine: it recorded nothing. Not on this thread, which touches no files.
+fn remove_ring(runtime_dir: PathBuf, launch: u32) {
+    tokio::task::spawn_blocking(move || {
+        if let Some(Ok(ring)) = link::find(&runtime_dir, launch)
+            && let Err(error) = ring.finish()
+        {
+            warn!(launch, %error, "the ring of a dead standby cannot be removed");
+        }
+    });
 }

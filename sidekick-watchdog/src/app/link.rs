@@ -28,6 +28,8 @@ impl EngineLink for RingLink {
             monotonic_ns: beat.monotonic_ns,
             ready: beat.ready,
             paused: beat.phase == Phase::Paused,
+            // Until the extension knows how to wait.
+            parked: false,
             allowed_silence: beat.allowed_silence,
             last_tick_us: beat.last_tick_us,
             idle: beat.idle,
@@ -47,6 +49,10 @@ impl EngineLink for RingLink {
 
     fn ask_quit(&self, grace: Duration) {
         self.controls.set_quit(grace);
+    }
+
+    fn activate(&self, launch: u32) {
+        self.controls.set_active_launch(launch);
     }
 
     fn memory_high(&self, rss_bytes: u64) {
@@ -107,6 +113,10 @@ impl EngineLink for SessionLink {
 
     fn ask_quit(&self, grace: Duration) {
         self.words().ask_quit(grace);
+    }
+
+    fn activate(&self, launch: u32) {
+        self.words().activate(launch);
     }
 
     fn memory_high(&self, rss_bytes: u64) {

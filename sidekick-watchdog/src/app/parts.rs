@@ -189,6 +189,8 @@ pub(super) fn supervisor(
         subreaper: true,
         hold,
         no_more_starts,
+        // Until the extension knows how to wait.
+        standby: false,
     }
 }
 

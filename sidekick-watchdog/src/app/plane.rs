@@ -155,6 +155,13 @@ impl Plane {
         }
     }
 
+    /// This launch waits to become the engine.
+    pub(super) fn stands_by(&self, launch: u32) {
+        if let Some(intake) = &self.intake {
+            intake.stands_by(launch);
+        }
+    }
+
     /// An engine died.
     pub(super) fn rescan(&self) {
         if let Some(intake) = &self.intake {

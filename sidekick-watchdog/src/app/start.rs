@@ -220,6 +220,7 @@ impl Start<'_> {
             stop_note,
             remote: supervisor.remote(),
             engine: None,
+            standby: None,
             engine_events,
             intake_events,
             signals: self.signals,

@@ -18,9 +18,38 @@ pub(super) fn tell(event: &EngineEvent) {
             pid,
             gap,
             log,
+            standby,
         } => {
             let gap_ms = gap.map(ms);
-            info!(incarnation, pid, gap_ms, log = %log.display(), "engine started");
+            let what = if *standby {
+                "standby promoted: it is the engine"
+            } else {
+                "engine started"
+            };
+            info!(incarnation, pid, gap_ms, log = %log.display(), "{what}");
+        }
+        EngineEvent::StandbyStarted {
+            incarnation,
+            pid,
+            adopted,
+        } => info!(incarnation, pid, adopted, "standby boots"),
+        EngineEvent::StandbyParked { incarnation, after } => {
+            info!(incarnation, after_ms = ms(*after), "standby parked");
+        }
+        EngineEvent::StandbyEnded {
+            incarnation,
+            pid,
+            retry: None,
+            ..
+        } => info!(incarnation, pid, "standby ended"),
+        EngineEvent::StandbyEnded {
+            incarnation,
+            pid,
+            cause,
+            retry: Some(retry),
+        } => {
+            let retry_ms = ms(*retry);
+            warn!(incarnation, pid, %cause, retry_ms, "standby died; another follows");
         }
         EngineEvent::Adopted {
             incarnation,

@@ -166,6 +166,7 @@ fn a_dead_sessions_last_numbers_are_shown_until_the_next_connects() {
         pid: 7,
         gap: None,
         log: PathBuf::new(),
+        standby: false,
     };
     board.engine(&started(3));
     board.attached(&AttachedSession {

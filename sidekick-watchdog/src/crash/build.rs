@@ -95,6 +95,7 @@ pub fn build(facts: DeathFacts, mut findings: Findings) -> CrashReport {
         engine_version: findings.scan.engine_version().map(str::to_owned),
         watchdog_version: env!("CARGO_PKG_VERSION").to_owned(),
         log: findings.log.or(facts.log),
+        standby: facts.standby,
     }
 }
 

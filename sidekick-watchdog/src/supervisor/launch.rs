@@ -11,6 +11,7 @@
 //! (Inheriting costs nothing. A tiny launcher program that locks, writes its own pid and then becomes the engine
 //! would close that window too, for one more exec of 1 to 2 ms on each relaunch.)
 
+mod active;
 mod running;
 
 use std::ffi::OsString;
@@ -24,6 +25,7 @@ use crate::platform::{
     try_lock, write_all_at,
 };
 
+pub use self::active::{Active, ActiveFile, Sorted, sort_out};
 pub use self::running::{Running, RunningFile};
 
 /// How long a held lock is looked into before we say that its holder cannot be seen.

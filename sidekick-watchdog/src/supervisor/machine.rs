@@ -14,10 +14,12 @@
 //!
 //! - [`policy`]: the figures. [`words`]: events, actions, phases.
 //! - `heart`: until when an engine may be silent. `breaker`: what a failure leads to.
+//! - [`standby`]: the same for a second engine that waits to take its place.
 
 mod breaker;
 mod heart;
 pub mod policy;
+pub mod standby;
 pub mod words;
 
 use std::time::Duration;
@@ -141,6 +143,17 @@ impl Machine {
             self.state,
             State::Stopping {
                 then: Then::Stop | Then::Restart,
+                ..
+            }
+        )
+    }
+
+    /// Whether the engine is to end and no other is to follow it.
+    pub fn is_stop_asked(&self) -> bool {
+        matches!(
+            self.state,
+            State::Stopping {
+                then: Then::Stop,
                 ..
             }
         )

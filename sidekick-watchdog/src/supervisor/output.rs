@@ -150,6 +150,15 @@ enum Work {
         path: Option<PathBuf>,
         adopted: bool,
     },
+    /// A standby started: prepare the next launch. Its output is followed once it is the engine.
+    StandbyStarted {
+        launch: u32,
+    },
+    /// A standby's death is proven: what it wrote is kept.
+    StandbyOver {
+        launch: u32,
+        live: PathBuf,
+    },
     /// An engine runs: which process it is.
     Runs(Running),
     /// No engine runs and the last one's end was asked for, or clean.
@@ -192,6 +201,8 @@ pub struct OutputConfig {
     pub used: u32,
     /// The engine that is about to be adopted: its output is not of the dead.
     pub running: Option<u32>,
+    /// The same of its standby.
+    pub standby: Option<u32>,
     /// Takes each launch whose end is told.
     pub on_told: OnTold,
     /// Woken when a crash banner is seen ([`Output::banner`]).
@@ -205,6 +216,7 @@ impl std::fmt::Debug for OutputConfig {
             .field("report", &self.report)
             .field("used", &self.used)
             .field("running", &self.running)
+            .field("standby", &self.standby)
             .finish_non_exhaustive()
     }
 }
@@ -246,7 +258,7 @@ impl Output {
             folders,
             numbers,
             ready,
-            config.running,
+            (config.running, config.standby),
             RunningFile::new(data_dir),
         )
         .map_err(failed)?;
@@ -320,6 +332,16 @@ impl Output {
             path,
             adopted,
         });
+    }
+
+    /// Tells that a standby runs: the next launch is prepared.
+    pub fn standby_started(&self, launch: u32) {
+        self.push(Work::StandbyStarted { launch });
+    }
+
+    /// Tells that a standby died that never was the engine: what it wrote to `live` is kept.
+    pub fn standby_over(&self, launch: u32, live: PathBuf) {
+        self.push(Work::StandbyOver { launch, live });
     }
 
     /// Where the first part of an engine's output is kept that is written to `live`.

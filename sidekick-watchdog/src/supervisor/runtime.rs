@@ -4,6 +4,7 @@
 //! lock with store or upload and touches no disk but the runtime directory's memory; see [`super::output`].
 
 mod care;
+mod standby;
 mod start;
 mod telling;
 
@@ -16,10 +17,12 @@ use std::time::Duration;
 use jiff::Zoned;
 use tokio::sync::mpsc::Sender;
 
+use self::standby::{Handover, Standby};
 use super::death::Death;
 use super::evidence::CpuLooks;
 use super::late::LateExits;
-use super::launch::{LaunchLocks, Running, Survivor};
+use super::launch::{ActiveFile, LaunchLocks, Running, Survivor};
+use super::machine::standby::StandbyMachine;
 use super::machine::{Action, Event, Machine, Phase};
 use super::memory::{MemoryLimits, MemoryWatch};
 use super::output::Output;
@@ -31,7 +34,7 @@ use super::{Command, Ended, EngineLink, LinkFinder, NoMoreStarts};
 use crate::crash::keep::death_path;
 use crate::crash::{DeathFacts, HangEvidence};
 use crate::event::{DeathCause, EngineEvent, Versions};
-use crate::platform::{Exit, Process, Waitable, Waker, monotonic_now, wait};
+use crate::platform::{Exit, Process, Waitable, Waker, monotonic_now, wait_for_either};
 
 /// Pause between two looks whether the game is ready: growing, so that a game that never says so costs nothing.
 /// How often the engine's threads, memory and plan are looked at; more often where its memory has a limit, and at the
@@ -62,6 +65,11 @@ pub(super) struct Settings {
     pub pre_start: Option<PreStart>,
     pub drain_grace: Duration,
     pub no_more_starts: NoMoreStarts,
+    /// Whether there is to be a standby.
+    pub standby: bool,
+    /// Whether a game has to say that it is ready.
+    pub ready_required: bool,
+    pub startup_timeout: Duration,
 }
 
 /// The engine that lives.
@@ -78,6 +86,8 @@ struct Engine {
     is_adopted: bool,
     /// Its ring was cleaned up with the runtime directory.
     is_ring_lost: bool,
+    /// It is the safe start of a crash loop.
+    is_safe: bool,
     cpu: CpuLooks,
     memory: MemoryWatch,
     planned: Planned,
@@ -106,6 +116,13 @@ pub(super) struct Runtime {
     /// Events are kept until a start is over.
     events_wait: bool,
     engine: Option<Engine>,
+    standby: Option<Standby>,
+    standby_machine: StandbyMachine,
+    /// A restart that waits for a fresh standby.
+    handover: Option<Handover>,
+    active_file: ActiveFile,
+    /// The launch that was the engine when we came, where an earlier watchdog kept a standby.
+    active_before: Option<u32>,
     last_launch: u32,
     /// The highest number that is durably reserved: launch files below it may go.
     reserved: u32,
@@ -138,6 +155,10 @@ pub(super) struct Parts {
     pub last_launch: u32,
     pub launches_over: Vec<u32>,
     pub is_relaunch: bool,
+    pub standby_machine: StandbyMachine,
+    pub active_file: ActiveFile,
+    /// See [`ActiveFile`].
+    pub active: Option<u32>,
 }
 
 impl Runtime {
@@ -160,6 +181,11 @@ impl Runtime {
             events_dropped: 0,
             events_wait: false,
             engine: None,
+            standby: None,
+            standby_machine: parts.standby_machine,
+            handover: None,
+            active_file: parts.active_file,
+            active_before: parts.active,
             last_launch: parts.last_launch,
             reserved: 0,
             launches_over: parts.launches_over,
@@ -182,10 +208,15 @@ impl Runtime {
         &mut self,
         unwatched: Vec<Unwatched>,
         survivor: Option<Survivor>,
+        standby: Option<Survivor>,
         hold: Option<Duration>,
     ) -> Result<(), LaunchError> {
         for death in unwatched {
             self.tell_unwatched(death);
+        }
+        // Before the engine: if that died meanwhile, the next start is the promotion.
+        if let Some(standby) = standby {
+            self.adopt_standby(standby);
         }
         if let Some(survivor) = survivor {
             self.adopt(survivor);
@@ -198,6 +229,7 @@ impl Runtime {
             self.feed(Event::Stop { grace });
         }
         self.is_begun = true;
+        self.care_for_standby(monotonic_now());
         self.first_error.take().map_or(Ok(()), Err)
     }
 
@@ -229,6 +261,15 @@ impl Runtime {
             ..engine
         });
         self.last_launch = self.last_launch.max(launch);
+        if self.active_before != Some(launch) {
+            self.note_active(launch);
+        }
+        // Its watchdog may have been killed between the word that decides and this one.
+        if self.active_before.is_some()
+            && let Some(link) = self.find_link.as_ref().and_then(|find| find(launch))
+        {
+            link.activate(launch);
+        }
         self.feed(Event::Adopted { since });
     }
 
@@ -242,7 +283,7 @@ impl Runtime {
                 self.machine.phase(),
                 Phase::Stopped | Phase::GaveUp | Phase::Idle
             );
-            if self.leaving && at_rest {
+            if self.leaving && at_rest && self.standby.is_none() {
                 self.tell_late(monotonic_now(), true);
                 self.remove_launch_files();
                 self.sweep();
@@ -254,12 +295,20 @@ impl Runtime {
                 .engine
                 .as_ref()
                 .map(|engine| &engine.process as &dyn Waitable);
-            match wait(&self.waker, engine, timeout) {
-                Ok(ready) => {
-                    if ready.readable {
+            let standby = self
+                .standby
+                .as_ref()
+                .map(|standby| &standby.process as &dyn Waitable);
+            match wait_for_either(&self.waker, [engine, standby], timeout) {
+                Ok((woken, [is_dead, is_standby_dead])) => {
+                    if is_standby_dead {
+                        // First, so that a dead one is not promoted.
+                        self.on_standby_death();
+                    }
+                    if is_dead {
                         self.on_death();
                     }
-                    if ready.woken {
+                    if woken {
                         self.take_commands();
                     }
                 }
@@ -289,6 +338,7 @@ impl Runtime {
             retry,
             late,
             look,
+            self.standby_wake(),
         ]
         .into_iter()
         .flatten()
@@ -329,6 +379,7 @@ impl Runtime {
             }
             Command::Start => self.feed(Event::Start),
             Command::Stop { grace } => self.feed(Event::Stop { grace }),
+            Command::Restart { grace } if self.settings.standby => self.restart(grace, None),
             Command::Restart { grace } => self.feed(Event::Restart { grace }),
             Command::Shutdown { grace } => {
                 self.leaving = true;
@@ -352,6 +403,10 @@ impl Runtime {
             return;
         };
         let is_first = engine.link.is_none();
+        if self.settings.standby {
+            // One that was promoted before it had a ring does not know yet.
+            link.activate(launch);
+        }
         engine.link = Some(link);
         engine.ready_poll_at = now;
         if is_first {
@@ -381,6 +436,7 @@ impl Runtime {
         if machine_due {
             self.feed_at(Event::Tick, now);
         }
+        self.care_for_standby(now);
         if due(self.sweep_at) {
             self.sweep_at = self.settings.subreaper.then(|| now + SWEEP_INTERVAL);
             // May ask for another sweep soon.
@@ -395,6 +451,7 @@ impl Runtime {
         let Some(engine) = self.engine.take() else {
             return;
         };
+        self.handover = None;
         engine.process.kill_group();
         let link = engine
             .link
@@ -504,7 +561,7 @@ impl Runtime {
             uptime: facts.uptime,
             frame: facts.frame,
         });
-        if launch >= self.last_launch {
+        if launch >= self.last_launch || Some(launch) == self.active_before {
             self.is_relaunch &= !is_success;
             let runtime_dir = &self.settings.command.runtime_dir;
             self.last_death = (self.is_relaunch).then(|| death_path(runtime_dir, launch));
@@ -569,7 +626,15 @@ impl Runtime {
                         run.cancel();
                     }
                 }
-                Action::Spawn { safe } => match self.start_engine(safe) {
+                Action::Spawn { safe: false } if self.promote() => {
+                    actions.extend(self.machine.on_event(Event::Spawned, monotonic_now()));
+                    let connected = self.engine.as_ref().filter(|engine| engine.link.is_some());
+                    if let Some(incarnation) = connected.map(|engine| engine.launch) {
+                        self.emit(EngineEvent::Connected { incarnation });
+                        actions.extend(self.machine.on_event(Event::Connected, monotonic_now()));
+                    }
+                }
+                Action::Spawn { safe } => match self.start_engine_alone(safe) {
                     Ok(()) => {
                         actions.extend(self.machine.on_event(Event::Spawned, monotonic_now()));
                     }
@@ -661,6 +726,7 @@ impl Engine {
             log,
             is_adopted: false,
             is_ring_lost: false,
+            is_safe: false,
             cpu: CpuLooks::default(),
             memory: MemoryWatch::new(started_at, LOOK_FIRST),
             planned: Planned::new(plan, Zoned::now),

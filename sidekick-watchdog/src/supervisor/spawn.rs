@@ -52,6 +52,8 @@ pub struct Launch {
     pub is_safe: bool,
     /// Where the report of the death before it is, or will be.
     pub last_death: Option<PathBuf>,
+    /// Whether it is to wait until the engine that runs has gone.
+    pub is_standby: bool,
 }
 
 /// Why an engine could not be started.
@@ -152,6 +154,9 @@ fn set_environment(command: &mut Command, engine: &EngineCommand, launch: &Launc
     remove_ours(command);
     if launch.is_safe {
         command.env("SIDEKICK_SAFE_START", "1");
+    }
+    if launch.is_standby {
+        command.env("SIDEKICK_STANDBY", "1");
     }
     if let Some(path) = &launch.last_death {
         command.env("SIDEKICK_LAST_DEATH", path);

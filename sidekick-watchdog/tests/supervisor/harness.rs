@@ -22,8 +22,8 @@ use sidekick_watchdog::supervisor::output::OutputSettings;
 use sidekick_watchdog::supervisor::planned::RestartPlan;
 use sidekick_watchdog::supervisor::spawn::{EngineCommand, RingEnvironment};
 use sidekick_watchdog::supervisor::{
-    Command, Ended, EngineLink, Handle, Heartbeat, NoMoreStarts, SupervisorConfig, SupervisorError,
-    spawn,
+    Command, Ended, EngineLink, Handle, Heartbeat, LinkFinder, NoMoreStarts, SupervisorConfig,
+    SupervisorError, spawn,
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc::{Receiver, channel};
@@ -224,6 +224,7 @@ pub fn config(dir: &Path) -> SupervisorConfig {
         subreaper: false,
         hold: None,
         no_more_starts: NoMoreStarts::default(),
+        standby: false,
     }
 }
 
@@ -267,8 +268,16 @@ impl Drop for Ending {
 
 impl Watched {
     pub fn start(config: SupervisorConfig) -> Result<Self, SupervisorError> {
+        Self::start_with(config, None)
+    }
+
+    /// The same with rings that `find_link` finds.
+    pub fn start_with(
+        config: SupervisorConfig,
+        find_link: Option<LinkFinder>,
+    ) -> Result<Self, SupervisorError> {
         let (sender, events) = channel(1024);
-        let handle = spawn(config, sender, None, |_| {}, Box::new(|_, _| {}))?;
+        let handle = spawn(config, sender, find_link, |_| {}, Box::new(|_, _| {}))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -345,6 +354,10 @@ pub struct FakeLink {
     pub looks: AtomicU64,
     /// 0 = no goodbye, else the exit code plus one.
     pub goodbye: AtomicI64,
+    /// It is a standby that waits.
+    pub parked: AtomicBool,
+    /// The launch that it was told to be active as.
+    pub activated: AtomicU64,
 }
 
 impl fmt::Debug for FakeLink {
@@ -362,6 +375,7 @@ impl EngineLink for FakeLink {
             monotonic_ns: u64::try_from(monotonic_now().as_nanos()).unwrap_or(u64::MAX),
             ready: self.ready.load(Ordering::Relaxed),
             idle: self.idle.load(Ordering::Relaxed),
+            parked: self.parked.load(Ordering::Relaxed),
             restart_wanted: self.restart_wanted.load(Ordering::Relaxed),
             clean_exit: (goodbye > 0).then(|| i32::try_from(goodbye - 1).unwrap_or(0)),
             ..Heartbeat::default()
@@ -370,6 +384,10 @@ impl EngineLink for FakeLink {
 
     fn ask_quit(&self, _grace: Duration) {
         self.asked_to_quit.store(true, Ordering::Relaxed);
+    }
+
+    fn activate(&self, launch: u32) {
+        self.activated.store(launch.into(), Ordering::Relaxed);
     }
 
     fn memory_high(&self, rss_bytes: u64) {

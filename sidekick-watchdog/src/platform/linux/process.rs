@@ -324,16 +324,17 @@ pub fn own_children() -> Vec<u32> {
 
 /// Reaps dead orphans and kills those that were left behind by engines that are gone. Returns how many were killed.
 ///
-/// An orphan is a child of ours other than `engine`; it belongs to an earlier engine if it was not started after the
-/// present one (the system counts in steps of 10 ms, and a relaunch takes less). Only for a process whose every child is an engine, a helper (`run_helper`) or an orphan ([`become_subreaper`]).
-pub fn kill_strays(engine: Option<&Process>) -> usize {
+/// An orphan is a child of ours other than `engines`; it belongs to an earlier engine if it was not started after any of
+/// the present ones (the system counts in steps of 10 ms, and a relaunch takes less). Only for a process whose every child is an engine, a helper (`run_helper`) or an orphan ([`become_subreaper`]).
+pub fn kill_strays(engines: &[&Process]) -> usize {
     let mut killed = 0;
     // While a helper is being started it cannot be told from a stray; the next sweep comes soon.
     let Some(helpers) = super::helper::helpers() else {
         return killed;
     };
     for pid in own_children() {
-        if engine.is_some_and(|engine| engine.pid() == pid) || helpers.contains(&pid) {
+        let is_engine = engines.iter().any(|engine| engine.pid() == pid);
+        if is_engine || helpers.contains(&pid) {
             continue;
         }
         let (Some(stat), Some(raw)) = (
@@ -346,7 +347,9 @@ pub fn kill_strays(engine: Option<&Process>) -> usize {
             // A running helper's child, whose own parent has ended; it ends with the helper.
             continue;
         }
-        let is_older = engine.is_none_or(|engine| stat.start_ticks <= engine.start_ticks);
+        let is_older = engines
+            .iter()
+            .all(|engine| stat.start_ticks <= engine.start_ticks);
         if stat.state != 'Z' && is_older {
             // A child's number is its own until it is reaped, which nobody does but we.
             let _ = rustix::process::kill_process(raw, Signal::KILL);

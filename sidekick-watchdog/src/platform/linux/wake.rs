@@ -70,6 +70,27 @@ pub fn wait(
     other: Option<&dyn Waitable>,
     timeout: Option<Duration>,
 ) -> io::Result<Ready> {
+    let (woken, [readable, _]) = wait_for_either(waker, [other, None], timeout)?;
+    Ok(Ready { woken, readable })
+}
+
+/// What to poll for `other`; where there is none, nothing of `instead`.
+fn poll_fd<'a>(other: Option<&'a dyn Waitable>, instead: BorrowedFd<'a>) -> PollFd<'a> {
+    match other {
+        Some(other) => PollFd::from_borrowed_fd(other.as_fd(), PollFlags::IN),
+        None => PollFd::from_borrowed_fd(instead, PollFlags::empty()),
+    }
+}
+
+/// As [`wait`], for two others: whether the waker was set, and which of the two are readable.
+///
+/// # Errors
+/// What the system said.
+pub fn wait_for_either(
+    waker: &Waker,
+    others: [Option<&dyn Waitable>; 2],
+    timeout: Option<Duration>,
+) -> io::Result<(bool, [bool; 2])> {
     let timeout = timeout.map(|timeout| Timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
@@ -77,20 +98,20 @@ pub fn wait(
     let waker_fd = waker.as_fd();
     let mut fds = [
         PollFd::from_borrowed_fd(waker_fd, PollFlags::IN),
-        PollFd::from_borrowed_fd(other.map_or(waker_fd, AsFd::as_fd), PollFlags::IN),
+        poll_fd(others[0], waker_fd),
+        poll_fd(others[1], waker_fd),
     ];
-    let watched = if other.is_some() { 2 } else { 1 };
-    match poll(&mut fds[..watched], timeout.as_ref()) {
+    match poll(&mut fds, timeout.as_ref()) {
         Ok(_) => {}
-        Err(rustix::io::Errno::INTR) => return Ok(Ready::default()),
+        Err(rustix::io::Errno::INTR) => return Ok((false, [false; 2])),
         Err(error) => return Err(error.into()),
     }
-    let ready = Ready {
-        woken: !fds[0].revents().is_empty(),
-        readable: watched == 2 && !fds[1].revents().is_empty(),
-    };
-    if ready.woken {
+    let [woken, first, second] = fds.map(|fd| !fd.revents().is_empty());
+    if woken {
         waker.clear();
     }
-    Ok(ready)
+    Ok((
+        woken,
+        [first && others[0].is_some(), second && others[1].is_some()],
+    ))
 }

@@ -37,6 +37,12 @@ pub(super) enum Task {
         live: PathBuf,
         progress: Arc<Progress>,
     },
+    /// Copy what this dead standby wrote.
+    FollowDead {
+        launch: u32,
+        live: PathBuf,
+        progress: Arc<Progress>,
+    },
     /// This engine is dead and everything that it wrote is there.
     Over { launch: u32 },
     /// The last engine's end was asked for, or clean, and none follows.
@@ -72,14 +78,14 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts the thread. Live files of engines other than `running` and `prepared` are of the dead: they are copied
+    /// Starts the thread. Live files of engines other than `running`, its `standby` and the prepared are of the dead: they are copied
     /// and removed.
     pub(super) fn start(
         settings: OutputSettings,
         (kept, live): (PathBuf, PathBuf),
         numbers: Numbers,
         ready: SyncSender<Result<Prepared, OutputError>>,
-        running: Option<u32>,
+        (running, standby): (Option<u32>, Option<u32>),
         running_file: RunningFile,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
@@ -93,7 +99,7 @@ impl Keeper {
             ready,
             spools: Vec::new(),
             unopened: Vec::new(),
-            followed: running.unwrap_or(0),
+            followed: running.max(standby).unwrap_or(0),
             running,
             running_file,
             is_failing: false,
@@ -102,7 +108,7 @@ impl Keeper {
             .name("engine-files".to_owned())
             .spawn(move || {
                 for launch in live_launches(&worker.live) {
-                    if launch != prepared && Some(launch) != running {
+                    if ![Some(prepared), running, standby].contains(&Some(launch)) {
                         let live = live_path(&worker.live, launch);
                         worker.follow(launch, live, Arc::default());
                         worker.over(launch);
@@ -231,6 +237,14 @@ impl Worker {
                 self.running = Some(launch);
                 self.follow(launch, live, progress);
                 self.prune();
+            }
+            Task::FollowDead {
+                launch,
+                live,
+                progress,
+            } => {
+                self.follow(launch, live, progress);
+                self.over(launch);
             }
             Task::Runs(running) => {
                 if let Err(error) = self.running_file.write(&running) {

@@ -74,6 +74,19 @@ impl Worker {
                     self.end_tail();
                     self.follow(launch, pid, path, adopted);
                 }
+                Some(Work::StandbyStarted { launch }) => {
+                    self.keeper.push(Task::Prepare { after: launch });
+                }
+                Some(Work::StandbyOver { launch, live }) => {
+                    if live.parent() == Some(&*self.live) {
+                        let progress = Arc::default();
+                        self.keeper.push(Task::FollowDead {
+                            launch,
+                            live,
+                            progress,
+                        });
+                    }
+                }
                 Some(Work::Runs(running)) => self.keeper.push(Task::Runs(running)),
                 Some(Work::EndedCleanly { launch }) => {
                     self.read_to_end();

@@ -92,7 +92,7 @@ impl Runtime {
 
     fn look_at_plan(&mut self, now: Duration) {
         let is_free = matches!(self.machine.phase(), Phase::Starting | Phase::Running);
-        if self.leaving || !is_free {
+        if self.leaving || !is_free || self.handover.is_some() {
             return;
         }
         let Some(engine) = &mut self.engine else {
@@ -106,8 +106,12 @@ impl Runtime {
         let uptime = now.saturating_sub(engine.started_at);
         let plan = &self.settings.plan;
         if let Some(why) = engine.planned.look(plan, Zoned::now, uptime, wishes) {
-            let incarnation = engine.launch;
             let grace = self.settings.drain_grace;
+            if self.settings.standby {
+                self.restart(grace, Some(why));
+                return;
+            }
+            let incarnation = engine.launch;
             self.emit(EngineEvent::Planned { incarnation, why });
             self.feed_at(Event::Restart { grace }, now);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Engine, Runtime, SWEEP_AFTER_DEATH, running};
 use crate::event::EngineEvent;
-use crate::platform::{kill_strays, monotonic_now};
+use crate::platform::{Process, kill_strays, monotonic_now};
 use crate::supervisor::pre_start::PreStartRun;
 use crate::supervisor::spawn::{self, Launch, LaunchError};
 
@@ -15,8 +15,51 @@ const PREPARED_WAIT: Duration = Duration::from_millis(50);
 /// How many numbers are tried when a launch lock is held by who knows whom.
 const LOCKS_TRIED_MAX: u32 = 16;
 
+/// A process that was just made.
+pub(super) struct Launched {
+    pub launch: u32,
+    pub process: Process,
+    /// The file that it writes its output to.
+    pub live: Option<PathBuf>,
+    /// Where the first part of that is kept.
+    pub kept: Option<PathBuf>,
+}
+
 impl Runtime {
+    /// Starts the engine.
     pub(super) fn start_engine(&mut self, is_safe: bool) -> Result<(), LaunchError> {
+        let launched = self.launch(is_safe, false)?;
+        let Launched {
+            launch,
+            process,
+            live,
+            kept,
+        } = launched;
+        let now = monotonic_now();
+        let pid = process.pid();
+        self.output.runs(running(launch, &process, live.as_ref()));
+        self.ever_started = true;
+        let plan = &self.settings.plan;
+        let engine = Engine::new(launch, process, kept.clone(), now, now, plan);
+        self.engine = Some(Engine { is_safe, ..engine });
+        let gap = self.died_at.take().map(|died| now.saturating_sub(died));
+        self.emit(EngineEvent::Started {
+            incarnation: launch,
+            pid,
+            gap,
+            log: kept.unwrap_or_else(|| PathBuf::from("/dev/null")),
+            standby: false,
+        });
+        self.output.started(launch, pid, live, false);
+        Ok(())
+    }
+
+    /// Makes a process with a number of its own: the engine or its standby.
+    pub(super) fn launch(
+        &mut self,
+        is_safe: bool,
+        is_standby: bool,
+    ) -> Result<Launched, LaunchError> {
         let prepared = self.output.take(self.last_launch, PREPARED_WAIT);
         let mut launch = self.last_launch.saturating_add(1);
         if let Some(prepared) = &prepared {
@@ -25,12 +68,12 @@ impl Runtime {
         }
         // The disk is too slow to reserve a number; the output's file is in memory.
         let prepared = prepared.or_else(|| self.output.unprepared(launch));
-        let log = prepared.as_ref().map(|prepared| prepared.path.clone());
+        let live = prepared.as_ref().map(|prepared| prepared.path.clone());
         let kept = prepared.as_ref().map(|prepared| prepared.kept.clone());
         let mut tries = 0;
         let lock = loop {
             self.last_launch = launch;
-            match self.locks.lock(launch, log.as_deref()) {
+            match self.locks.lock(launch, live.as_deref()) {
                 Ok(Some(lock)) => break lock,
                 Ok(None) if tries < LOCKS_TRIED_MAX => {
                     // A number that is in use though nobody told us: not ours to disturb, take another.
@@ -43,12 +86,17 @@ impl Runtime {
                 Err(source) => return Err(self.lock_error(launch, source)),
             }
         };
+        if !is_standby {
+            self.note_active(launch);
+        }
         let command = &self.settings.command;
         let particular = Launch {
             number: launch,
-            is_relaunch: self.is_relaunch,
+            // What a standby follows is told to it when it is known.
+            is_relaunch: self.is_relaunch && !is_standby,
             is_safe,
-            last_death: self.last_death.clone(),
+            last_death: self.last_death.clone().filter(|_| !is_standby),
+            is_standby,
         };
         let started = spawn::start(command, &particular, &lock, prepared.as_ref());
         let process = match started {
@@ -60,25 +108,15 @@ impl Runtime {
                 return Err(error);
             }
         };
-        let now = monotonic_now();
-        let pid = process.pid();
-        let handed_over = lock.hand_over(&process);
-        self.output.runs(running(launch, &process, log.as_ref()));
-        self.ever_started = true;
-        let plan = &self.settings.plan;
-        self.engine = Some(Engine::new(launch, process, kept.clone(), now, now, plan));
-        let gap = self.died_at.take().map(|died| now.saturating_sub(died));
-        self.emit(EngineEvent::Started {
-            incarnation: launch,
-            pid,
-            gap,
-            log: kept.unwrap_or_else(|| PathBuf::from("/dev/null")),
-        });
-        self.output.started(launch, pid, log, false);
-        if let Err(error) = handed_over {
+        if let Err(error) = lock.hand_over(&process) {
             tracing::warn!(launch, %error, "launch lock has no pid; a successor has to search for its holder");
         }
-        Ok(())
+        Ok(Launched {
+            launch,
+            process,
+            live,
+            kept,
+        })
     }
 
     pub(super) fn lock_error(&self, launch: u32, source: std::io::Error) -> LaunchError {
@@ -120,7 +158,10 @@ impl Runtime {
 
     pub(super) fn sweep(&self) {
         if self.settings.subreaper {
-            let killed = kill_strays(self.engine.as_ref().map(|engine| &engine.process));
+            let engine = self.engine.as_ref().map(|engine| &engine.process);
+            let standby = self.standby.as_ref().map(|standby| &standby.process);
+            let engines: Vec<_> = engine.into_iter().chain(standby).collect();
+            let killed = kill_strays(&engines);
             if killed > 0 {
                 tracing::warn!(killed, "orphans of a dead engine were killed");
             }

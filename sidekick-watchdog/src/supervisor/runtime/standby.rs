@@ -1,0 +1,372 @@
+//! The standby: a second engine, booted and parked, that takes the place of one that dies.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Engine, Runtime, running};
+use crate::event::EngineEvent;
+use crate::platform::{Exit, Process, ProcessState, monotonic_now};
+use crate::supervisor::EngineLink;
+use crate::supervisor::death::Death;
+use crate::supervisor::launch::{Active, Survivor};
+use crate::supervisor::machine::standby::{Action, Event, Wish};
+use crate::supervisor::machine::{Beat, EndedBy, Event as EngineMachineEvent};
+use crate::supervisor::spawn::LaunchError;
+
+/// Looks at one that boots: growing, so that one that never parks costs nothing.
+const LOOK_FIRST: Duration = Duration::from_millis(20);
+const LOOK_MAX: Duration = Duration::from_secs(1);
+
+/// The second engine.
+#[derive(Debug)]
+pub(super) struct Standby {
+    pub launch: u32,
+    pub process: Process,
+    /// The file that it writes its output to.
+    live: Option<PathBuf>,
+    /// Where the first part of that is kept.
+    kept: Option<PathBuf>,
+    started_at: Duration,
+    link: Option<Arc<dyn EngineLink>>,
+    is_parked: bool,
+    look_at: Duration,
+    look_pause: Duration,
+}
+
+/// A restart by way of a fresh standby: it is booted first, then the engine is asked to quit.
+#[derive(Clone, Debug)]
+pub(super) struct Handover {
+    grace: Duration,
+    /// It is gone on without one that is parked after this.
+    until: Duration,
+    /// Why, where it is by plan.
+    why: Option<String>,
+}
+
+impl Runtime {
+    /// Says which launch is the engine, before anybody is told.
+    pub(super) fn note_active(&self, launch: u32) {
+        if !self.settings.standby {
+            return;
+        }
+        let active = Active {
+            launch,
+            is_relaunch: self.is_relaunch,
+            last_death: self.last_death.clone(),
+        };
+        if let Err(error) = self.active_file.write(&active) {
+            // The only other engine there may be is dead, so nobody can take the one for the other.
+            tracing::warn!(launch, %error, "which engine is active cannot be noted");
+        }
+    }
+
+    pub(super) fn adopt_standby(&mut self, survivor: Survivor) {
+        let Survivor {
+            launch,
+            process,
+            log: live,
+            ..
+        } = survivor;
+        self.last_launch = self.last_launch.max(launch);
+        let kept = live.as_deref().map(|live| self.output.kept(launch, live));
+        self.take_in(launch, process, live, kept, true);
+    }
+
+    fn take_in(
+        &mut self,
+        launch: u32,
+        process: Process,
+        live: Option<PathBuf>,
+        kept: Option<PathBuf>,
+        is_adopted: bool,
+    ) {
+        let now = monotonic_now();
+        let pid = process.pid();
+        let age = if is_adopted {
+            process.age()
+        } else {
+            Duration::ZERO
+        };
+        self.standby = Some(Standby {
+            launch,
+            process,
+            live,
+            kept,
+            started_at: now.saturating_sub(age),
+            link: None,
+            is_parked: false,
+            look_at: now + LOOK_FIRST,
+            look_pause: LOOK_FIRST,
+        });
+        self.emit(EngineEvent::StandbyStarted {
+            incarnation: launch,
+            pid,
+            adopted: is_adopted,
+        });
+        self.output.standby_started(launch);
+        self.feed_standby(Event::Spawned, now);
+    }
+
+    fn standby_wish(&self) -> Wish {
+        if !self.settings.standby || self.leaving || self.settings.no_more_starts.is_set() {
+            return Wish::None;
+        }
+        let engine = self.engine.as_ref();
+        let is_up = engine.is_some_and(|engine| engine.ready_told || !self.settings.ready_required);
+        let is_safe = engine.is_some_and(|engine| engine.is_safe);
+        let is_for_good = self.machine.is_stop_asked();
+        Wish::of(self.machine.phase(), is_up, is_safe, is_for_good)
+    }
+
+    /// Looks after the standby: whether there is to be one, and how it does.
+    pub(super) fn care_for_standby(&mut self, now: Duration) {
+        if !self.settings.standby && self.standby.is_none() {
+            return;
+        }
+        let wish = self.standby_wish();
+        self.feed_standby(Event::Wish(wish), now);
+        let due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
+        let is_due = due(self.standby_machine.deadline());
+        if is_due || due(self.standby.as_ref().map(|standby| standby.look_at)) {
+            self.look_at_standby(now);
+        }
+        if is_due {
+            self.feed_standby(Event::Tick, now);
+        }
+        self.go_on_with_handover(now);
+    }
+
+    fn look_at_standby(&mut self, now: Duration) {
+        let Some(standby) = &mut self.standby else {
+            return;
+        };
+        standby.look_pause = (standby.look_pause * 3 / 2).min(LOOK_MAX);
+        standby.look_at = now + standby.look_pause;
+        let is_new = standby.link.is_none();
+        if is_new {
+            let find = self.find_link.as_ref();
+            standby.link = find.and_then(|find| find(standby.launch));
+        }
+        let Some(link) = &standby.link else {
+            return;
+        };
+        let heartbeat = link.heartbeat();
+        let beat = Beat {
+            frames: heartbeat.frames,
+            stamp: Duration::from_nanos(heartbeat.monotonic_ns),
+            allowed_silence: heartbeat.allowed_silence,
+            paused: heartbeat.paused || standby.process.state() == ProcessState::Traced,
+            goodbye: heartbeat.clean_exit.is_some(),
+            ready: heartbeat.ready,
+            crashed: heartbeat.crashed,
+        };
+        standby.is_parked = heartbeat.parked;
+        if is_new {
+            self.feed_standby(Event::Connected, now);
+        }
+        let parked = heartbeat.parked;
+        self.feed_standby(Event::Beat { beat, parked }, now);
+    }
+
+    fn feed_standby(&mut self, event: Event, now: Duration) {
+        for action in self.standby_machine.on_event(event, now) {
+            match action {
+                Action::Spawn => self.start_standby(now),
+                Action::Kill => {
+                    if let Some(standby) = &self.standby {
+                        standby.process.kill_group();
+                    }
+                }
+                Action::TellParked => {
+                    if let Some(standby) = &self.standby {
+                        let incarnation = standby.launch;
+                        let after = now.saturating_sub(standby.started_at);
+                        self.emit(EngineEvent::StandbyParked { incarnation, after });
+                    }
+                }
+            }
+        }
+    }
+
+    fn start_standby(&mut self, now: Duration) {
+        match self.launch(false, true) {
+            Ok(launched) => self.take_in(
+                launched.launch,
+                launched.process,
+                launched.live,
+                launched.kept,
+                false,
+            ),
+            Err(error) => {
+                self.feed_standby(Event::SpawnFailed, now);
+                let retry = self.standby_machine.retry(now);
+                tracing::warn!(%error, ?retry, "no standby could be started");
+            }
+        }
+    }
+
+    /// A cold start: whatever stands by is not what is wanted (or is dying), and two would be one too many.
+    pub(super) fn start_engine_alone(&mut self, is_safe: bool) -> Result<(), LaunchError> {
+        if self.standby.is_some() {
+            self.dismiss_standby();
+        }
+        self.start_engine(is_safe)
+    }
+
+    /// Ends the standby that lives, whose program or state is of no use any more.
+    pub(super) fn dismiss_standby(&mut self) {
+        self.feed_standby(Event::Dismiss, monotonic_now());
+    }
+
+    /// Makes the standby the engine, if one lives. In this order, each step good to be repeated by a watchdog that comes
+    /// after one that was killed amid it: the word that decides, the ring of the promoted, everybody else.
+    pub(super) fn promote(&mut self) -> bool {
+        if !self.standby_machine.is_promotable() {
+            return false;
+        }
+        let is_alive =
+            |standby: &mut Standby| !matches!(standby.process.wait_dead(Duration::ZERO), Ok(true));
+        let Some(standby) = self.standby.take_if(is_alive) else {
+            return false;
+        };
+        let launch = standby.launch;
+        self.note_active(launch);
+        let link = standby
+            .link
+            .or_else(|| self.find_link.as_ref().and_then(|find| find(launch)));
+        if let Some(link) = &link {
+            link.activate(launch);
+        }
+        let now = monotonic_now();
+        let pid = standby.process.pid();
+        let process = running(launch, &standby.process, standby.live.as_ref());
+        self.output.runs(process);
+        self.ever_started = true;
+        let (kept, plan) = (standby.kept, &self.settings.plan);
+        let engine = Engine::new(launch, standby.process, kept.clone(), now, now, plan);
+        self.engine = Some(Engine { link, ..engine });
+        self.feed_standby(Event::Promoted, now);
+        let gap = self.died_at.take().map(|died| now.saturating_sub(died));
+        self.emit(EngineEvent::Started {
+            incarnation: launch,
+            pid,
+            gap,
+            log: kept.unwrap_or_else(|| PathBuf::from("/dev/null")),
+            standby: true,
+        });
+        self.output.started(launch, pid, standby.live, false);
+        true
+    }
+
+    /// The standby's death is proven.
+    pub(super) fn on_standby_death(&mut self) {
+        let now = monotonic_now();
+        let Some(standby) = self.standby.take() else {
+            return;
+        };
+        standby.process.kill_group();
+        let launch = standby.launch;
+        let link = standby
+            .link
+            .or_else(|| self.find_link.as_ref().and_then(|find| find(launch)));
+        let silent = self.standby_machine.silent();
+        let is_asked = self.standby_machine.is_ending() && silent.is_none();
+        let pid = standby.process.pid();
+        let exit = standby.process.reap();
+        let death = Death {
+            launch,
+            pid,
+            ended_by: silent.map(|silent| EndedBy::Hang { silent }),
+            uptime: now.saturating_sub(standby.started_at),
+            heartbeat: link.map(|link| link.heartbeat()),
+            is_ring_missing: false,
+            foreign: None,
+            log: standby.kept,
+            is_asked,
+            is_success: false,
+            memory: Vec::new(),
+            hang: None,
+            caught: None,
+        };
+        let mut facts = death.facts(exit);
+        facts.standby = true;
+        facts.expected |= is_asked || (exit == Exit::Unknown && silent.is_none());
+        self.feed_standby(Event::Died, now);
+        let retry = (!is_asked).then(|| self.standby_machine.retry(now));
+        self.emit(EngineEvent::StandbyEnded {
+            incarnation: launch,
+            pid,
+            cause: facts.cause.clone(),
+            retry,
+        });
+        if facts.expected {
+            self.note_told(launch);
+        } else {
+            self.output.ended_untold(facts, standby.live.clone());
+        }
+        if let Some(live) = standby.live {
+            self.output.standby_over(launch, live);
+        }
+        self.launches_over.push(launch);
+        self.sweep_soon(now);
+    }
+
+    /// A restart: where a standby is configured and the engine is up, by way of a fresh one.
+    pub(super) fn restart(&mut self, grace: Duration, why: Option<String>) {
+        let now = monotonic_now();
+        if self.standby_wish() == Wish::Have {
+            let until = now + self.settings.startup_timeout;
+            if self.handover.is_none() {
+                self.dismiss_standby();
+            }
+            let handover = Handover { grace, until, why };
+            let until = self.handover.as_ref().map_or(until, |begun| begun.until);
+            self.handover = Some(Handover { until, ..handover });
+        } else {
+            self.handover = None;
+            self.dismiss_standby();
+            self.restart_now(grace, why);
+        }
+    }
+
+    fn restart_now(&mut self, grace: Duration, why: Option<String>) {
+        if let (Some(why), Some(engine)) = (why, &self.engine) {
+            let incarnation = engine.launch;
+            self.emit(EngineEvent::Planned { incarnation, why });
+        }
+        self.feed(EngineMachineEvent::Restart { grace });
+    }
+
+    fn go_on_with_handover(&mut self, now: Duration) {
+        if self.handover.is_none() {
+            return;
+        }
+        let wish = self.standby_wish();
+        if self.engine.is_none() || wish == Wish::None {
+            self.handover = None;
+            return;
+        }
+        let is_fresh_parked = self.standby_machine.is_parked();
+        let is_over = |handover: &mut Handover| {
+            is_fresh_parked || now >= handover.until || wish != Wish::Have
+        };
+        if let Some(handover) = self.handover.take_if(is_over) {
+            self.restart_now(handover.grace, handover.why);
+        }
+    }
+
+    /// When the standby is to be cared for next.
+    pub(super) fn standby_wake(&self) -> Option<Duration> {
+        let standby = self.standby.as_ref();
+        // One that is parked is looked at when its deadline comes.
+        let look = standby
+            .filter(|standby| !standby.is_parked)
+            .map(|standby| standby.look_at);
+        let handover = self.handover.as_ref().map(|handover| handover.until);
+        [self.standby_machine.deadline(), look, handover]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
