@@ -188,6 +188,7 @@ pub(super) fn tell(event: &EngineEvent) {
 pub(super) fn session_ended(incarnation: u32, progress: &SessionProgress) {
     let epoch = progress.epoch;
     let recorded = progress.recorded.load(Ordering::Relaxed);
+    let requests = progress.requests.load(Ordering::Relaxed);
     let committed = progress.committed.load(Ordering::Acquire);
     let missing = progress.holes.load(Ordering::Relaxed);
     let refused = progress.refused_untold.load(Ordering::Relaxed);
@@ -203,6 +204,7 @@ pub(super) fn session_ended(incarnation: u32, progress: &SessionProgress) {
             incarnation,
             %epoch,
             recorded,
+            requests,
             committed,
             missing,
             "session ended, what could be read of its records is committed; gaps are uploaded for the others"
@@ -212,6 +214,7 @@ pub(super) fn session_ended(incarnation: u32, progress: &SessionProgress) {
             incarnation,
             %epoch,
             recorded,
+            requests,
             committed,
             refused,
             "session ended, everything that it recorded is committed"

@@ -50,6 +50,8 @@ pub struct SessionProgress {
     pub epoch: uuid::Uuid,
     /// Last sequence number seen in ring or spill.
     pub recorded: AtomicU64,
+    /// How many of these numbers are requests to the store, which go to no backend. Counted since this watchdog reads.
+    pub requests: AtomicU64,
     /// Everything up to this number is durable.
     pub committed: AtomicU64,
     /// Numbers that were lost to corruption and stand as holes.
@@ -537,7 +539,9 @@ impl Drain {
             .drain(&mut frames, self.config.slab_bytes_max);
         let new = match &drained {
             Ok(drained) if drained.count > 0 => {
-                requests::list(frames.get(before..).unwrap_or_default(), &mut self.last_op)
+                let seen = self.progress.recorded.load(Ordering::Relaxed);
+                let new = frames.get(before..).unwrap_or_default();
+                requests::list(new, &mut self.last_op, seen)
             }
             _ => requests::Listed::default(),
         };
@@ -586,6 +590,7 @@ impl Drain {
         self.progress
             .recorded
             .fetch_max(self.next_seq - 1, Ordering::Relaxed);
+        (self.progress.requests).fetch_add(new.new_frames, Ordering::Relaxed);
         let added = held.frames.len().saturating_sub(before);
         self.progress
             .bytes

@@ -29,6 +29,8 @@ pub(super) struct Listed {
     pub(super) queries: Vec<Asked>,
     /// There is something besides queries.
     pub(super) has_more_than_queries: bool,
+    /// Frames that are no records but requests, or parts of them, and were not read before.
+    pub(super) new_frames: u64,
 }
 
 struct Open {
@@ -39,11 +41,11 @@ struct Open {
 }
 
 /// Goes through `frames`, whole frames whose checksums were looked at. `last_op` is the last operation of the session
-/// before them and moves on.
+/// before them and moves on; numbers up to `seen` were read before.
 ///
 /// A request that is damaged (a part is missing, another frame stands amid it, it is larger than any may be) is left
 /// out: whoever wrote it is no library of ours.
-pub(super) fn list(frames: &[u8], last_op: &mut u64) -> Listed {
+pub(super) fn list(frames: &[u8], last_op: &mut u64, seen: u64) -> Listed {
     let mut listed = Listed::default();
     let mut open: Option<Open> = None;
     let mut at = 0_usize;
@@ -59,6 +61,7 @@ pub(super) fn list(frames: &[u8], last_op: &mut u64) -> Listed {
             }
         };
         listed.has_more_than_queries |= kind == FrameKind::Op;
+        listed.new_frames += u64::from(header.seq > seen);
         let fresh = Open {
             kind,
             next_seq: header.seq,

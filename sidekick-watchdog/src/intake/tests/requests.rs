@@ -340,7 +340,7 @@ fn an_operation_whose_watchdog_died_is_answered_by_the_next() {
     attachment.resume(1, Default::default());
     let mut frames = Vec::new();
     let drained = attachment.drain(&mut frames, 1 << 20).unwrap();
-    let listed = crate::intake::requests::list(&frames, &mut 0);
+    let listed = crate::intake::requests::list(&frames, &mut 0, 0);
     let head = crate::slab::SlabHead {
         source: "test".into(),
         epoch: engine.epoch(),
@@ -505,7 +505,7 @@ fn only_full_checkpoints_coalesce() {
     attachment.resume(1, Default::default());
     let mut frames = Vec::new();
     attachment.drain(&mut frames, 16 << 20).unwrap();
-    let listed = crate::intake::requests::list(&frames, &mut 0);
+    let listed = crate::intake::requests::list(&frames, &mut 0, 0);
     let versions = |ops: &[OpAt]| -> Vec<u64> {
         ops.iter()
             .map(|op| {
