@@ -7,9 +7,10 @@ extends Node2D
 ## [codeblock lang=text]
 ## client: joined {"tick":…,"player":…,"score":…}
 ## client: lost {"gap_ms":…}
-## client: resumed {"gap_ms":…,"tick":…,"tick_before":…,"player":…,"player_before":…,"score":…,"score_before":…}
+## client: resumed {"gap_ms":…,"tick":…,"tick_before":…,"tick_began":…,"player":…,"player_before":…,"score":…,"score_before":…}
 ## [/codeblock]
-## [code]gap_ms[/code] is the time from the last word of the dead server to the first state of the match that the next one told.
+## [code]gap_ms[/code] is the time from the last word of the dead server to the first state of the match that the next one told,
+## [code]tick_began[/code] the tick at which that one took the match up: what lies between it and [code]tick_before[/code] is played again.
 
 const Feed := preload("res://shared/feed.gd")
 const Reconnect := preload("res://addons/sidekick/client/sidekick_reconnect.gd")
@@ -17,6 +18,7 @@ const Trouble := preload("res://server/trouble.gd")
 
 const HEALTH_MAX := 100.0
 const NOBODY := -1
+const UNKNOWN := -1
 
 @onready var _feed: Feed = $Feed
 @onready var _reconnect: Reconnect = $Feed/Reconnect
@@ -28,6 +30,8 @@ var _health := 0
 var _told_usec := 0
 ## What was known when the server was lost; empty while nothing is to be compared.
 var _before := {}
+## The tick at which the server took the match up; unknown until it says so.
+var _began_at := UNKNOWN
 var _is_told := false
 var _gap_ms := 0.0
 var _worst_gap_ms := 0.0
@@ -40,6 +44,7 @@ func _init() -> void:
 
 
 func _ready() -> void:
+	_feed.began.connect(func(tick: int) -> void: _began_at = tick)
 	_feed.told.connect(_on_told)
 	_feed.shown.connect(_on_shown)
 	_reconnect.lost.connect(_on_lost)
@@ -82,9 +87,11 @@ func _on_told(tick: int, player: int, score: int, health: int) -> void:
 		_is_told = true
 		_say("joined", {"tick": tick, "player": player, "score": score})
 	elif not _before.is_empty():
+		if _began_at == UNKNOWN:
+			return
 		_gap_ms = (now_usec - _told_usec) / 1000.0
 		_worst_gap_ms = maxf(_worst_gap_ms, _gap_ms)
-		_before.merge({"gap_ms": snappedf(_gap_ms, 0.1), "tick": tick, "player": player, "score": score})
+		_before.merge({"gap_ms": snappedf(_gap_ms, 0.1), "tick": tick, "tick_began": _began_at, "player": player, "score": score})
 		_say("resumed", _before)
 		_before = {}
 	_tick = tick
@@ -101,6 +108,7 @@ func _on_shown(positions: PackedVector2Array, healths: PackedInt32Array) -> void
 
 
 func _on_lost(gap_ms: float) -> void:
+	_began_at = UNKNOWN
 	_before = {"tick_before": _tick, "player_before": _player, "score_before": _score}
 	_say("lost", {"gap_ms": snappedf(gap_ms, 0.1)})
 

@@ -17,6 +17,8 @@ const SHOW_EVERY := 6
 ## The player of each session's token.
 var seats: Dictionary[String, int] = {}
 
+var _began_at := 0
+
 @onready var _arena: Arena = $"../Arena"
 @onready var _feed: Feed = $"../Feed"
 @onready var _reconnect: Reconnect = $"../Feed/Reconnect"
@@ -34,6 +36,7 @@ func open() -> void:
 		push_warning("arena: nobody can come in: UDP port %d: %s" % [port, error_string(error)])
 		return
 	multiplayer.multiplayer_peer = peer
+	_began_at = _arena.tick
 	_reconnect.session_opened.connect(_on_session_opened)
 	_reconnect.serve()
 	print("arena: open on UDP port %d" % port)
@@ -50,7 +53,8 @@ func _physics_process(_delta: float) -> void:
 			_feed.show(peer, _arena.positions, _arena.health)
 
 
-func _on_session_opened(token: String, _peer: int) -> void:
+func _on_session_opened(token: String, peer: int) -> void:
+	_feed.begin(peer, _began_at)
 	if not seats.has(token):
 		seats[token] = _best_free_player()
 		Sidekick.record(&"join", {"tick": _arena.tick, "player": seats[token]})

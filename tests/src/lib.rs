@@ -16,8 +16,10 @@
 //! - [`history`]: what is seen of an engine over the lives of its watchdogs.
 //! - [`scene`]: a game that plays one act, and what must hold afterwards.
 //! - [`journal`]: what a game says it recorded, to be held against the ledger.
+//! - [`bot`]: a client of the demo's arena.
 //! - [`folders`], [`ports`], [`process`], [`wait`]: what a test needs of the system, given back at its end.
 
+pub mod bot;
 pub mod build;
 pub mod claims;
 pub mod double;

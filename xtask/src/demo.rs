@@ -2,9 +2,10 @@
 //!
 //! What is compared comes from three sides that know nothing of one another: the game notes once a frame how many of
 //! its `record()` calls had been taken, the watchdog says what it found in each ring and what it committed, and a
-//! small backend on loopback counts what it was sent.
+//! small backend on loopback counts what it was sent. A client plays along and tells what its player sees of each death.
 
 mod ending;
+mod player;
 mod show;
 
 use std::error::Error;
@@ -17,11 +18,13 @@ use clap::Args;
 use sidekick_tests::build::Profile;
 use sidekick_tests::folders::{Folder, repository};
 use sidekick_tests::godot::Godot;
+use sidekick_tests::ports;
 use sidekick_tests::process::{Running, Token};
 use sidekick_tests::receiver::Receiver;
 use sidekick_tests::watchdog::LogLine;
 
 use self::ending::Ending;
+use self::player::Player;
 use self::show::Stage;
 use crate::{godot, install};
 
@@ -65,14 +68,17 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     );
     println!("   backend   {}", receiver.url());
     println!("   data      {}", folder.path().display());
+    let port = ports::free_udp();
     let mut stage = Stage::new(
-        start(options, &godot, &receiver, &folder, &runtime, &token)?,
+        start(options, &godot, &receiver, &folder, &runtime, &token, port)?,
         PATIENCE,
     );
     let connected = stage.wait("the game to be ready", |line| {
         (line.message == "game ready").then(|| line.fields["after_ms"].as_f64().unwrap_or_default())
     })?;
     println!("   ready     {connected:.0} ms after its start");
+    let mut player = Player::join(&godot, port, folder.path(), PATIENCE)?;
+    println!("   client    plays as {}", player.name());
 
     if options.forever {
         println!("3. Killing it every {}, until Ctrl-C", options.crash_every);
@@ -88,6 +94,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         thread::sleep(options.crash_every.into());
         let Some(way) = ways.next() else { break };
         kill(*way, &mut stage, &token, &folder, began.elapsed())?;
+        println!("            {}", player.resumed()?);
         if options.forever {
             println!(
                 "              at the backend so far: {}",
@@ -96,6 +103,8 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         }
     }
     thread::sleep(Duration::from_secs(1));
+    let goes_on = player.verdict();
+    drop(player);
 
     println!("4. Asking the watchdog to end (SIGTERM)");
     let status = stage.end()?;
@@ -106,7 +115,9 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     if !status.success() {
         return Err(format!("the watchdog ended with {status}").into());
     }
-    account.verdict()
+    account.verdict()?;
+    println!("   {}", goes_on?);
+    Ok(())
 }
 
 /// Gets Godot while cargo builds.
@@ -133,6 +144,7 @@ fn start(
     folder: &Folder,
     runtime: &Folder,
     token: &Token,
+    port: u16,
 ) -> Result<Running, Box<dyn Error>> {
     let config = folder.join("sidekick.toml");
     fs::write(
@@ -161,7 +173,8 @@ fn start(
         .arg(folder.join("data"))
         .arg("--runtime-dir")
         .arg(runtime.path())
-        .args(["--", "--players", &options.players.to_string(), "--witness"])
+        .args(["--", "--players", &options.players.to_string()])
+        .args(["--port", &port.to_string(), "--witness"])
         .arg(witness)
         .arg("--command-file")
         .arg(folder.join("command"))
