@@ -1,64 +1,34 @@
 //! A client of the demo's arena sees its server killed, and goes on with the next one.
 
-use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use sidekick_tests::bot::Bot;
 use sidekick_tests::godot::Godot;
 use sidekick_tests::ports;
-use sidekick_tests::process::{self, Running, Token};
+use sidekick_tests::process;
 use sidekick_tests::project::{Engine, Options, Project};
-use sidekick_tests::wait;
+use sidekick_tests::watchdog::Setup;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A client without a window, and its port. It is killed when this value goes.
-struct Bot {
-    running: Running,
-    _token: Token,
+/// Starts a client of the project's server.
+fn client(godot: &Godot, project: &Project, port: u16, arguments: &[&str]) -> Bot {
+    Bot::start(godot, project.path(), port, arguments, project.path())
 }
 
-impl Bot {
-    fn start(godot: &Godot, project: &Project, port: &str, arguments: &[&str]) -> Self {
-        let token = Token::new();
-        let mut command = Command::new(&godot.path);
-        command.args(["--headless", "--path"]).arg(project.path());
-        command.args(["res://client/client.tscn", "--", "--port", port]);
-        command.args(arguments);
-        token.mark(&mut command);
-        project.confine(&mut command);
-        Self {
-            running: Running::start(&mut command).expect("a client"),
-            _token: token,
-        }
-    }
-
-    /// The `number`th time, from 1, that the client said this.
-    #[track_caller]
-    fn said(&self, what: &str, number: usize) -> Value {
-        let prefix = format!("client: {what} ");
-        wait::poll(DEADLINE, || {
-            let lines = self.running.lines.all();
-            let mut told = lines.iter().filter_map(|line| line.strip_prefix(&prefix));
-            told.nth(number - 1)
-                .and_then(|json| serde_json::from_str(json).ok())
-        })
-        .unwrap_or_else(|| panic!("no {what} {number}: {:#?}", self.running.lines.all()))
-    }
-
-    fn count(&self, what: &str) -> usize {
-        let lines = self.running.lines.all();
-        lines
-            .iter()
-            .filter(|line| line.starts_with(&format!("client: {what} ")))
-            .count()
-    }
+/// The `number`th time, from 1, that the client said this.
+#[track_caller]
+fn said(bot: &Bot, what: &str, number: usize) -> Value {
+    bot.wait(what, number, DEADLINE)
+        .unwrap_or_else(|| panic!("no {what} {number}: {:#?}", bot.running.lines.all()))
 }
 
-fn serve(godot: &Godot, project: &Project, port: &str) -> Engine {
+fn serve(godot: &Godot, project: &Project, port: u16) -> Engine {
+    let port = port.to_string();
     let options = Options {
-        user_arguments: vec!["--players", "20", "--port", port],
+        user_arguments: vec!["--players", "20", "--port", &port],
         ..Options::default()
     };
     let mut server = project.start(godot, &options);
@@ -70,50 +40,93 @@ fn serve(godot: &Godot, project: &Project, port: &str) -> Engine {
 /// nothing of the match before.)
 fn a_client_goes_on_with_the_next_server(godot: &Godot) {
     let project = Project::demo();
-    let port = ports::free_udp().to_string();
-    let mut server = serve(godot, &project, &port);
-    let bot = Bot::start(godot, &project, &port, &["--token", "one"]);
-    let other = Bot::start(godot, &project, &port, &[]);
-    let joined = bot.said("joined", 1);
-    assert_ne!(joined["player"], other.said("joined", 1)["player"]);
+    let port = ports::free_udp();
+    let mut server = serve(godot, &project, port);
+    let bot = client(godot, &project, port, &["--token", "one"]);
+    let other = client(godot, &project, port, &[]);
+    let joined = said(&bot, "joined", 1);
+    assert_ne!(joined["player"], said(&other, "joined", 1)["player"]);
     for number in 1..=2 {
         process::signal(&server.token, server.running.pid(), Signal::KILL);
-        let lost = bot.said("lost", number);
+        let lost = said(&bot, "lost", number);
         assert!(
             lost["gap_ms"].as_f64() >= Some(150.0),
             "not before its time: {lost}"
         );
-        server = serve(godot, &project, &port);
-        let resumed = bot.said("resumed", number);
+        server = serve(godot, &project, port);
+        let resumed = said(&bot, "resumed", number);
         assert!(
             resumed["gap_ms"].as_f64() >= lost["gap_ms"].as_f64(),
             "{resumed}"
         );
-        other.said("resumed", number);
+        said(&other, "resumed", number);
     }
+}
+
+/// The arena keeps nothing by itself: with its State node the match goes on after each `kill -9` where it was, up to a checkpoint
+/// interval, and each client gets the player that it had.
+fn the_match_goes_on_after_each_kill(godot: &Godot) {
+    /// The interval of the State node (0.1 s at 60 ticks a second), the tick in which it was due, and the one that the client saw.
+    const LOST_TICKS_MAX: i64 = 8;
+    let project = Project::demo();
+    let mut setup = Setup::new();
+    let port = ports::free_udp();
+    let arguments = ["--players", "50", "--port", &port.to_string()];
+    setup.set_engine(project.command_line(godot, &arguments));
+    setup.set_config("[restart]\nbackoff_first = \"10ms\"\nbackoff_max = \"50ms\"\n");
+    let watchdog = setup.start();
+    let bots = [
+        client(godot, &project, port, &[]),
+        client(godot, &project, port, &[]),
+    ];
+    let joined: Vec<Value> = bots.iter().map(|bot| said(bot, "joined", 1)).collect();
+    assert_ne!(joined[0]["player"], joined[1]["player"]);
+    let mut tick = 0;
+    for number in 1..=5 {
+        // A while after the last: what is kept must be newer than what was restored.
+        let ticks = |status: &Value| status["engine"]["frame"].as_u64().filter(|it| *it > 60);
+        watchdog.wait_for_status("a match that goes on", DEADLINE, ticks);
+        for engine in setup.engines(Some(&watchdog)) {
+            setup.signal(engine, Signal::KILL);
+        }
+        for (bot, joined) in bots.iter().zip(&joined) {
+            let word = said(bot, "resumed", number);
+            let value = |name: &str| word[name].as_f64().unwrap_or(f64::NAN) as i64;
+            let lost = value("tick_before") - value("tick_began");
+            assert!(lost <= LOST_TICKS_MAX, "{lost} ticks are missing: {word}");
+            assert!(value("score") >= value("score_before") - 1, "{word}");
+            assert_eq!(word["player"], joined["player"], "{word}");
+            assert!(value("tick_began") > tick, "it does not move: {word}");
+        }
+        tick = said(&bots[0], "resumed", number)["tick"]
+            .as_f64()
+            .unwrap_or_default() as i64;
+    }
+    watchdog.stop(DEADLINE);
 }
 
 /// A server that only stands still is lost as well; once it goes on, the client is let in again, and its old connection is no
 /// second player.
 fn a_client_comes_back_to_a_server_that_stood_still(godot: &Godot) {
     let project = Project::demo();
-    let port = ports::free_udp().to_string();
-    let server = serve(godot, &project, &port);
-    let bot = Bot::start(godot, &project, &port, &[]);
-    let joined = bot.said("joined", 1);
+    let port = ports::free_udp();
+    let server = serve(godot, &project, port);
+    let bot = client(godot, &project, port, &[]);
+    let joined = said(&bot, "joined", 1);
     process::signal(&server.token, server.running.pid(), Signal::STOP);
-    bot.said("lost", 1);
+    said(&bot, "lost", 1);
     process::signal(&server.token, server.running.pid(), Signal::CONT);
-    let resumed = bot.said("resumed", 1);
+    let resumed = said(&bot, "resumed", 1);
     assert_eq!(resumed["player"], joined["player"], "{resumed}");
     assert!(
         resumed["tick"].as_u64() >= resumed["tick_before"].as_u64(),
         "{resumed}"
     );
-    assert_eq!(bot.count("joined"), 1);
+    assert_eq!(bot.words("joined").len(), 1);
 }
 
 sidekick_tests::godot_claims!(
+    the_match_goes_on_after_each_kill,
     a_client_goes_on_with_the_next_server,
     a_client_comes_back_to_a_server_that_stood_still,
 );

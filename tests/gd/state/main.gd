@@ -73,7 +73,7 @@ func _act() -> void:
 			note("bad", "")
 		"foreign":
 			$State.free()
-			Engine.get_singleton(&"Sidekick").call(&"checkpoint", "Main/State", [1, "two"])
+			Sidekick.checkpoint("Main/State", [1, "two"])
 			note("kept", "")
 		"quit":
 			get_tree().quit()
