@@ -163,8 +163,8 @@ func _get_configuration_warnings() -> PackedStringArray:
 func checkpoint_now() -> bool:
 	if _sidekick == null or _is_waiting or not is_physics_processing():
 		return false
-	var state: Dictionary[String, Variant] = _look()
-	var changes: Dictionary[String, Variant] = _changes(state)
+	var state: Dictionary = _look()
+	var changes: Dictionary = _changes(state)
 	if changes.is_empty() and not _needs_full:
 		return true
 	var is_full: bool = _needs_full or _deltas + 1 >= mini(full_every, DELTAS_MAX)
@@ -239,8 +239,10 @@ func _restore(timeout_s: float) -> void:
 	# Asked for in any case: the checkpoints from now on are numbered after the last one.
 	var state: Variant = _sidekick.call(&"restore", _key, null, timeout_s)
 	var info: Dictionary = _sidekick.call(&"restore_info", _key)
+	if not info.has("status"):
+		info["status"] = "none"
 	var was_waiting: bool = _is_waiting
-	_is_waiting = info.get("status", "") == "timeout"
+	_is_waiting = info["status"] == "timeout"
 	if _is_waiting:
 		if not was_waiting:
 			push_warning(
@@ -252,7 +254,7 @@ func _restore(timeout_s: float) -> void:
 			)
 			restored.emit(info)
 		return
-	if info.get("status", "") == "restored":
+	if info["status"] == "restored":
 		if restore_always or _sidekick.call(&"is_relaunch"):
 			info.merge(_apply(state), true)
 		else:
@@ -308,8 +310,8 @@ func _is_to_set(entry: String, state: Dictionary, skipped: PackedStringArray) ->
 
 
 ## Every value as it is now, by its path. The game's own arrays and dictionaries, not copies.
-func _look() -> Dictionary[String, Variant]:
-	var state: Dictionary[String, Variant] = {}
+func _look() -> Dictionary:
+	var state: Dictionary = {}
 	var root: Node = get_node_or_null(root_path)
 	if root == null:
 		_warn_once(String(root_path), "nothing is kept: there is no node %s" % root_path)
@@ -334,7 +336,7 @@ func _look() -> Dictionary[String, Variant]:
 
 
 ## Puts what was just read into [param state], unless it cannot be stored.
-func _take(state: Dictionary[String, Variant], entry: String) -> void:
+func _take(state: Dictionary, entry: String) -> void:
 	var problem: String = _kept.problem
 	if problem.is_empty() and _suspects.has(entry):
 		problem = Kept.why_unstorable(_kept.value)
@@ -345,8 +347,8 @@ func _take(state: Dictionary[String, Variant], entry: String) -> void:
 
 
 ## What differs from what was told; null for a spawned child that is gone.
-func _changes(state: Dictionary[String, Variant]) -> Dictionary[String, Variant]:
-	var changes: Dictionary[String, Variant] = {}
+func _changes(state: Dictionary) -> Dictionary:
+	var changes: Dictionary = {}
 	for entry: String in state:
 		if not _told.has(entry) or not Kept.same(_told[entry], state[entry]):
 			changes[entry] = state[entry]
@@ -365,7 +367,7 @@ func _tell(entry: String, value: Variant) -> void:
 
 
 ## A complete checkpoint was refused: whether that is because of values that cannot be stored, which are left out from now on.
-func _find_suspects(state: Dictionary[String, Variant]) -> bool:
+func _find_suspects(state: Dictionary) -> bool:
 	var found: bool = false
 	for entry: String in state:
 		if not _suspects.has(entry) and not Kept.why_unstorable(state[entry]).is_empty():

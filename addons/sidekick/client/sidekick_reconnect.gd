@@ -22,6 +22,9 @@ extends Node
 ## ENet itself takes a silent server for gone after many seconds. This node sends a ping of its own each [member ping_every_s] and takes an
 ## answer that stays out for [member lost_after_s] for the end; a client that stands still itself (loading a level) is not fooled by that.
 ## [br][br]
+## Give the server several times as many places ([code]max_clients[/code]) as there are players: one that stood still for a second finds some
+## attempts of each of them.
+## [br][br]
 ## The token is what proves who the player is: 128 random bits, made by the client, known to it and to the server alone. Use a connection with
 ## DTLS where others can listen.
 
@@ -42,7 +45,9 @@ enum State { CLOSED, SERVING, CONNECTING, GREETING, OPEN }
 const TOKEN_BYTES_MAX: int = 64
 ## One attempt to connect is given at least this many round trips.
 const ROUND_TRIPS_PER_ATTEMPT: float = 4.0
-## However long the attempts get.
+## Each attempt is given so much more time than the one before, up to the maximum: a server that stands still finds every attempt of that time
+## waiting for it, and ENet keeps a place for each of them for some seconds.
+const ATTEMPT_GROWTH: float = 1.2
 const ATTEMPT_S_MAX: float = 2.0
 
 ## Silence of the server after which the connection counts as lost. Less than three round trips makes false alarms.
@@ -149,7 +154,7 @@ func _connect() -> void:
 	_state = State.CONNECTING
 	# A server that is far away, or busy, must not be called off each time before it could answer.
 	var patience_s: float = maxf(attempt_s, round_trip_s * ROUND_TRIPS_PER_ATTEMPT)
-	_attempt_left_s = minf(patience_s * (1.0 + 0.1 * _attempts), maxf(ATTEMPT_S_MAX, patience_s))
+	_attempt_left_s = minf(patience_s * pow(ATTEMPT_GROWTH, _attempts), maxf(ATTEMPT_S_MAX, patience_s))
 	_attempts += 1
 	var peer: MultiplayerPeer = _make_peer.call()
 	if peer != null and peer.get_connection_status() != MultiplayerPeer.CONNECTION_DISCONNECTED:
