@@ -82,7 +82,7 @@ struct Job {
 }
 
 enum JobOutput {
-    Followed(Collected),
+    Followed(Box<Collected>),
     /// Its death was not told in time: a watchdog before us may have begun to.
     Unfollowed(Collect),
 }
@@ -138,7 +138,7 @@ impl Reporter {
     pub fn death(&self, facts: DeathFacts, collected: Collected) {
         self.push(Job {
             facts,
-            output: JobOutput::Followed(collected),
+            output: JobOutput::Followed(Box::new(collected)),
         });
     }
 
@@ -198,7 +198,7 @@ impl Worker {
             let incarnation = facts.incarnation;
             if !facts.expected {
                 let report = match output {
-                    JobOutput::Followed(collected) => make(&self.config, facts, collected),
+                    JobOutput::Followed(collected) => make(&self.config, facts, *collected),
                     JobOutput::Unfollowed(collect) => match begun(&self.config, &facts) {
                         Some(report) => report,
                         None => make(&self.config, facts, collect()),
