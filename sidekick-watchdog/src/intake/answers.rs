@@ -63,6 +63,16 @@ impl Answers {
         self.owes = true;
     }
 
+    /// The session goes on in another ring file: what was on its way may be lost with the old one. Its questions and
+    /// watches it asks again by itself; answers of operations are due again.
+    pub(super) fn begin_anew(&mut self) {
+        let noted = self.noted;
+        *self = Self {
+            noted,
+            ..Self::new(self.asker.clone())
+        };
+    }
+
     /// Whose answers they are: the store's name for it may become known late.
     pub(super) fn set_source(&mut self, source: &str) {
         self.asker.source.clear();

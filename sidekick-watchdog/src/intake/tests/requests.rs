@@ -405,6 +405,51 @@ fn a_watch_tells_of_what_others_do() {
     intake.stop();
 }
 
+/// A damaged ring is left for another: what was under way in the old one's downlink is told again.
+#[test]
+fn watches_and_answers_outlive_a_rotation() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    let memory = Arc::new(Memory::default());
+    // As the application does: another number for each ring that is taken up.
+    let generation = AtomicU32::new(0);
+    let (attached, is_attached) = std::sync::mpsc::channel();
+    let attached = Mutex::new(attached);
+    let intake = start_with(dir.path(), &memory, 1 << 20, move |event| {
+        if let IntakeEvent::Attached(session) = event {
+            let next = 1 + generation.fetch_add(1, Ordering::Relaxed);
+            session.controls.set_generation(next.into());
+            attached.lock().unwrap().send(session.controls).unwrap();
+        }
+    });
+    let controls = is_attached.recv_timeout(PATIENCE).unwrap();
+    engine.on_frame(Phase::Running);
+    let watch = StoreQuery::Watch {
+        pattern: Pattern::new("/a").unwrap(),
+        from_revision: 0,
+    };
+    let watch = engine.query(&watch).unwrap();
+    assert!(matches!(reply(&engine, watch), StoreResult::Ok(_)));
+    controls.set_rotate_to(1);
+    engine.on_frame(Phase::Running);
+    is_attached.recv_timeout(PATIENCE).expect("the next ring");
+    engine.on_frame(Phase::Running);
+    let number = engine.op(&put("/a", b"1")).unwrap();
+    let (mut is_answered, mut is_told) = (false, false);
+    while !(is_answered && is_told) {
+        engine.on_frame(Phase::Running);
+        match message(&engine, PATIENCE) {
+            Some(Message::Reply { number: of, .. }) => is_answered |= of == number,
+            Some(Message::Events { watch: of, batch }) => {
+                assert_eq!((of, batch.events.len()), (watch, 1));
+                is_told = true;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    intake.stop();
+}
+
 /// What a new engine restores while its predecessor's last checkpoint is on its way to a slow disk: the version, and
 /// whether it was told before that one was committed. `memory` is how the committer behaves.
 fn restored_over_a_slow_disk(memory: &Arc<Memory>) -> (u64, bool) {
