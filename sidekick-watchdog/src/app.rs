@@ -1,10 +1,10 @@
 //! Wires the parts; the only file that knows them all.
 //!
-//! The data's way: ring → [`crate::intake`] → [`crate::store`] → [`crate::upload`]; all of it is the data [`plane`]. The
+//! The data's way: ring → [`crate::intake`] → [`crate::store`] → [`crate::upload`]; all of it is the data `plane`. The
 //! engine's way: [`crate::supervisor`] starts it and tells us, we tell intake to expect its ring, intake
 //! hands us the ring's words, the supervisor gets them. Nothing here decides anything about either.
 //!
-//! The engine's way needs nothing of the data's: it begins first ([`start`]), and goes on while the plane is closed.
+//! The engine's way needs nothing of the data's: it begins first (`start`), and goes on while the plane is closed.
 //!
 //! The end: first the engine (its grace), then what it left in the ring is drained and committed, then uploads get
 //! their grace, then the store closes. What could not be uploaded is in the store for the next start.

@@ -304,11 +304,11 @@ impl Handle {
     }
 }
 
-/// Whether an engine of an earlier watchdog runs, which [`spawn`] would adopt. Only the holder of the data directory's lock
+/// Whether an engine of an earlier watchdog runs, which [`spawn()`] would adopt. Only the holder of the data directory's lock
 /// may ask. Blocks for some milliseconds, up to 5 s if the holder of a launch lock cannot be made out.
 ///
 /// # Errors
-/// As [`spawn`].
+/// As [`spawn()`].
 pub fn is_engine_running(runtime_dir: &Path, data_dir: &Path) -> Result<bool, SupervisorError> {
     let locks = LaunchLocks::new(runtime_dir);
     let mut survey = locks.survey()?;
