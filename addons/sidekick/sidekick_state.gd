@@ -75,6 +75,7 @@ static var _was_restored: Dictionary[String, bool] = {}
 
 ## The extension's singleton; null where there is no library.
 var _sidekick: Object = null
+var _is_started: bool = false
 var _key: String = ""
 var _kept: Kept = Kept.new()
 ## What the last checkpoints told together, in copies of our own.
@@ -98,18 +99,17 @@ func _enter_tree() -> void:
 		process_mode = PROCESS_MODE_ALWAYS
 	# After everything else that moves in this frame.
 	process_physics_priority = 1 << 20
-	var anchor: Node = _anchor()
-	if not anchor.is_node_ready():
-		anchor.ready.connect(_start, CONNECT_ONE_SHOT)
-	elif is_node_ready():
+	if _is_started:
 		# Taken out of the tree, and put in again.
 		_resume()
+	elif not _anchor().ready.is_connected(_start):
+		_anchor().ready.connect(_start, CONNECT_ONE_SHOT)
 
 
 func _ready() -> void:
-	# Added to a scene that stands already.
+	# Added to a scene that stands already, or by a script in the scene's _ready, which also counts as ready: the signal is first there.
 	if not Engine.is_editor_hint() and _anchor().is_node_ready():
-		_start()
+		_start.call_deferred()
 
 
 func _exit_tree() -> void:
@@ -195,8 +195,9 @@ func _anchor() -> Node:
 
 ## When the scene is ready.
 func _start() -> void:
-	if not is_inside_tree():
+	if _is_started or not is_inside_tree():
 		return
+	_is_started = true
 	_sidekick = Engine.get_singleton(&"Sidekick") if Engine.has_singleton(&"Sidekick") else null
 	# A library that is older than this script keeps no state.
 	if _sidekick == null or not _sidekick.has_method(&"checkpoint_delta") or not _sidekick.call(&"is_supervised"):

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use sidekick_tests::double;
 use sidekick_tests::folders::repository;
 use sidekick_tests::godot::Godot;
 use sidekick_tests::process::Running;
@@ -245,6 +246,57 @@ fn a_clean_end_is_the_end_of_the_match(godot: &Godot) {
     watchdog.stop(DEADLINE);
 }
 
+/// The watchdog does not answer in time: the game begins with its defaults and overwrites nothing; when the answer comes, what was
+/// kept is restored after all. (The node is made by a script here.)
+fn a_late_answer_is_restored_late(godot: &Godot) {
+    const GAME: &str = "extends Node
+
+const State := preload(\"res://addons/sidekick/sidekick_state.gd\")
+
+var round: int = 0
+
+
+func _ready() -> void:
+	var state: State = State.new()
+	state.name = \"State\"
+	state.properties = [^\":round\"] as Array[NodePath]
+	state.interval_s = 0.0
+	state.restore_timeout_s = 0.2
+	add_child(state)
+	round = 1
+	var info: Dictionary = await state.restored
+	print(\"restored \", info.status, round)
+	if info.status == \"timeout\":
+		print(\"kept \", state.checkpoint_now())
+		info = await state.restored
+		print(\"late \", info.status, round)
+	round += 6
+	print(\"now \", state.checkpoint_now())
+	await Sidekick.flush()
+	get_tree().quit()
+";
+    let project = Project::new(GAME);
+    let mut watchdog = double::Watchdog::new();
+    let engine = watchdog.launch(godot, &project);
+    let output = watchdog.serve_to_the_end(engine);
+    output.assert_clean_exit(0);
+    assert_eq!(output.answer("restored "), Some("none1"));
+    assert_eq!(output.answer("now "), Some("true"));
+
+    watchdog.set("LAUNCH", "8");
+    watchdog.answers = false;
+    let mut engine = watchdog.launch(godot, &project);
+    watchdog.serve_until("a question", |watchdog| watchdog.store.queries.len() > 1);
+    engine.wait_for_line("kept ", DEADLINE);
+    watchdog.answers = true;
+    let output = watchdog.serve_to_the_end(engine);
+    output.assert_clean_exit(0);
+    assert_eq!(output.answer("restored "), Some("timeout1"));
+    assert_eq!(output.answer("kept "), Some("false"));
+    assert_eq!(output.answer("late "), Some("restored7"));
+    assert_eq!(output.answer("now "), Some("true"));
+}
+
 /// Without a watchdog the scene stays as `_ready` made it; the game learns so at the same moment as otherwise.
 fn without_a_watchdog_nothing_is_kept(godot: &Godot) {
     let options = Options {
@@ -354,6 +406,7 @@ sidekick_tests::godot_claims!(
     another_shape_of_scene_gets_what_fits,
     what_others_wrote_is_left_alone,
     a_clean_end_is_the_end_of_the_match,
+    a_late_answer_is_restored_late,
     without_a_watchdog_nothing_is_kept,
     the_editor_helps_to_pick,
 );
