@@ -9,7 +9,9 @@ extends Node
 ## # The server, once its state is restored and its port is open.
 ## $Reconnect.serve()
 ## $Reconnect.session_opened.connect(func(token: String, peer: int) -> void:
-##     players_by_token.get_or_add(token, make_player()).peer = peer)
+##     if not players.has(token):
+##         players[token] = make_player()
+##     players[token].peer = peer)
 ##
 ## # The client.
 ## $Reconnect.lost.connect(func(gap_ms: float) -> void: $Overlay.show())
