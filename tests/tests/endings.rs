@@ -57,7 +57,7 @@ fn a_restart_at_four_daily(godot: &Godot) {
 /// `[engine] quit_without_watchdog`: a game whose watchdog comes back in time plays on; one whose watchdog stays away saves and
 /// quits by itself, and what it recorded is not lost.
 fn a_game_whose_watchdog_stays_away(godot: &Godot) {
-    let config = "[engine]\nquit_without_watchdog = \"5s\"\n";
+    let config = "[engine]\nquit_without_watchdog = \"15s\"\n";
     let scene = Scene::new(godot, &[], config);
     let watchdog = scene.setup.start();
     plays(&watchdog, 1);

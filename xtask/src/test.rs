@@ -25,16 +25,22 @@ pub struct Options {
     /// Leave out what takes long: the exhaustive models.
     #[arg(long)]
     quick: bool,
+    /// Fail where there is no Godot, instead of ignoring the tests that need one.
+    #[arg(long)]
+    require_godot: bool,
 }
 
 /// Runs the tests.
 ///
 /// # Errors
-/// When one failed or did not compile; the summary was printed.
+/// When one failed or did not compile, or none ran; the summary was printed.
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
-    // Not fatal: what needs no engine is worth running without.
+    // Not fatal where nobody asked for it: what needs no engine is worth running without.
     if let Err(error) = godot::locate() {
+        if options.require_godot {
+            return Err(format!("no Godot to test with: {error}").into());
+        }
         eprintln!("test: {error}");
     }
     // The debug builds: they check for overflow, and every test uses them. What is measured builds its own.
@@ -181,8 +187,9 @@ impl Tally {
         }
     }
 
+    /// Nothing that passed proves nothing: a filter that fits no test, or a summary that we no longer understand.
     fn is_good(&self) -> bool {
-        self.failed == 0 && self.broken.is_empty()
+        self.passed > 0 && self.failed == 0 && self.broken.is_empty()
     }
 
     fn print(&self, seconds: u64) {
@@ -234,8 +241,20 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_does_not_compile_is_not_good() {
+    fn a_run_without_a_test_is_not_good() {
         let mut tally = Tally::default();
+        tally.count("test result: ok. 0 passed; 0 failed; 3 ignored; 0 measured; 9 filtered out");
+        assert!(!tally.is_good());
+        tally.count("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out");
+        assert!(tally.is_good());
+    }
+
+    #[test]
+    fn a_run_that_does_not_compile_is_not_good() {
+        let mut tally = Tally {
+            passed: 1,
+            ..Tally::default()
+        };
         let mut command = Command::new("false");
         command.arg("x");
         run_tests("nothing", command, &mut tally).unwrap();
