@@ -107,13 +107,14 @@ impl HealthConfig {
             );
         }
         if config.hang_timeout > config.startup_timeout {
-            pass.complain(
-                "health.hang_timeout",
-                format!(
-                    "is {:?}, longer than health.startup_timeout ({:?}); a loading engine may be silent for \
-                     longer than a running one",
-                    config.hang_timeout, config.startup_timeout
-                ),
+            let hang = format!("{:?}", config.hang_timeout);
+            let startup = format!("{:?}", config.startup_timeout);
+            pass.complain_of_two(
+                [
+                    ("health.hang_timeout", hang, "longer than"),
+                    ("health.startup_timeout", startup, "shorter than"),
+                ],
+                "; a loading engine may be silent for longer than a running one",
             );
         }
         config

@@ -195,6 +195,31 @@ impl<'a> Pass<'a> {
         self.complain_at(place, key.to_owned(), message.into());
     }
 
+    /// A complaint about two keys of which the first is over the second: at the place of the one that was set, of the first
+    /// where both were. `is` has what each is, and how it stands to the other (`longer than`).
+    pub(super) fn complain_of_two(&mut self, is: [(&str, String, &str); 2], remark: &str) {
+        let is_set = |pass: &Self, key: &str| {
+            let mut entries = pass.entries.iter();
+            entries.any(|entry| {
+                full_key(entry.section, entry.name) == key && entry.origin != Place::Default
+            })
+        };
+        let [first, second] = is;
+        let ((key, value, stands), (other, limit, _)) =
+            match is_set(self, first.0) || !is_set(self, second.0) {
+                true => (first, second),
+                false => (second, first),
+            };
+        let default = match is_set(self, other) {
+            true => "",
+            false => ", the default",
+        };
+        self.complain(
+            key,
+            format!("is {value}, {stands} {other} ({limit}{default}){remark}"),
+        );
+    }
+
     /// Shows what an unset key comes to.
     pub(super) fn derive(&mut self, key: &str, value: &impl Value) {
         let entry = self

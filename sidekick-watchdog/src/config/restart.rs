@@ -133,12 +133,14 @@ impl RestartConfig {
         };
         section.finish();
         if config.backoff_first > config.backoff_max {
-            pass.complain(
-                "restart.backoff_first",
-                format!(
-                    "is {:?}, longer than restart.backoff_max ({:?})",
-                    config.backoff_first, config.backoff_max
-                ),
+            let first = format!("{:?}", config.backoff_first);
+            let max = format!("{:?}", config.backoff_max);
+            pass.complain_of_two(
+                [
+                    ("restart.backoff_first", first, "longer than"),
+                    ("restart.backoff_max", max, "shorter than"),
+                ],
+                "",
             );
         }
         config

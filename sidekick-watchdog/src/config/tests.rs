@@ -73,7 +73,7 @@ match = "chat.*"
         r#"sidekick.toml:15:8: ring.size is 10MiB: must be a power of two, such as 16MiB"#,
         r#"sidekick.toml:16:13: ring.when_full must be "spill", "block" or "refuse", not "spil""#,
         r#"sidekick.toml:19:9: upload.sinks item 2 must be "file", "http" or "postgres", not "kafka""#,
-        "sidekick.toml:20:15: upload.retry_first is 120s, longer than upload.retry_max (60s)",
+        "sidekick.toml:20:15: upload.retry_first is 120s, longer than upload.retry_max (60s, the default)",
         r#"sidekick.toml:23:7: upload.http.url has the scheme "ftp": must be http or https"#,
         r#"sidekick.toml:24:11: upload.http.headers has "Authorization"; put the token into token_file"#,
         "sidekick.toml:27:10: api.listen is 0.0.0.0:7117, which others can reach: set api.token_file, or listen on 127.0.0.1",
@@ -99,6 +99,38 @@ fn a_syntax_error_does_not_hide_other_mistakes() {
         found[1],
         r#"sidekick.toml:4:8: ring.size is "1B": must be from "64KiB" to "1GiB""#
     );
+}
+
+/// Of two keys that do not go together the one that was set is blamed, at its place.
+#[test]
+fn of_two_keys_the_one_that_was_set_is_blamed() {
+    let remark = "; a loading engine may be silent for longer than a running one";
+    for (text, expected) in [
+        (
+            "[health]\nstartup_timeout = \"2s\"\n",
+            format!(
+                "sidekick.toml:2:19: health.startup_timeout is 2s, shorter than health.hang_timeout (5s, the default){remark}"
+            ),
+        ),
+        (
+            "[health]\nstartup_timeout = \"2s\"\nhang_timeout = \"3s\"\n",
+            format!(
+                "sidekick.toml:3:16: health.hang_timeout is 3s, longer than health.startup_timeout (2s){remark}"
+            ),
+        ),
+        (
+            "[restart]\nbackoff_max = \"1ms\"\n",
+            "sidekick.toml:2:15: restart.backoff_max is 1ms, shorter than restart.backoff_first (250ms, the default)"
+                .to_owned(),
+        ),
+        (
+            "[upload]\nretry_max = \"1ms\"\n",
+            "sidekick.toml:2:13: upload.retry_max is 1ms, shorter than upload.retry_first (250ms, the default)"
+                .to_owned(),
+        ),
+    ] {
+        assert_eq!(complaints(&sources(text)), [expected]);
+    }
 }
 
 #[test]

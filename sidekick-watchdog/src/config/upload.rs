@@ -140,9 +140,16 @@ impl UploadConfig {
         );
         section.finish();
         if retry_first > retry_max {
-            pass.complain(
-                "upload.retry_first",
-                format!("is {retry_first:?}, longer than upload.retry_max ({retry_max:?})"),
+            pass.complain_of_two(
+                [
+                    (
+                        "upload.retry_first",
+                        format!("{retry_first:?}"),
+                        "longer than",
+                    ),
+                    ("upload.retry_max", format!("{retry_max:?}"), "shorter than"),
+                ],
+                "",
             );
         }
         Self {
