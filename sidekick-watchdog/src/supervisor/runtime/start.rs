@@ -133,7 +133,10 @@ impl Runtime {
         self.launches_over.retain(|&launch| {
             if !locks.is_free(launch) {
                 let killed = locks.kill_leftovers(launch);
-                tracing::warn!(launch, killed, "descendants of a dead engine were killed");
+                // None where its lock was let go meanwhile.
+                if killed > 0 {
+                    tracing::warn!(launch, killed, "descendants of a dead engine were killed");
+                }
                 is_held = true;
                 return true;
             }
