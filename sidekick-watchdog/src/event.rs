@@ -360,6 +360,8 @@ pub enum EngineEvent {
         uptime: Option<Duration>,
         /// The last frame that its heartbeat told.
         frame: Option<u64>,
+        /// It was asked to end, and did.
+        as_asked: bool,
     },
     /// The report of a death is kept.
     Reported {

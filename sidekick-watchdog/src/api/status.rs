@@ -55,7 +55,8 @@ pub enum EngineState {
     /// Launched, not yet connected.
     #[default]
     Starting,
-    /// Connected, its main loop runs.
+    /// Connected, its main loop runs; or it need not connect (`[health] heartbeat = "optional"`), and its startup time is
+    /// over.
     Running,
     /// Its main loop is silent beyond the limit.
     Hung,
@@ -177,6 +178,8 @@ pub struct Death {
     pub uptime_s: Option<f64>,
     /// The last frame that its heartbeat told.
     pub frame: Option<u64>,
+    /// Whether it was asked to end, and did: no fault.
+    pub as_asked: bool,
     /// When, RFC 3339.
     pub time: String,
     /// What names its report, once there is one.
@@ -313,7 +316,7 @@ impl Status {
         if engine.ring_lost {
             return Some("the engine's ring was cleaned up, restart it".into());
         }
-        if !engine.connected {
+        if !engine.connected && engine.heartbeat_required {
             return Some("the engine has not connected".into());
         }
         match (self.store.state, self.store.failed.is_some()) {

@@ -102,6 +102,8 @@ async fn ready_means_connected_and_marked_ready_where_required() {
     );
     let set = |change: fn(&mut EngineStatus)| server.status.send_modify(|s| change(&mut s.engine));
     set(|engine| engine.state = EngineState::Running);
+    assert!(server.get("/readyz").await.starts_with("HTTP/1.1 200"));
+    set(|engine| engine.heartbeat_required = true);
     assert!(server.get("/readyz").await.starts_with("HTTP/1.1 503"));
     set(|engine| engine.connected = true);
     assert!(server.get("/readyz").await.starts_with("HTTP/1.1 200"));

@@ -226,6 +226,7 @@ impl Board {
                 cause,
                 uptime,
                 frame,
+                as_asked,
                 ..
             } => {
                 let is_late = *incarnation < engine.incarnation;
@@ -244,6 +245,7 @@ impl Board {
                     gap_ms: gap,
                     uptime_s: uptime.map(seconds),
                     frame: *frame,
+                    as_asked: *as_asked,
                     time: now(),
                     report_id: None,
                     report: None,
@@ -342,9 +344,15 @@ impl Board {
                 let ended = |standby: &mut StandbyStatus| standby.incarnation == *incarnation;
                 self.status.standby.take_if(ended);
             }
-            EngineEvent::MemoryHigh { .. }
-            | EngineEvent::Unconnected { .. }
-            | EngineEvent::Unfit { .. } => {}
+            EngineEvent::Unconnected { incarnation, .. } => {
+                // Nothing more is to be waited for of a program that may do without the extension.
+                let is_it = engine.incarnation == *incarnation && engine.pid.is_some();
+                let is_up = is_it && !engine.heartbeat_required;
+                if is_up && engine.state == EngineState::Starting {
+                    engine.state = EngineState::Running;
+                }
+            }
+            EngineEvent::MemoryHigh { .. } | EngineEvent::Unfit { .. } => {}
         }
     }
 
@@ -625,6 +633,7 @@ mod tests {
             log: None,
             uptime: None,
             frame: None,
+            as_asked: false,
         }
     }
 
@@ -688,6 +697,27 @@ mod tests {
                 [(6, &*unknown), (7, "segmentation fault (SIGSEGV)")],
                 "{events:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_program_that_may_do_without_the_extension_runs_once_its_startup_time_is_over() {
+        let unconnected = EngineEvent::Unconnected {
+            incarnation: 2,
+            after: Duration::from_secs(60),
+        };
+        for heartbeat_required in [false, true] {
+            let mut board = Board::new(Status::default(), Metrics::new());
+            board.status.engine.heartbeat_required = heartbeat_required;
+            board.engine(&started(2, 5));
+            assert!(board.status.unready_reason().is_some());
+            board.engine(&unconnected);
+            let is_ready = board.status.unready_reason().is_none();
+            assert_eq!(is_ready, !heartbeat_required);
+            board.engine(&died(2));
+            board.engine(&EngineEvent::Stopped { asked: true });
+            board.engine(&unconnected);
+            assert_eq!(board.status.engine.state, EngineState::Stopped);
         }
     }
 

@@ -185,6 +185,9 @@ fn words(status: &Status) -> String {
             "; incarnation {}: {}",
             death.incarnation, death.cause
         ));
+        if death.as_asked {
+            words.push_str(", as asked");
+        }
     }
     match status.store.state {
         StoreState::Open => {}

@@ -114,6 +114,19 @@ pub(super) fn tell(event: &EngineEvent) {
             let uptime_s = uptime.map(seconds);
             info!(incarnation, pid, %cause, uptime_s, frame, "engine quit");
         }
+        // One without the extension is asked by a signal, which is what ends it.
+        EngineEvent::Died {
+            incarnation,
+            pid,
+            cause,
+            uptime,
+            frame,
+            as_asked: true,
+            ..
+        } => {
+            let uptime_s = uptime.map(seconds);
+            info!(incarnation, pid, %cause, uptime_s, frame, "engine ended as asked");
+        }
         EngineEvent::Died {
             incarnation,
             pid,

@@ -64,6 +64,9 @@ fn table(status: &Status) -> String {
     let deaths = &status.engine.last_deaths;
     for death in deaths.iter().rev().take(DEATHS_SHOWN) {
         let mut words = format!("incarnation {}: {}", death.incarnation, death.cause);
+        if death.as_asked {
+            words.push_str(", as asked");
+        }
         if let Some(uptime_s) = death.uptime_s {
             let _ = write!(words, ", lived {}", span(uptime_s));
         }
@@ -144,7 +147,11 @@ fn table(status: &Status) -> String {
         );
     }
     for sink in &status.upload.sinks {
-        let mut words = format!("{}: {}, {} records", sink.name, sink.state, sink.records);
+        let records = match sink.records {
+            1 => "1 record".to_owned(),
+            records => format!("{records} records"),
+        };
+        let mut words = format!("{}: {}, {records}", sink.name, sink.state);
         if let Some(age_s) = sink.last_success_age_s {
             let _ = write!(words, ", last success {} ago", span(age_s));
         }
@@ -286,6 +293,12 @@ mod tests {
 
         status.engine.state = EngineState::Stopped;
         assert!(table(&status).contains("7: killed, not relaunched"));
+        status.engine.last_deaths[0].as_asked = true;
+        let asked = table(&status);
+        assert!(
+            asked.contains("7: killed, as asked, not relaunched"),
+            "{asked}"
+        );
         status.engine.state = EngineState::Running;
         status.engine.incarnation = 8;
         let runs = table(&status);

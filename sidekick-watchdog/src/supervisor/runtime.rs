@@ -560,6 +560,7 @@ impl Runtime {
             log: facts.log.clone(),
             uptime: facts.uptime,
             frame: facts.frame,
+            as_asked: false,
         });
         if launch >= self.last_launch || Some(launch) == self.active_before {
             self.is_relaunch &= !is_success;
@@ -705,6 +706,7 @@ fn died(death: &Death, exit: Exit) -> EngineEvent {
         log: death.log.clone(),
         uptime: Some(death.uptime),
         frame: death.heartbeat.map(|heartbeat| heartbeat.frames),
+        as_asked: death.is_asked && death.is_expected(&death.cause(exit)),
     }
 }
 
