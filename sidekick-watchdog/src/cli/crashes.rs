@@ -9,8 +9,8 @@ use super::client::{Client, ClientError};
 use super::words::{plain, second, size, span};
 use crate::api::crashes::{self, CrashError, CrashSummary};
 use crate::config::Config;
-use crate::crash::CrashReport;
 use crate::crash::keep::{CrashFolder, REPORTS_KEPT};
+use crate::crash::{CrashReport, ScriptError};
 use crate::exit::ExitCode;
 use crate::log_line::LogLevel;
 
@@ -212,10 +212,9 @@ fn text(report: &CrashReport) -> String {
         } else {
             String::new()
         };
-        let place = format!("    at {} ({}:{})", error.function, error.file, error.line);
         let stack = error.backtrace.iter().map(|frame| format!("    {frame}"));
-        [format!("{}: {}{times}", error.kind, error.message), place]
-            .into_iter()
+        std::iter::once(format!("{}: {}{times}", error.kind, error.message))
+            .chain(place(error))
             .chain(stack)
     });
     page.section("errors before it", errors);
@@ -234,6 +233,17 @@ fn text(report: &CrashReport) -> String {
         .map(|(name, value)| format!("{name}={value}"));
     page.section("environment", environment);
     page.text
+}
+
+/// Where a script went wrong, as far as that was told.
+fn place(error: &ScriptError) -> Option<String> {
+    let at = match (error.function.is_empty(), error.file.is_empty()) {
+        (true, true) => return None,
+        (false, true) => error.function.clone(),
+        (true, false) => format!("{}:{}", error.file, error.line),
+        (false, false) => format!("{} ({}:{})", error.function, error.file, error.line),
+    };
+    Some(format!("    at {at}"))
 }
 
 /// What it was doing, in words.
@@ -281,7 +291,7 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crash::{MemorySample, ScriptError};
+    use crate::crash::MemorySample;
     use crate::log_line::LogLine;
 
     #[test]
@@ -303,15 +313,22 @@ mod tests {
                 },
             ],
             backtrace: vec!["[1] libc.so.6(+0x3c050)".into()],
-            script_errors: vec![ScriptError {
-                kind: "script".into(),
-                message: "Invalid call".into(),
-                function: "_process".into(),
-                file: "res://main.gd".into(),
-                line: 5,
-                count: 3,
-                ..ScriptError::default()
-            }],
+            script_errors: vec![
+                ScriptError {
+                    kind: "script".into(),
+                    message: "Invalid call".into(),
+                    function: "_process".into(),
+                    file: "res://main.gd".into(),
+                    line: 5,
+                    count: 3,
+                    ..ScriptError::default()
+                },
+                ScriptError {
+                    kind: "error".into(),
+                    message: "nobody knows where".into(),
+                    ..ScriptError::default()
+                },
+            ],
             log_lines: vec![LogLine {
                 level: LogLevel::Error,
                 text: "\u{1b}[31mERROR: no".into(),
@@ -325,7 +342,7 @@ mod tests {
             "died         2026-11-22 12:00:00 UTC\n",
             "memory       100.0 MiB resident at the end, at most 200.0 MiB\n",
             "\nengine's backtrace:\n  [1] libc.so.6(+0x3c050)\n",
-            "script: Invalid call (3 times)\n      at _process (res://main.gd:5)\n",
+            "script: Invalid call (3 times)\n      at _process (res://main.gd:5)\n  error: nobody knows where\n\n",
             "\nlast lines of its output:\n  E ERROR: no\n",
         ] {
             assert!(text.contains(part), "{part}\n{text}");

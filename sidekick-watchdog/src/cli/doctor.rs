@@ -150,7 +150,8 @@ fn engine(config: &Config) -> Finding {
 /// Where the program lies, found as the system would find it.
 fn find_program(program: &str, folder: &Path) -> Result<PathBuf, String> {
     if program.contains('/') {
-        let path = folder.join(program);
+        // Without the `.` of `./engine.sh`.
+        let path: PathBuf = folder.join(program).components().collect();
         return match (path.is_file(), is_executable(&path)) {
             (true, true) => Ok(path),
             (true, false) => Err(format!(

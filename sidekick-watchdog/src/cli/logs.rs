@@ -24,7 +24,7 @@ pub(super) struct LogsArgs {
     /// Go on with what is printed from now on, over relaunches, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
-    /// With -f: how long to wait for another watchdog when this one ends; what the game prints meanwhile is shown then
+    /// With -f: how long to wait for a watchdog when none lives, at first and when one ends; what the game prints meanwhile is shown then
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_grace)]
     reconnect: Duration,
     /// So many of the last lines
@@ -54,19 +54,27 @@ pub(super) fn run(args: &LogsArgs) -> ExitCode {
         Err(_) if printer.is_closed => ExitCode::Ok,
         Err(error) => {
             super::complain(&error);
+            if let ClientError::NotRunning { data_dir, .. } = &error {
+                let kept = data_dir.join("engine");
+                super::complain(format_args!(
+                    "what the engines printed is kept in {}",
+                    kept.display()
+                ));
+            }
             error.exit_code()
         }
     }
 }
 
-/// Shows what comes, from one watchdog after the other, until none comes any more.
+/// Shows what comes, from one watchdog after the other, until none comes any more. The first one is waited for, too.
 fn follow(args: &LogsArgs, config: &Config, printer: &mut Printer) -> Result<(), ClientError> {
     let mut lost_at: Option<Instant> = None;
     loop {
         printer.is_answered = false;
         printer.was_lost = lost_at.is_some();
         let asked = ask(args, config, printer);
-        if printer.is_closed || printer.position.is_none() {
+        let is_none_there = matches!(asked, Err(ClientError::NotRunning { .. }));
+        if printer.is_closed || (printer.position.is_none() && !is_none_there) {
             return asked;
         }
         if printer.is_answered {
@@ -76,9 +84,11 @@ fn follow(args: &LogsArgs, config: &Config, printer: &mut Printer) -> Result<(),
         let since = *lost_at.get_or_insert_with(|| {
             if !within.is_zero() {
                 let within = span(within.as_secs_f64());
-                super::complain(format_args!(
-                    "the watchdog has ended; waiting {within} for another, Ctrl-C ends that"
-                ));
+                let why = match printer.position {
+                    Some(_) => format!("the watchdog has ended; waiting {within} for another"),
+                    None => format!("no watchdog runs; waiting {within} for one"),
+                };
+                super::complain(format_args!("{why}, Ctrl-C ends that"));
             }
             Instant::now()
         });
@@ -133,7 +143,10 @@ impl Printer {
     /// Returns whether anybody still reads.
     fn take(&mut self, piece: &[u8]) -> bool {
         if !std::mem::replace(&mut self.is_answered, true) && self.was_lost {
-            super::complain("another watchdog is there, going on");
+            super::complain(match self.position {
+                Some(_) => "another watchdog is there, going on",
+                None => "a watchdog is there",
+            });
         }
         self.partial.extend_from_slice(piece);
         let whole = match self.partial.iter().rposition(|&byte| byte == b'\n') {
