@@ -5,6 +5,7 @@ extends Node
 ## called [code]Sidekick[/code]. Where the library is there it hands everything on to it; elsewhere records are only counted,
 ## as without a watchdog.
 
+signal activated
 signal watchdog_connected
 signal watchdog_lost
 signal committed(seq: int)
@@ -28,6 +29,7 @@ func _init() -> void:
 	if not Engine.has_singleton(&"Sidekick"):
 		return
 	_native = Engine.get_singleton(&"Sidekick")
+	_native.connect(&"activated", activated.emit)
 	_native.connect(&"watchdog_connected", watchdog_connected.emit)
 	_native.connect(&"watchdog_lost", watchdog_lost.emit)
 	_native.connect(&"committed", committed.emit)
@@ -146,6 +148,16 @@ func set_idle(idle: bool) -> void:
 func restart_when_idle() -> void:
 	if _native != null:
 		_native.call(&"restart_when_idle")
+
+
+## Whether this server waits to take another's place.
+func is_standby() -> bool:
+	return _native != null and _native.call(&"is_standby")
+
+
+## To be awaited before the server binds its port: returns at once, but in a standby.
+func when_active() -> Variant:
+	return _native.call(&"when_active") if _native != null else null
 
 
 ## The number of this server process in its watchdog's count; 0 without a watchdog.

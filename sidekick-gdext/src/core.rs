@@ -11,6 +11,7 @@ use sidekick_ipc::{Session, SessionOptions, WhenFull};
 
 use crate::recorder::{Mode, Recorder};
 use crate::settings;
+use crate::standby;
 
 /// This library's version; the watchdog tells its own.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -94,7 +95,13 @@ pub(crate) fn start() {
         let runtime_dir = launched.options.runtime_dir.clone();
         let launch = launched.options.launch;
         let mode = match Session::create(launched.options) {
-            Ok(session) => Mode::Supervised(Box::new(session)),
+            Ok(session) => {
+                if launched.is_standby {
+                    session.stand_by();
+                    standby::begin();
+                }
+                Mode::Supervised(Box::new(session))
+            }
             Err(error) => {
                 godot_warn!(
                     "Sidekick: records are not kept in this run: the ring in {} cannot be opened: {error}. The game runs on without \
@@ -168,6 +175,7 @@ struct Launched {
     incarnation: u32,
     is_relaunch: bool,
     is_safe_start: bool,
+    is_standby: bool,
     last_death: Option<PathBuf>,
     quit_without_watchdog: Option<Duration>,
     watchdog_version: Option<String>,
@@ -216,6 +224,7 @@ fn parse(lookup: impl Fn(&str) -> Option<String>) -> Option<Launched> {
         incarnation,
         is_relaunch: text("SIDEKICK_RELAUNCH").as_deref() == Some("1"),
         is_safe_start: text("SIDEKICK_SAFE_START").as_deref() == Some("1"),
+        is_standby: text("SIDEKICK_STANDBY").as_deref() == Some("1"),
         last_death: text("SIDEKICK_LAST_DEATH").map(PathBuf::from),
         quit_without_watchdog: number("SIDEKICK_QUIT_WITHOUT_WATCHDOG_MS")
             .filter(|ms| *ms > 0)

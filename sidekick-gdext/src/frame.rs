@@ -19,6 +19,7 @@ use crate::quit;
 use crate::requests::{self, Told};
 use crate::respawn;
 use crate::sidekick::Sidekick;
+use crate::standby;
 
 /// Messages of the watchdog that are taken in one frame.
 const MESSAGES_PER_FRAME_MAX: usize = 16;
@@ -154,6 +155,7 @@ fn supervised(core: &'static Core) {
     } else {
         session.on_frame(phase());
     }
+    standby::on_frame(core, session);
 }
 
 fn tell(changes: &Changes) {
@@ -212,6 +214,8 @@ pub(crate) fn on_message(message: &DownlinkMessage) {
 fn phase() -> Phase {
     if quit::is_asked() {
         Phase::Stopping
+    } else if standby::is_parked() {
+        Phase::Parked
     } else if IS_DEBUGGED.load(Ordering::Relaxed) {
         Phase::Paused
     } else if IS_READY.load(Ordering::Relaxed) {

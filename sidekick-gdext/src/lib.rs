@@ -42,6 +42,7 @@ mod requests;
 mod respawn;
 mod settings;
 mod sidekick;
+mod standby;
 mod store;
 mod watch;
 mod words;

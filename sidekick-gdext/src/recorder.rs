@@ -32,6 +32,7 @@ pub(crate) enum Cause {
     SpillFailed,
     Closed,
     Fenced,
+    Standby,
 }
 
 impl Cause {
@@ -46,6 +47,7 @@ impl Cause {
             Self::SpillFailed => 5,
             Self::Closed => 6,
             Self::Fenced => 15,
+            Self::Standby => 17,
             Self::StreamReserved => 16,
             Self::Value(refusal) => match refusal.error {
                 DecodeError::Forbidden {
@@ -100,6 +102,10 @@ impl fmt::Display for Cause {
             Self::Closed => f.write_str("the session is closed; record before the engine quits"),
             Self::Fenced => f.write_str(
                 "the watchdog has given this process up and started another in its place; this one quits",
+            ),
+            Self::Standby => f.write_str(
+                "this server is a standby and records nothing until it is active; wait for that with \
+                 `await Sidekick.when_active()`",
             ),
         }
     }
@@ -228,5 +234,6 @@ fn push(session: &Session, stream: &str, variant: &[u8]) -> Result<u64, Cause> {
             }
             RefusedCause::Closed => Cause::Closed,
             RefusedCause::Fenced => Cause::Fenced,
+            RefusedCause::Standby => Cause::Standby,
         })
 }

@@ -13,6 +13,7 @@ use crate::frame;
 use crate::hot_call::Anything;
 use crate::recorder::Mode;
 use crate::requests::Requests;
+use crate::standby;
 use crate::store::SidekickStore;
 
 /// Records what happens on a game server so that it survives a crash: a small program beside the server, the watchdog, takes
@@ -48,6 +49,10 @@ pub(crate) struct Sidekick {
 
 #[godot_api]
 impl Sidekick {
+    /// This server was a standby and is the active one from now on, see `when_active`.
+    #[signal]
+    pub(crate) fn activated();
+
     /// Once a watchdog is there: after the start, and again after it was lost.
     #[signal]
     pub(crate) fn watchdog_connected();
@@ -171,7 +176,7 @@ impl Sidekick {
     /// Whether the watchdog launched this server because the one before had died.
     #[func]
     fn is_relaunch(&self) -> bool {
-        core::core().is_some_and(|core| core.is_relaunch)
+        core::core().is_some_and(standby::is_relaunch)
     }
 
     /// How the server process before this one died, if this is a relaunch: a dictionary with `cause: String` (in words),
@@ -185,7 +190,7 @@ impl Sidekick {
     /// after the start, while the report is being written.
     #[func]
     fn get_last_death(&self) -> VarDictionary {
-        death::last_death(core::core().and_then(|core| core.last_death.as_deref()))
+        death::last_death(core::core().and_then(standby::last_death))
     }
 
     /// Whether the watchdog asks for a careful start: the servers before died one after the other, so do not load what may
@@ -212,9 +217,27 @@ impl Sidekick {
         }
     }
 
-    /// The number of this server process in its watchdog's count, 1 or more; 0 without a watchdog.
+    /// Whether this server waits to take another's place (`[engine] standby = 1`): it is to load what it needs, but must
+    /// neither bind its port nor serve anybody, and records nothing, until `when_active`.
+    #[func]
+    fn is_standby(&self) -> bool {
+        standby::is_standby()
+    }
+
+    /// To be awaited before the server binds its port and restores its state: `await Sidekick.when_active()`. Returns at
+    /// once, but in a standby: there it returns when the watchdog makes this server the active one, since the other has
+    /// died. Until then the main loop is held and runs one frame a second, so load first.
+    #[func]
+    fn when_active(&self) -> Variant {
+        standby::when_active(&self.to_gd())
+    }
+
+    /// The number of this server process in its watchdog's count, 1 or more; 0 without a watchdog, and in a standby.
     #[func]
     fn get_incarnation(&self) -> i64 {
+        if standby::is_standby() {
+            return 0;
+        }
         core::core().map_or(0, |core| i64::from(core.incarnation))
     }
 

@@ -117,6 +117,13 @@ impl Controls {
         self.set(layout::C_ACTIVE_LAUNCH, launch.into());
     }
 
+    /// As [`Controls::set_active_launch`], and wakes a standby that waits for it.
+    pub fn activate(&self, launch: u32) {
+        self.set_active_launch(launch);
+        // SYNC: Release in there keeps the word stored before visible to the sleeper, which compares this one.
+        self.0.bump_and_wake(layout::C_PARK);
+    }
+
     /// Tells how many bytes are committed and not uploaded.
     pub fn set_backlog(&self, bytes: u64) {
         self.set(layout::C_BACKLOG, bytes);

@@ -28,6 +28,8 @@ pub enum Phase {
     Stopping = 4,
     /// The engine's crash handler has begun. No frame will come; if the process does not end soon, it never will.
     Crashed = 5,
+    /// A standby that waits to be activated: its frames are beats of its waiting, about one a second.
+    Parked = 6,
 }
 
 impl Phase {
@@ -38,6 +40,7 @@ impl Phase {
             3 => Phase::Paused,
             4 => Phase::Stopping,
             5 => Phase::Crashed,
+            6 => Phase::Parked,
             _ => Phase::Boot,
         }
     }

@@ -129,6 +129,8 @@ pub const C_WATCHDOG_START: usize = C + 408;
 pub const C_ACTIVE_LAUNCH: usize = C + 400;
 /// 32-bit futex word: engine threads wait on it for space.
 pub const C_SPACE: usize = C + 512;
+/// 32-bit futex word: a parked standby sleeps on it.
+pub const C_PARK: usize = C + 640;
 
 // ---- downlink ----
 

@@ -30,6 +30,7 @@ use crate::sys::{self, Dir};
 mod file;
 mod frame;
 mod request;
+mod standby;
 
 use file::{Current, Place};
 pub use frame::Look;
@@ -138,6 +139,9 @@ pub enum RefusedCause {
     /// Another engine has taken this one's place.
     #[error("a newer launch of this server is active; this process is to quit")]
     Fenced,
+    /// This engine waits to take another's place.
+    #[error("this process is a standby; it records once it is active")]
+    Standby,
 }
 
 struct State {
@@ -171,6 +175,8 @@ pub struct Session {
     block_left_ns: AtomicU64,
     notifier: Notifier,
     crashed: AtomicBool,
+    /// It was begun as a standby and is not known to be active yet.
+    stands_by: AtomicBool,
     last_frame_ns: AtomicU64,
     realtime_due_ns: AtomicU64,
     /// Locked before `state`, never after it.
@@ -260,6 +266,7 @@ impl Session {
             frames: AtomicU64::new(0),
             notifier: Notifier::default(),
             crashed: AtomicBool::new(false),
+            stands_by: AtomicBool::new(false),
             last_frame_ns: AtomicU64::new(0),
             realtime_due_ns: AtomicU64::new(0),
             requests: Mutex::default(),
@@ -330,6 +337,10 @@ impl Session {
         if self.is_fenced_in(state.producer.region()) {
             self.refused.fetch_add(1, Relaxed);
             return Err(RefusedCause::Fenced);
+        }
+        if self.is_standby_in(state.producer.region()) {
+            self.refused.fetch_add(1, Relaxed);
+            return Err(RefusedCause::Standby);
         }
         let result = self
             .make_room(state, frame.len(), true)

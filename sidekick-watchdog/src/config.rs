@@ -287,12 +287,20 @@ fn read_all(pass: &mut Pass<'_>) -> Config {
             "is the same as data_dir; rings would then lie on the disk. Leave it out or name another folder",
         );
     }
+    let engine = EngineConfig::read(pass);
+    let hooks = HooksConfig::read(pass);
+    if engine.standby > 0 && hooks.pre_start.is_some() {
+        pass.complain(
+            "engine.standby",
+            "cannot be used together with hooks.pre_start in this version: a standby is started without it. Remove one of them",
+        );
+    }
     Config {
-        engine: EngineConfig::read(pass),
+        engine,
         health: HealthConfig::read(pass),
         restart: RestartConfig::read(pass),
         shutdown: ShutdownConfig::read(pass),
-        hooks: HooksConfig::read(pass),
+        hooks,
         ring: RingConfig::read(pass),
         store: StoreConfig::read(pass),
         upload: UploadConfig::read(pass, &data_dir),

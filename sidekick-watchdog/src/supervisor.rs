@@ -95,6 +95,8 @@ pub trait EngineLink: Send + Sync + fmt::Debug {
     fn activate(&self, launch: u32) {
         let _ = launch;
     }
+    /// Tells an engine that nobody else beats for, a standby, that the watchdog lives.
+    fn beat(&self) {}
     /// Tells the game that its process uses more memory than it should.
     fn memory_high(&self, rss_bytes: u64) {
         let _ = rss_bytes;

@@ -182,13 +182,13 @@ get_tree().quit()",
     output.assert_clean_exit(0);
     assert_eq!(
         lines_with(&output, "method ").len(),
-        17,
+        19,
         "{:#?}",
         output.lines
     );
     assert_eq!(
         lines_with(&output, "signal ").len(),
-        6,
+        7,
         "{:#?}",
         output.lines
     );
@@ -219,7 +219,8 @@ print(\"state \", Sidekick.checkpoint(\"a\", 1), Sidekick.checkpoint_delta(\"a\"
 print(\"store \", Sidekick.store.get_value(\"/a\", 6), (await Sidekick.store.put(\"/a\", 1).wait()).error, (await Sidekick.store.watch(\"/a\").failed).error)
 Sidekick.set_idle(true)
 Sidekick.restart_when_idle()
-print(\"death \", Sidekick.get_last_death(), Sidekick.is_safe_start())
+await Sidekick.when_active()
+print(\"death \", Sidekick.get_last_death(), Sidekick.is_safe_start(), Sidekick.is_standby())
 get_tree().quit(3)",
     ));
     let stub = sidekick_tests::folders::repository().join("addons/sidekick/sidekick_stub.gd");
@@ -238,7 +239,7 @@ get_tree().quit(3)",
     assert_eq!(output.answer("flush "), Some("false"));
     assert_eq!(output.answer("state "), Some("005unsupervised"));
     assert_eq!(output.answer("store "), Some("6unsupervisedunsupervised"));
-    assert_eq!(output.answer("death "), Some("{  }false"));
+    assert_eq!(output.answer("death "), Some("{  }falsefalse"));
 }
 
 /// An autoload that hides the singleton is warned of; the stub of that name is not.

@@ -349,6 +349,9 @@ impl Session {
         if self.is_fenced_in(state.producer.region()) {
             return Err(RefusedCause::Fenced);
         }
+        if self.is_standby_in(state.producer.region()) {
+            return Err(RefusedCause::Standby);
+        }
         if bytes > self.ring_bytes && self.options.when_full != WhenFull::Spill {
             return Err(RefusedCause::TooLargeForRing {
                 bytes,

@@ -28,8 +28,7 @@ impl EngineLink for RingLink {
             monotonic_ns: beat.monotonic_ns,
             ready: beat.ready,
             paused: beat.phase == Phase::Paused,
-            // Until the extension knows how to wait.
-            parked: false,
+            parked: beat.phase == Phase::Parked,
             allowed_silence: beat.allowed_silence,
             last_tick_us: beat.last_tick_us,
             idle: beat.idle,
@@ -42,6 +41,7 @@ impl EngineLink for RingLink {
                 Phase::Paused => "paused",
                 Phase::Stopping => "stopping",
                 Phase::Crashed => "crashed",
+                Phase::Parked => "parked",
             },
             clean_exit: beat.clean_exit,
         }
@@ -52,7 +52,11 @@ impl EngineLink for RingLink {
     }
 
     fn activate(&self, launch: u32) {
-        self.controls.set_active_launch(launch);
+        self.controls.activate(launch);
+    }
+
+    fn beat(&self) {
+        self.controls.beat();
     }
 
     fn memory_high(&self, rss_bytes: u64) {
@@ -117,6 +121,10 @@ impl EngineLink for SessionLink {
 
     fn activate(&self, launch: u32) {
         self.words().activate(launch);
+    }
+
+    fn beat(&self) {
+        self.words().beat();
     }
 
     fn memory_high(&self, rss_bytes: u64) {

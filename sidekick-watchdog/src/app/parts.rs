@@ -189,8 +189,7 @@ pub(super) fn supervisor(
         subreaper: true,
         hold,
         no_more_starts,
-        // Until the extension knows how to wait.
-        standby: false,
+        standby: config.engine.standby > 0,
     }
 }
 

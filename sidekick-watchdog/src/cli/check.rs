@@ -14,6 +14,11 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
     if config.engine.command.is_empty() {
         super::complain("warning: [engine] command is not set; `run` will want it after `--`");
     }
+    if config.engine.standby > 0 {
+        super::complain(
+            "warning: [engine] standby = 1 boots a second engine: the game must await Sidekick.when_active() before it binds its port",
+        );
+    }
     match &config.file {
         Some(file) => super::say(format_args!("ok: {}", file.display())),
         None => super::say("ok: no configuration file, defaults and environment"),

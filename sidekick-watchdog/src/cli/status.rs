@@ -61,6 +61,19 @@ fn table(status: &Status) -> String {
     );
     line("data", status.data_dir.display().to_string());
     line("engine", engine_words(status));
+    if let Some(standby) = &status.standby {
+        let mut words = format!(
+            "{} for {}, incarnation {}, pid {}",
+            standby.state.word(),
+            span(standby.since_s),
+            standby.incarnation,
+            standby.pid
+        );
+        if let Some(bytes) = standby.resident_bytes {
+            let _ = write!(words, ", {} of memory", size(bytes));
+        }
+        line("standby", words);
+    }
     let deaths = &status.engine.last_deaths;
     for death in deaths.iter().rev().take(DEATHS_SHOWN) {
         let mut words = format!("incarnation {}: {}", death.incarnation, death.cause);

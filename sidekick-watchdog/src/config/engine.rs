@@ -39,6 +39,8 @@ pub struct EngineConfig {
     pub log_disk_bytes_max: u64,
     /// Without a living watchdog for so long the engine quits by itself; `None` = it runs on.
     pub quit_without_watchdog: Option<Duration>,
+    /// So many engines are kept booted beside the one that runs: 0 or 1.
+    pub standby: u32,
 }
 
 impl EngineConfig {
@@ -102,7 +104,12 @@ impl EngineConfig {
             "After so long without a living watchdog the game quits by itself; without this it runs on.",
             between(Duration::from_secs(5), DURATION_MAX),
         );
-        section.later("standby", "warm standby");
+        let standby = section.get(
+            "standby",
+            0,
+            "1: keep a second engine booted and parked, which takes over when the first one dies. The game must await Sidekick.when_active() before it binds its port.",
+            between(0, 1),
+        );
         section.later("project_dir", "finding the project by itself");
         section.finish();
         if let Some(folder) = working_dir.as_deref().filter(|folder| !folder.is_dir()) {
@@ -121,6 +128,7 @@ impl EngineConfig {
             log_rotate_bytes: log_rotate.0,
             log_disk_bytes_max: log_disk_max.0,
             quit_without_watchdog,
+            standby,
         }
     }
 }

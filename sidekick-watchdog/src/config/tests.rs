@@ -33,7 +33,7 @@ datadir = "x"
 [engine]
 command = "godot --headless"
 restart = "sometimes"
-standby = 1
+standby = 2
 env = { SIDEKICK_LAUNCH = "7" }
 
 [health]
@@ -66,7 +66,7 @@ match = "chat.*"
         r#"sidekick.toml:2:1: datadir is an unknown key; did you mean "data_dir"?"#,
         r#"sidekick.toml:5:11: engine.command must be a list, each item a string, not the string "godot --headless""#,
         r#"sidekick.toml:6:11: engine.restart must be "on-failure", "always" or "never", not "sometimes""#,
-        "sidekick.toml:7:1: engine.standby is not available in this version (warm standby); remove it",
+        "sidekick.toml:7:11: engine.standby is 2: must be from 0 to 1",
         "sidekick.toml:8:7: engine.env sets SIDEKICK_LAUNCH: variables that start with SIDEKICK_ are set by the watchdog itself",
         r#"sidekick.toml:11:16: health.hang_timeout must be a duration such as "10s" or "250ms", not the number 5"#,
         r#"sidekick.toml:12:1: health.hang_timout is an unknown key; did you mean "hang_timeout"?"#,
@@ -207,11 +207,11 @@ fn mistakes_in_environment_and_flags_name_them() {
         .insert("SIDEKICK_LOG_LEVEL".into(), "loud".into());
     sources
         .env
-        .insert("SIDEKICK_ENGINE__STANDBY".into(), "1".into());
+        .insert("SIDEKICK_ENGINE__STANDBY".into(), "2".into());
     sources.flags.push(("name", "--name", "a b".into()));
     let found = complaints(&sources);
     assert_eq!(found.len(), 3, "{found:#?}");
-    assert!(found[0].starts_with("SIDEKICK_ENGINE__STANDBY: engine.standby is not available"));
+    assert!(found[0].starts_with("SIDEKICK_ENGINE__STANDBY: engine.standby is 2"));
     assert!(found[1].starts_with("SIDEKICK_LOG_LEVEL: log.level must be"));
     assert!(found[2].starts_with("--name: name must be"));
 }

@@ -354,6 +354,8 @@ pub struct FakeLink {
     pub looks: AtomicU64,
     /// 0 = no goodbye, else the exit code plus one.
     pub goodbye: AtomicI64,
+    /// A frame has passed at each look.
+    pub beats: AtomicBool,
     /// It is a standby that waits.
     pub parked: AtomicBool,
     /// The launch that it was told to be active as.
@@ -370,6 +372,8 @@ impl EngineLink for FakeLink {
     fn heartbeat(&self) -> Heartbeat {
         let goodbye = self.goodbye.load(Ordering::Relaxed);
         self.looks.fetch_add(1, Ordering::Relaxed);
+        let beats = self.beats.load(Ordering::Relaxed);
+        self.frames.fetch_add(beats.into(), Ordering::Relaxed);
         Heartbeat {
             frames: self.frames.load(Ordering::Relaxed),
             monotonic_ns: u64::try_from(monotonic_now().as_nanos()).unwrap_or(u64::MAX),

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sidekick_watchdog::event::EngineEvent;
+use sidekick_watchdog::event::{DeathCause, EngineEvent};
 use sidekick_watchdog::supervisor::launch::{Active, ActiveFile};
 use sidekick_watchdog::supervisor::{Command, Ended, EngineLink, LinkFinder, SupervisorConfig};
 
@@ -170,6 +170,34 @@ fn a_standby_that_dies_is_replaced_quietly() {
     assert!(report.contains("\"standby\": true") || report.contains("\"standby\":true"));
     watched.shut_down(Duration::from_secs(5));
     assert!(site.engines().is_empty());
+}
+
+/// It beats no more while it waits: it is killed, and the engine plays on.
+#[test]
+fn a_standby_that_hangs_is_replaced_quietly() {
+    let rings = Rings::default();
+    let site = Site::new(SLEEPS);
+    let mut config = config(&site);
+    config.policy.hang_timeout = Duration::from_millis(300);
+    let mut watched = Watched::start_with(config, Some(rings.finder())).expect("started");
+    let (_, engine) = watched.started();
+    rings.of(1).beats.store(true, Ordering::Relaxed);
+    connect(&watched, &rings, 1);
+    let (_, waiting, _) = standby(&mut watched);
+    rings.park(2);
+    let cause = watched.until(|event| match event {
+        EngineEvent::StandbyEnded { pid, cause, .. } => {
+            assert_eq!(*pid, waiting);
+            Some(cause.clone())
+        }
+        EngineEvent::Hung { .. } | EngineEvent::Died { .. } => panic!("undisturbed, not {event:?}"),
+        _ => None,
+    });
+    assert!(matches!(cause, DeathCause::Hung { .. }), "{cause}");
+    let (launch, next, _) = standby(&mut watched);
+    assert_eq!(launch, 3);
+    eventually("two engines", || same(site.engines(), vec![engine, next]));
+    watched.shut_down(GRACE);
 }
 
 #[test]

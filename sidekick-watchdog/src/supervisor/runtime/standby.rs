@@ -14,7 +14,7 @@ use crate::supervisor::machine::standby::{Action, Event, Wish};
 use crate::supervisor::machine::{Beat, EndedBy, Event as EngineMachineEvent};
 use crate::supervisor::spawn::LaunchError;
 
-/// Looks at one that boots: growing, so that one that never parks costs nothing.
+/// Looks at it: growing while it boots, then as often as it is told that we live.
 const LOOK_FIRST: Duration = Duration::from_millis(20);
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
@@ -29,7 +29,6 @@ pub(super) struct Standby {
     kept: Option<PathBuf>,
     started_at: Duration,
     link: Option<Arc<dyn EngineLink>>,
-    is_parked: bool,
     look_at: Duration,
     look_pause: Duration,
 }
@@ -95,7 +94,6 @@ impl Runtime {
             kept,
             started_at: now.saturating_sub(age),
             link: None,
-            is_parked: false,
             look_at: now + LOOK_FIRST,
             look_pause: LOOK_FIRST,
         });
@@ -151,6 +149,7 @@ impl Runtime {
         let Some(link) = &standby.link else {
             return;
         };
+        link.beat();
         let heartbeat = link.heartbeat();
         let beat = Beat {
             frames: heartbeat.frames,
@@ -161,7 +160,6 @@ impl Runtime {
             ready: heartbeat.ready,
             crashed: heartbeat.crashed,
         };
-        standby.is_parked = heartbeat.parked;
         if is_new {
             self.feed_standby(Event::Connected, now);
         }
@@ -358,11 +356,7 @@ impl Runtime {
 
     /// When the standby is to be cared for next.
     pub(super) fn standby_wake(&self) -> Option<Duration> {
-        let standby = self.standby.as_ref();
-        // One that is parked is looked at when its deadline comes.
-        let look = standby
-            .filter(|standby| !standby.is_parked)
-            .map(|standby| standby.look_at);
+        let look = self.standby.as_ref().map(|standby| standby.look_at);
         let handover = self.handover.as_ref().map(|handover| handover.until);
         [self.standby_machine.deadline(), look, handover]
             .into_iter()
