@@ -45,7 +45,9 @@ pub(super) fn run(args: &LogsArgs) -> ExitCode {
     };
     let mut printer = Printer::new(args.json);
     let printed = match args.follow {
-        true => follow(args, &config, &mut printer),
+        true => follow(args.reconnect, &mut printer, |printer| {
+            ask(args, &config, printer)
+        }),
         false => ask(args, &config, &mut printer),
     };
     match printed {
@@ -67,12 +69,16 @@ pub(super) fn run(args: &LogsArgs) -> ExitCode {
 }
 
 /// Shows what comes, from one watchdog after the other, until none comes any more. The first one is waited for, too.
-fn follow(args: &LogsArgs, config: &Config, printer: &mut Printer) -> Result<(), ClientError> {
+fn follow(
+    within: Duration,
+    printer: &mut Printer,
+    mut ask: impl FnMut(&mut Printer) -> Result<(), ClientError>,
+) -> Result<(), ClientError> {
     let mut lost_at: Option<Instant> = None;
     loop {
         printer.is_answered = false;
         printer.was_lost = lost_at.is_some();
-        let asked = ask(args, config, printer);
+        let asked = ask(printer);
         let is_none_there = matches!(asked, Err(ClientError::NotRunning { .. }));
         if printer.is_closed || (printer.position.is_none() && !is_none_there) {
             return asked;
@@ -80,7 +86,6 @@ fn follow(args: &LogsArgs, config: &Config, printer: &mut Printer) -> Result<(),
         if printer.is_answered {
             lost_at = None;
         }
-        let within = args.reconnect;
         let since = *lost_at.get_or_insert_with(|| {
             if !within.is_zero() {
                 let within = span(within.as_secs_f64());
@@ -193,5 +198,39 @@ fn words(item: &LogItem) -> String {
         }
         LogItem::Skipped(bytes) => format!("-- {bytes} bytes are not kept any more --\n"),
         LogItem::At(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_watchdog_is_waited_for_unless_nobody_wants_to() {
+        let not_running = || ClientError::NotRunning {
+            data_dir: "/nowhere".into(),
+            why: "test".to_owned(),
+        };
+        for (within, wanted) in [(Duration::from_secs(3600), 3), (Duration::ZERO, 1)] {
+            let mut asked = 0;
+            let mut printer = Printer::new(false);
+            let followed = follow(within, &mut printer, |printer| {
+                asked += 1;
+                // The third look finds one, and then the reader goes.
+                printer.is_closed = asked == 3;
+                match printer.is_closed {
+                    true => Ok(()),
+                    false => Err(not_running()),
+                }
+            });
+            assert_eq!(asked, wanted);
+            assert_eq!(followed.is_ok(), wanted == 3, "{followed:?}");
+        }
+        // What a watchdog refuses is no reason to wait for another.
+        let mut printer = Printer::new(false);
+        let refused = follow(Duration::from_secs(3600), &mut printer, |_| {
+            Err(ClientError::Refused("no such incarnation".to_owned()))
+        });
+        assert!(matches!(refused, Err(ClientError::Refused(_))));
     }
 }

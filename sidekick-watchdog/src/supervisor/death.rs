@@ -94,6 +94,11 @@ impl Death {
         }
     }
 
+    /// It was asked to end, and did.
+    pub(super) fn is_as_asked(&self, exit: Exit) -> bool {
+        self.is_asked && self.is_expected(&self.cause(exit))
+    }
+
     /// The cause, by our own deeds, the system's word and the engine's own.
     pub(super) fn cause(&self, exit: Exit) -> DeathCause {
         let goodbye = self.heartbeat.and_then(|heartbeat| heartbeat.clean_exit);
@@ -145,6 +150,41 @@ impl Death {
 mod tests {
     use super::*;
     use crate::crash::HangKind;
+
+    /// A program without the extension is asked by a signal, of which it may die.
+    #[test]
+    fn who_dies_of_being_asked_ended_as_asked() {
+        let killed = |signal| Exit::Signal {
+            signal,
+            core_dumped: false,
+        };
+        for (is_asked, exit, wanted) in [
+            (true, killed(SIGTERM), true),
+            (true, Exit::Code(143), true),
+            (true, Exit::Unknown, true),
+            (true, killed(11), false),
+            (false, killed(SIGTERM), false),
+            (false, Exit::Code(0), false),
+            (false, Exit::Unknown, false),
+        ] {
+            let death = Death {
+                launch: 1,
+                pid: 1,
+                is_asked,
+                is_success: false,
+                ended_by: None,
+                uptime: Duration::ZERO,
+                heartbeat: None,
+                is_ring_missing: false,
+                foreign: None,
+                log: None,
+                memory: Vec::new(),
+                hang: None,
+                caught: None,
+            };
+            assert_eq!(death.is_as_asked(exit), wanted, "{is_asked} {exit:?}");
+        }
+    }
 
     #[test]
     fn the_cause_is_the_best_word_of_all_who_tell() {

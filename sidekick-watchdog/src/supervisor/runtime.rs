@@ -706,7 +706,7 @@ fn died(death: &Death, exit: Exit) -> EngineEvent {
         log: death.log.clone(),
         uptime: Some(death.uptime),
         frame: death.heartbeat.map(|heartbeat| heartbeat.frames),
-        as_asked: death.is_asked && death.is_expected(&death.cause(exit)),
+        as_asked: death.is_as_asked(exit),
     }
 }
 
