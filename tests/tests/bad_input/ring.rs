@@ -296,7 +296,7 @@ fn a_damaged_record_costs_that_record_alone() {
     let lost: Vec<_> = ledger
         .records()
         .iter()
-        .filter(|(_, arrival)| arrival.stream != "test")
+        .filter(|(_, arrival)| arrival.stream == "sidekick.gap")
         .map(|(key, _)| key.clone())
         .collect();
     assert_eq!(lost, [key], "other records were lost");
