@@ -22,7 +22,7 @@ const KEYS: [&str; 8] = [
     "report_id",
 ];
 /// Whole numbers, at any depth: Godot's JSON makes a float of each number.
-const WHOLE: [&str; 9] = [
+const WHOLE: [&str; 10] = [
     "signal",
     "exit_code",
     "frame",
@@ -31,6 +31,7 @@ const WHOLE: [&str; 9] = [
     "line",
     "count",
     "rss_bytes",
+    "end",
     "id",
 ];
 
