@@ -247,8 +247,11 @@ fn lines(path: &Path) -> Vec<String> {
 
 /// The script as a command in the background.
 fn script(installed: &Installed, arguments: &[&str]) -> Command {
-    let mut command = Command::new("sh");
+    // Whoever runs the tests may ignore signals (`nohup`, a job in the background of a script), and no shell traps what was
+    // ignored when it began.
+    let mut command = Command::new("env");
     command
+        .args(["--default-signal=HUP,INT,QUIT,TERM", "sh"])
         .arg(installed.game().join("addons/sidekick/sidekick.sh"))
         .args(arguments)
         .current_dir(installed.folder.path())

@@ -99,8 +99,10 @@ impl Site {
     /// The same, with a shell command carried out before in the same process.
     pub fn watchdog_process_after(&self, before: &str) -> WatchdogProcess {
         let binary = std::env::current_exe().expect("known");
-        let mut command = Program::new("/bin/sh");
+        // Whoever runs the tests may ignore signals (`nohup`, a job in the background of a script); this one must not.
+        let mut command = Program::new("env");
         command
+            .args(["--default-signal=HUP,INT,QUIT,TERM", "/bin/sh"])
             .args(["-c", &format!("{before}\nexec \"$0\" \"$@\"")])
             .arg(binary)
             .args([
