@@ -1,9 +1,10 @@
 //! `cargo xtask bench`: what a record costs the game, how many are committed a second, what an idle watchdog
-//! costs, how long a server that died is away.
+//! costs, how long a server that died is away, how long players wait for their match, what keeping it costs.
 //!
 //! Everything runs optimized, in real processes, beside a peer or a limit measured in the same run. Nothing here fails
 //! for being slow: machines differ and share their cores. Each line says its target and whether it was reached.
 
+mod gap;
 mod idle;
 mod ingest;
 mod line;
@@ -11,12 +12,16 @@ mod metrics;
 mod passed;
 mod record;
 mod relaunch;
+mod store;
 
 use std::error::Error;
 
 use clap::{Args, ValueEnum};
 
 use self::line::Printer;
+
+const RELAUNCH_SAMPLES: u16 = 100;
+const GAP_SAMPLES: u16 = 50;
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -26,9 +31,9 @@ pub struct Options {
     /// Print one JSON object a line instead of a table.
     #[arg(long)]
     json: bool,
-    /// How many relaunches are measured of each kind.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
-    samples: u16,
+    /// How many relaunches (100 if not given) and gaps (50) are measured of each kind.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    samples: Option<u16>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -41,6 +46,10 @@ enum What {
     Idle,
     /// From the death of a server to the next one's first instruction and first tick.
     Relaunch,
+    /// From the death of a server to the next one's first tick with restored state, cold and with a standby.
+    Gap,
+    /// What a checkpoint and a read of the state store cost the game.
+    Store,
     /// Everything.
     All,
 }
@@ -52,11 +61,18 @@ enum What {
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let printer = Printer { json: options.json };
     let wanted = |what| options.what == What::All || options.what == what;
+    let samples = |default| usize::from(options.samples.unwrap_or(default));
     if wanted(What::Idle) {
         idle::run(printer)?;
     }
     if wanted(What::Relaunch) {
-        relaunch::run(printer, usize::from(options.samples))?;
+        relaunch::run(printer, samples(RELAUNCH_SAMPLES))?;
+    }
+    if wanted(What::Gap) {
+        gap::run(printer, samples(GAP_SAMPLES))?;
+    }
+    if wanted(What::Store) {
+        store::run(printer)?;
     }
     if wanted(What::Ingest) {
         ingest::run(printer)?;

@@ -36,7 +36,7 @@ enum Command {
     /// Get everything a fresh machine needs, then run all tests.
     Test(test::Options),
     /// Measure what a record costs, how many are committed a second, what an idle watchdog costs, how long
-    /// a server that died is away.
+    /// a server that died is away, how long players wait for their match, what keeping it costs.
     Bench(bench::Options),
     /// Build what ships, pack it as the addon's zip, and try that out.
     Dist(dist::Options),
