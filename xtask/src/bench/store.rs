@@ -58,6 +58,14 @@ pub(super) fn run(printer: Printer) -> Result<(), Box<dyn Error>> {
             false => line,
         });
     }
+    // Waits for the checkpoints of the same frame to be on disk.
+    let samples = results.samples("get_value_after_write")?;
+    printer.print(&Line::median(
+        "store",
+        "get_value_after_write",
+        "us",
+        &samples,
+    ));
     let line = Line::median("store", "get_value", "us", &results.samples("get_value")?);
     printer.print(&line.target(Target::AtMost(READ_US_MAX)));
     Ok(())
