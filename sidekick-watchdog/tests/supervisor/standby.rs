@@ -132,8 +132,11 @@ fn the_standby_takes_the_place_of_a_killed_engine_and_is_followed_by_another() {
     let (launch, next, _) = standby(&mut watched);
     assert_eq!(launch, 3);
     eventually("two engines", || same(site.engines(), vec![waiting, next]));
-    let started = fs::read_to_string(site.path().join("started")).expect("written");
-    assert_eq!(started, "1 0\n2 1\n3 1\n");
+    // Each process writes its line some time after it exists.
+    eventually("three lines", || {
+        let started = fs::read_to_string(site.path().join("started")).expect("written");
+        (started == "1 0\n2 1\n3 1\n").then_some(())
+    });
     // That one dies as well before its standby is parked: which is still no worse than a cold start.
     kill(waiting);
     assert_eq!(promoted(&mut watched), (3, next, true));
