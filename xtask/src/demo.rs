@@ -2,7 +2,8 @@
 //!
 //! What is compared comes from three sides that know nothing of one another: the game notes once a frame how many of
 //! its `record()` calls had been taken, the watchdog says what it found in each ring and what it committed, and a
-//! small backend on loopback counts what it was sent. A client plays along and tells what its player sees of each death.
+//! small backend on loopback counts what it was sent. Only how many of the numbers were checkpoints and the like, which go to
+//! no backend, is the watchdog's word alone. A client plays along and tells what its player sees of each death.
 
 mod ending;
 mod player;
