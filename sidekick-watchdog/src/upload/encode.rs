@@ -13,7 +13,7 @@ use sidekick_ipc::frame::{FrameKind, Gap, Hole, Record, frames, gap_cause, hole_
 use super::plan::lane_of;
 use crate::slab::{Slab, SlabHead};
 
-/// Version of everything in this file. A plan pins it.
+/// Version of the NDJSON form.
 pub const ENCODER_VERSION: u32 = 1;
 
 /// The stream of lines that tell of records which are not there.
@@ -216,6 +216,18 @@ fn gap_words(cause: u8) -> Cow<'static, str> {
     })
 }
 
+/// Writes the items of one lane in the form that a sink takes: NDJSON ([`LineWriter`]) or rows of its own.
+///
+/// A pure function of the items: the same ones in the same order give the same bytes for ever, or else
+/// [`RowWriter::version`] goes up and the old version stays while plans name it (CORRECTNESS rule 16).
+pub trait RowWriter: std::fmt::Debug + Send + Sync {
+    /// The version of its form. A plan pins it.
+    fn version(&self) -> u32;
+
+    /// Appends one row for `item` of the slab with `head` to `out`. Always writes one.
+    fn write(&mut self, head: &SlabHead, item: &Item<'_>, out: &mut Vec<u8>) -> Written;
+}
+
 /// Writes items as lines. Keeps what successive lines have in common.
 #[derive(Debug, Default)]
 pub struct LineWriter {
@@ -227,7 +239,7 @@ pub struct LineWriter {
     before_data: Vec<u8>,
 }
 
-/// What [`LineWriter::write`] wrote.
+/// What a [`RowWriter`] wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     /// A record.
@@ -238,9 +250,13 @@ pub enum Written {
     Undecodable,
 }
 
-impl LineWriter {
-    /// Appends `item` of the slab with `head` to `out` as one line, with its line feed.
-    pub fn write(&mut self, head: &SlabHead, item: &Item<'_>, out: &mut Vec<u8>) -> Written {
+impl RowWriter for LineWriter {
+    fn version(&self) -> u32 {
+        ENCODER_VERSION
+    }
+
+    /// One line, with its line feed.
+    fn write(&mut self, head: &SlabHead, item: &Item<'_>, out: &mut Vec<u8>) -> Written {
         self.prepare(head);
         let start = out.len();
         let written = match &item.what {
@@ -301,7 +317,9 @@ impl LineWriter {
         out.extend_from_slice(b"}\n");
         written
     }
+}
 
+impl LineWriter {
     fn prepare(&mut self, head: &SlabHead) {
         let same = self.head.as_ref().is_some_and(|known| {
             known.epoch == head.epoch

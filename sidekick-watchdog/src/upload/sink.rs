@@ -11,13 +11,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::encode::{LineWriter, RowWriter};
 use super::plan::Plan;
+use crate::position::Position;
 
 pub use file::{FileSettings, FileSink};
 pub use http::{Compression, HttpSettings, HttpSink};
 
 /// A boxed future, so that sinks of several kinds fit one list.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Where one row of a batch came from and where it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Position of its record.
+    pub position: Position,
+    /// The rows' bytes up to here, before [`Sink::encode`], are this one's and those before it.
+    pub end: usize,
+}
 
 /// A planned batch, ready to be sent.
 #[derive(Clone, Debug)]
@@ -26,12 +37,22 @@ pub struct Batch {
     pub plan: Plan,
     /// Its `Idempotency-Key`.
     pub key: String,
-    /// What is sent: the lines as [`Sink::encode`] made them. The same bytes at every try.
+    /// What is sent: the rows as [`Sink::encode`] made them. The same bytes at every try.
     pub body: Bytes,
-    /// How many records (lines) it has.
-    pub records: u64,
-    /// How many bytes its lines had before [`Sink::encode`].
-    pub line_bytes: u64,
+    /// Its rows, one for each record, in their order.
+    pub rows: Vec<Row>,
+}
+
+impl Batch {
+    /// How many records it has.
+    pub fn records(&self) -> u64 {
+        self.rows.len() as u64
+    }
+
+    /// How many bytes its rows had before [`Sink::encode`].
+    pub fn row_bytes(&self) -> u64 {
+        self.rows.last().map_or(0, |row| row.end as u64)
+    }
 }
 
 /// What became of a try.
@@ -54,6 +75,13 @@ pub enum Outcome {
     /// The try failed as tries do; backoff and try again.
     Retry {
         /// What happened.
+        reason: String,
+    },
+    /// The backend will never take this batch as it is: at least one of its records is bad, and none was taken.
+    Refused {
+        /// The HTTP status or the SQLSTATE.
+        code: String,
+        /// What the backend said.
         reason: String,
     },
     /// Somebody has to repair something first. Shown as parked, tried again rarely, nothing dropped.
@@ -89,14 +117,19 @@ pub trait Sink: Debug + Send + Sync + 'static {
     fn prepare<'a>(
         &'a self,
         group: &'a Uuid,
-        first: crate::position::Position,
+        first: Position,
     ) -> BoxFuture<'a, Result<Vec<u8>, PrepareError>>;
 
-    /// Makes the body of `lines` as `plan` says; the same body every time.
+    /// Writes the rows of a lane. NDJSON, where a sink does not say otherwise.
+    fn row_writer(&self) -> Box<dyn RowWriter> {
+        Box::new(LineWriter::default())
+    }
+
+    /// Makes the body of `rows` as `plan` says; the same body every time.
     fn encode<'a>(
         &'a self,
         plan: &'a Plan,
-        lines: Vec<u8>,
+        rows: Vec<u8>,
     ) -> BoxFuture<'a, Result<Bytes, PrepareError>>;
 
     /// Tries once to bring `batch` to the backend. May be dropped at any await point and called again.

@@ -45,9 +45,9 @@ impl Courier {
                     self.backoff.reset();
                     return Delivered::Taken;
                 }
-                Outcome::TooLarge { .. } if batch.records > 1 => return Delivered::TooLarge,
+                Outcome::TooLarge { .. } if batch.records() > 1 => return Delivered::TooLarge,
                 Outcome::TooLarge { reason } => {
-                    let bytes = batch.line_bytes;
+                    let bytes = batch.row_bytes();
                     let reason = format!("a single record of {bytes} bytes is too large: {reason}");
                     self.parked(reason).await;
                 }
@@ -57,7 +57,9 @@ impl Courier {
                     tokio::time::sleep(pause).await;
                 }
                 Outcome::Retry { reason } => self.trouble(reason).await,
-                Outcome::Park { reason } => self.parked(reason).await,
+                Outcome::Refused { reason, .. } | Outcome::Park { reason } => {
+                    self.parked(reason).await;
+                }
                 Outcome::Replan { reason } => {
                     warn!(sink = sink.name(), reason, "planning a batch anew");
                     self.trouble(reason).await;

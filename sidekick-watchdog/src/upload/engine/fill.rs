@@ -11,9 +11,10 @@ use tokio::time::Instant;
 
 use crate::position::Position;
 use crate::slab::Slab;
-use crate::upload::encode::{LineWriter, Walk, Written};
+use crate::upload::encode::{RowWriter, Walk, Written};
 use crate::upload::outbox::{IndexedSlabs, Outbox, OutboxError};
 use crate::upload::plan::{Plan, after, whole};
+use crate::upload::sink::{Row, Sink};
 use crate::upload::status::Board;
 
 /// About how much of the log a lane reads at once. Also what it holds in memory beside its two batches.
@@ -22,9 +23,9 @@ const READ_BYTES: usize = 1 << 20;
 /// A batch that is being filled.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
-    pub(super) lines: Vec<u8>,
-    /// Position of each record.
-    pub(super) positions: Vec<Position>,
+    pub(super) bytes: Vec<u8>,
+    /// Where each row is, and whose.
+    pub(super) rows: Vec<Row>,
     pub(super) gap_lines: u64,
     /// When the first record came.
     opened_at: Option<Instant>,
@@ -32,6 +33,16 @@ pub(super) struct Draft {
     floor: Position,
     /// Nothing more fits.
     closed: bool,
+}
+
+impl Draft {
+    pub(super) fn first(&self) -> Option<Position> {
+        self.rows.first().map(|row| row.position)
+    }
+
+    pub(super) fn last(&self) -> Option<Position> {
+        self.rows.last().map(|row| row.position)
+    }
 }
 
 #[derive(Debug)]
@@ -49,6 +60,7 @@ pub(super) struct Filler<O> {
     outbox: Arc<O>,
     applied: watch::Receiver<u64>,
     board: Arc<Board>,
+    sink: Arc<dyn Sink>,
     lane: u32,
     lanes: u32,
     records_max: usize,
@@ -63,7 +75,7 @@ pub(super) struct Filler<O> {
     read_through: u64,
     queue: VecDeque<IndexedSlabs>,
     entry: Option<Entry>,
-    writer: LineWriter,
+    writer: Box<dyn RowWriter>,
     draft: Draft,
     /// Slabs looked at since [`Filler::saved`].
     slabs_unsaved: u64,
@@ -74,6 +86,7 @@ impl<O: Outbox> Filler<O> {
     pub(super) fn new(
         outbox: Arc<O>,
         board: Arc<Board>,
+        sink: Arc<dyn Sink>,
         (lane, lanes): (u32, u32),
         records_max: usize,
         bytes_max: usize,
@@ -93,7 +106,8 @@ impl<O: Outbox> Filler<O> {
             read_through: 0,
             queue: VecDeque::new(),
             entry: None,
-            writer: LineWriter::default(),
+            writer: sink.row_writer(),
+            sink,
             draft: Draft::default(),
             slabs_unsaved: 0,
         };
@@ -119,6 +133,7 @@ impl<O: Outbox> Filler<O> {
         let mut filler = Filler::new(
             self.outbox.clone(),
             self.board.clone(),
+            self.sink.clone(),
             (self.lane, self.lanes),
             usize::MAX,
             usize::MAX,
@@ -132,12 +147,16 @@ impl<O: Outbox> Filler<O> {
             filler.step().await?;
         }
         let draft = filler.draft;
-        let exact = draft.positions.first() == Some(&plan.first)
-            && draft.positions.last() == Some(&plan.last);
+        let exact = draft.first() == Some(plan.first) && draft.last() == Some(plan.last);
         Ok(exact.then_some(draft))
     }
 
-    /// The largest number of bytes of lines from now on.
+    /// The version of what its writer writes.
+    pub(super) fn encoder_version(&self) -> u32 {
+        self.writer.version()
+    }
+
+    /// The largest number of bytes of rows from now on.
     pub(super) fn set_bytes_max(&mut self, bytes_max: usize) {
         self.bytes_max = bytes_max.max(1);
     }
@@ -147,12 +166,12 @@ impl<O: Outbox> Filler<O> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.draft.positions.is_empty()
+        self.draft.rows.is_empty()
     }
 
     /// Position of the draft's first record.
     pub(super) fn first(&self) -> Position {
-        self.draft.positions.first().copied().unwrap_or_default()
+        self.draft.first().unwrap_or_default()
     }
 
     /// When the first record of the draft came.
@@ -276,23 +295,24 @@ impl<O: Outbox> Filler<O> {
                 return;
             };
             if position >= self.from && item.lane(self.lanes) == self.lane {
-                let start = draft.lines.len();
-                let written = self.writer.write(head, &item, &mut draft.lines);
-                let full = draft.lines.len() > self.bytes_max && start > 0;
+                let start = draft.bytes.len();
+                let written = self.writer.write(head, &item, &mut draft.bytes);
+                let full = draft.bytes.len() > self.bytes_max && start > 0;
                 if full || self.until.is_some_and(|until| position > until) {
-                    draft.lines.truncate(start);
+                    draft.bytes.truncate(start);
                     draft.closed = true;
                     walk.go_back(mark);
                     return;
                 }
-                if draft.positions.is_empty() {
+                if draft.rows.is_empty() {
                     draft.floor = self.scanned;
                     draft.opened_at = Some(Instant::now());
                 }
-                draft.positions.push(position);
+                let end = draft.bytes.len();
+                draft.rows.push(Row { position, end });
                 draft.gap_lines += u64::from(written != Written::Record);
-                draft.closed = draft.positions.len() >= self.records_max
-                    || draft.lines.len() >= self.bytes_max
+                draft.closed = draft.rows.len() >= self.records_max
+                    || draft.bytes.len() >= self.bytes_max
                     || self.until == Some(position);
             }
             self.scanned = self.scanned.max(position);

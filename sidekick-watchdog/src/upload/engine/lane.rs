@@ -14,7 +14,6 @@ use super::fill::{Draft, Filler};
 use super::{Drive, LaneEnd};
 use crate::position::Position;
 use crate::upload::UploadSettings;
-use crate::upload::encode::ENCODER_VERSION;
 use crate::upload::outbox::{LaneState, Outbox, OutboxError};
 use crate::upload::plan::{Plan, Uploaded};
 use crate::upload::retry::Backoff;
@@ -45,7 +44,6 @@ pub(super) struct Place {
 #[derive(Debug)]
 struct Ready {
     batch: Batch,
-    positions: Vec<Position>,
     gap_lines: u64,
 }
 
@@ -80,6 +78,7 @@ impl<O: Outbox> Lane<O> {
         let filler = Filler::new(
             outbox.clone(),
             board.clone(),
+            sink.clone(),
             (place.lane, place.lanes),
             settings.batch_max_records,
             settings.batch_max_bytes,
@@ -156,11 +155,10 @@ impl<O: Outbox> Lane<O> {
 
     /// Makes the batch of a plan again that an earlier process (or an earlier try) committed.
     async fn resume(&mut self, plan: Plan) -> Result<Ready, OutboxError> {
-        let reason = if plan.encoder_version != ENCODER_VERSION
-            || plan.rules_version != RULES_VERSION
-        {
+        let encoder = self.filler.encoder_version();
+        let reason = if plan.encoder_version != encoder || plan.rules_version != RULES_VERSION {
             format!(
-                "the open batch was planned with encoder {} and rules {}, this program has {ENCODER_VERSION} and \
+                "the open batch was planned with encoder {} and rules {}, this program has {encoder} and \
                  {RULES_VERSION}; run the version that planned it until it is uploaded",
                 plan.encoder_version, plan.rules_version
             )
@@ -168,7 +166,7 @@ impl<O: Outbox> Lane<O> {
             info!(
                 sink = plan.sink,
                 lane = plan.lane,
-                records = draft.positions.len(),
+                records = draft.rows.len(),
                 "resuming a planned batch"
             );
             return Ok(self.ready(plan, draft).await);
@@ -247,15 +245,15 @@ impl<O: Outbox> Lane<O> {
     /// Makes a plan of the draft.
     fn draw_up(&mut self, extra: Vec<u8>) -> (Plan, Draft) {
         let draft = self.filler.take();
-        let first = draft.positions.first().copied().unwrap_or_default();
-        let last = draft.positions.last().copied().unwrap_or_default();
+        let first = draft.first().unwrap_or_default();
+        let last = draft.last().unwrap_or_default();
         let plan = Plan {
             sink: self.courier.sink.name().to_owned(),
             lane: self.place.lane,
             first,
             last,
             rules_version: RULES_VERSION,
-            encoder_version: ENCODER_VERSION,
+            encoder_version: self.filler.encoder_version(),
             extra,
         };
         (plan, draft)
@@ -274,11 +272,10 @@ impl<O: Outbox> Lane<O> {
 
     async fn ready(&mut self, plan: Plan, draft: Draft) -> Ready {
         let sink = self.courier.sink.clone();
-        let line_bytes = draft.lines.len() as u64;
-        let mut lines = draft.lines;
+        let mut bytes = draft.bytes;
         let body = loop {
-            // Only a runtime that is shutting down makes this fail, and then nothing is lost with the lines.
-            match sink.encode(&plan, std::mem::take(&mut lines)).await {
+            // Only a runtime that is shutting down makes this fail, and then nothing is lost with the rows.
+            match sink.encode(&plan, std::mem::take(&mut bytes)).await {
                 Ok(body) => break body,
                 Err(error) => self.courier.trouble(error.0).await,
             }
@@ -287,12 +284,10 @@ impl<O: Outbox> Lane<O> {
             key: plan.key(&self.place.group),
             plan,
             body,
-            records: draft.positions.len() as u64,
-            line_bytes,
+            rows: draft.rows,
         };
         Ready {
             batch,
-            positions: draft.positions,
             gap_lines: draft.gap_lines,
         }
     }
@@ -355,7 +350,7 @@ impl<O: Outbox> Lane<O> {
                 next = Some(self.draw_up(extra));
             }
         }
-        let uploaded = self.uploaded(up_to, ready.batch.records);
+        let uploaded = self.uploaded(up_to, ready.batch.records());
         let next_plan = next.as_ref().map(|(plan, _)| plan.clone());
         loop {
             let (uploaded, next_plan) = (uploaded.clone(), next_plan.clone());
@@ -371,9 +366,9 @@ impl<O: Outbox> Lane<O> {
         self.courier
             .board
             .update(self.courier.seat, |status, lane| {
-                status.records += ready.batch.records;
+                status.records += ready.batch.records();
                 status.batches += 1;
-                status.line_bytes += ready.batch.line_bytes;
+                status.line_bytes += ready.batch.row_bytes();
                 status.gap_lines += ready.gap_lines;
                 status.last_success = Some(SystemTime::now());
                 lane.state(SinkState::Ok);
@@ -389,12 +384,13 @@ impl<O: Outbox> Lane<O> {
     /// The backend finds the batch too large: a plan for its first half takes the place of its plan, and the rest is
     /// planned anew after it.
     async fn halve(&mut self, ready: Ready) -> Result<Ready, OutboxError> {
-        let half = ready.positions.len() / 2;
-        let Some(&last) = half.checked_sub(1).and_then(|n| ready.positions.get(n)) else {
+        let half = ready.batch.rows.len() / 2;
+        let Some(last) = half.checked_sub(1).and_then(|n| ready.batch.rows.get(n)) else {
             // A single record: the courier keeps trying it and never says that it is too large.
             return Ok(ready);
         };
-        let half_bytes = usize::try_from(ready.batch.line_bytes / 2).unwrap_or(usize::MAX);
+        let last = last.position;
+        let half_bytes = usize::try_from(ready.batch.row_bytes() / 2).unwrap_or(usize::MAX);
         self.bytes_max = half_bytes.clamp(BYTES_MAX_FLOOR, self.bytes_max.max(BYTES_MAX_FLOOR));
         let plan = Plan {
             last,

@@ -116,9 +116,9 @@ impl Sink for FileSink {
     fn encode<'a>(
         &'a self,
         _plan: &'a Plan,
-        lines: Vec<u8>,
+        rows: Vec<u8>,
     ) -> BoxFuture<'a, Result<Bytes, PrepareError>> {
-        Box::pin(async move { Ok(lines.into()) })
+        Box::pin(async move { Ok(rows.into()) })
     }
 
     fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome> {

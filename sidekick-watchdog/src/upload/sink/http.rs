@@ -416,15 +416,15 @@ impl Sink for HttpSink {
     fn encode<'a>(
         &'a self,
         plan: &'a Plan,
-        lines: Vec<u8>,
+        rows: Vec<u8>,
     ) -> BoxFuture<'a, Result<Bytes, PrepareError>> {
         Box::pin(async move {
             // A plan that names another compression is refused when it is sent.
             let compression = Compression::from_extra(&plan.extra).unwrap_or(Compression::None);
             if compression == Compression::None {
-                return Ok(lines.into());
+                return Ok(rows.into());
             }
-            let done = tokio::task::spawn_blocking(move || compression.compress(lines)).await;
+            let done = tokio::task::spawn_blocking(move || compression.compress(rows)).await;
             let body = done.unwrap_or_else(|error| Err(io::Error::other(error)));
             body.map(Bytes::from)
                 .map_err(|error| PrepareError(format!("cannot compress a batch: {error}")))

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::upload::UploadSettings;
+use crate::upload::sink::Row;
 use crate::upload::status::SinkState;
 use crate::upload::testing::{FakeOutbox, Fuse, GROUP, lines, small_batches, start};
 
@@ -259,8 +260,10 @@ fn batch(name: &str, offset: u64, body: &'static [u8]) -> Batch {
         plan,
         key,
         body: Bytes::from_static(body),
-        records: 1,
-        line_bytes: body.len() as u64,
+        rows: vec![Row {
+            position: Position { index: 1, item: 0 },
+            end: body.len(),
+        }],
     }
 }
 

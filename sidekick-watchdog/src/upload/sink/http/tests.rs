@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::upload::sink::Row;
 use crate::upload::status::SinkState;
 use crate::upload::testing::{FakeOutbox, Fuse, GROUP, Running, lines, start};
 use crate::upload::{UploadSettings, UploadStatus};
@@ -203,8 +204,12 @@ fn batch(extra: &[u8], body: &'static [u8]) -> Batch {
         plan,
         key,
         body: Bytes::from_static(body),
-        records: 5,
-        line_bytes: body.len() as u64,
+        rows: (0..5)
+            .map(|item| Row {
+                position: Position { index: 1, item },
+                end: body.len(),
+            })
+            .collect(),
     }
 }
 
