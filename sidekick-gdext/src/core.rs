@@ -216,6 +216,10 @@ fn parse(lookup: impl Fn(&str) -> Option<String>) -> Option<Launched> {
         block_max: number("SIDEKICK_RING_BLOCK_MAX_US")
             .map_or(BLOCK_MAX_DEFAULT, Duration::from_micros),
         spill_bytes_max: number("SIDEKICK_SPILL_MAX").unwrap_or(SPILL_BYTES_MAX_DEFAULT),
+        // A pattern that cannot be read is one of a newer watchdog's: no stream is kept by it.
+        keep: text("SIDEKICK_KEEP")
+            .map(|lines| lines.lines().filter_map(|line| line.parse().ok()).collect())
+            .unwrap_or_default(),
         library_version: VERSION.to_owned(),
     };
     Some(Launched {
@@ -263,12 +267,15 @@ mod tests {
             ("SIDEKICK_RING_SIZE", "1048576"),
             ("SIDEKICK_RING_WHEN_FULL", "block"),
             ("SIDEKICK_RING_BLOCK_MAX_US", "500"),
+            ("SIDEKICK_KEEP", "purchase\nban.*"),
             ("SIDEKICK_WATCHDOG_VERSION", "9.9.9"),
             ("SIDEKICK_SAFE_START", "1"),
             ("SIDEKICK_LAST_DEATH", "/run/x/deaths/6.json"),
             ("SIDEKICK_QUIT_WITHOUT_WATCHDOG_MS", "60000"),
         ])
         .expect("launched");
+        let keep: Vec<&str> = launched.options.keep.iter().map(|it| it.as_str()).collect();
+        assert_eq!(keep, ["purchase", "ban.*"]);
         assert_eq!(launched.options.launch, 7);
         assert_eq!(launched.incarnation, 3);
         assert_eq!(launched.source, "lobby-1");

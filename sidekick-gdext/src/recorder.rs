@@ -33,6 +33,7 @@ pub(crate) enum Cause {
     Closed,
     Fenced,
     Standby,
+    Quota,
 }
 
 impl Cause {
@@ -48,6 +49,7 @@ impl Cause {
             Self::Closed => 6,
             Self::Fenced => 15,
             Self::Standby => 17,
+            Self::Quota => 18,
             Self::StreamReserved => 16,
             Self::Value(refusal) => match refusal.error {
                 DecodeError::Forbidden {
@@ -102,6 +104,10 @@ impl fmt::Display for Cause {
             Self::Closed => f.write_str("the session is closed; record before the engine quits"),
             Self::Fenced => f.write_str(
                 "the watchdog has given this process up and started another in its place; this one quits",
+            ),
+            Self::Quota => f.write_str(
+                "the watchdog's [store] disk_quota is nearly used up, since the backend takes nothing; streams with \
+                 `keep = true` in sidekick.toml record on. See `sidekick-watchdog status`",
             ),
             Self::Standby => f.write_str(
                 "this server is a standby and records nothing until it is active; wait for that with \
@@ -235,5 +241,6 @@ fn push(session: &Session, stream: &str, variant: &[u8]) -> Result<u64, Cause> {
             RefusedCause::Closed => Cause::Closed,
             RefusedCause::Fenced => Cause::Fenced,
             RefusedCause::Standby => Cause::Standby,
+            RefusedCause::Quota => Cause::Quota,
         })
 }

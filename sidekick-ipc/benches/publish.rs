@@ -65,6 +65,7 @@ fn main() {
         when_full: WhenFull::Refuse,
         block_max: Duration::ZERO,
         spill_bytes_max: 0,
+        keep: Vec::new(),
         library_version: "bench".to_owned(),
     })
     .expect("a session");

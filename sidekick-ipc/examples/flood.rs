@@ -76,6 +76,7 @@ fn options() -> Result<SessionOptions, Box<dyn Error>> {
         when_full: WhenFull::Refuse,
         block_max: Duration::ZERO,
         spill_bytes_max: 0,
+        keep: Vec::new(),
         library_version: env!("CARGO_PKG_VERSION").to_owned(),
     })
 }

@@ -476,7 +476,7 @@ impl Attachment {
     /// word, like all that it tells. To be asked when everything is drained: what a frame tells that was drained is not
     /// told again, though the engine was killed before it could note that.
     pub fn untold_refusals(&self) -> Vec<Gap> {
-        let causes = [gap_cause::FULL, gap_cause::SPILL_FAILED];
+        let causes = [gap_cause::FULL, gap_cause::SPILL_FAILED, gap_cause::QUOTA];
         let gap = |(at, cause): (usize, u8)| {
             let word = |offset| self.mapping.load(at.saturating_add(offset), Relaxed);
             Gap {

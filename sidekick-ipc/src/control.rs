@@ -33,7 +33,7 @@ pub struct Control {
     pub active_launch: u32,
     /// Bytes committed and not yet uploaded.
     pub backlog: u64,
-    /// The watchdog is short of disk.
+    /// The watchdog is short of disk: only streams that are to be kept record on.
     pub disk_low: bool,
     /// Counts reloads of the watchdog's configuration.
     pub config_generation: u64,
@@ -129,7 +129,8 @@ impl Controls {
         self.set(layout::C_BACKLOG, bytes);
     }
 
-    /// Tells whether the disk is short.
+    /// Tells whether the disk is short: the engine then refuses what is not to be kept
+    /// ([`RefusedCause::Quota`](crate::RefusedCause::Quota)).
     pub fn set_disk_low(&self, low: bool) {
         self.set(layout::C_DISK_LOW, low.into());
     }

@@ -463,6 +463,8 @@ pub mod gap_cause {
     pub const FULL: u8 = 1;
     /// The spill file could not be written.
     pub const SPILL_FAILED: u8 = 2;
+    /// The watchdog's disk quota is nearly used up, and the stream is none that is kept then.
+    pub const QUOTA: u8 = 3;
 }
 
 /// Why sequence numbers are missing, see [`Hole::cause`].

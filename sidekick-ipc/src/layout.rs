@@ -51,10 +51,10 @@ pub const P_REFUSED_BYTES: usize = P + 136;
 /// How many of the refused records a gap frame has told of.
 pub const P_REFUSED_TOLD: usize = P + 144;
 /// What no gap frame has told of yet, by cause, as four words each: records, bytes, monotonic ns of first and last.
-pub const P_UNTOLD: [usize; 2] = [P + 152, P + 184];
+pub const P_UNTOLD: [usize; 3] = [P + 152, P + 184, P + 800];
 /// The number of the gap frame that is about to tell of them, by cause; 0 = none. A reader that has come to that number
 /// knows them from the frame, even if the engine was killed before it cleared the words.
-pub const P_UNTOLD_TOLD_IN: [usize; 2] = [P + 216, P + 224];
+pub const P_UNTOLD_TOLD_IN: [usize; 3] = [P + 216, P + 224, P + 832];
 /// Frames of the game's main loop so far.
 pub const P_FRAMES: usize = P + 256;
 /// Engine's monotonic clock at the last of them, ns.
@@ -115,7 +115,7 @@ pub const C_QUIT_DEADLINE_NS: usize = C + 264;
 pub const C_ROTATE_TO: usize = C + 272;
 /// Bytes committed and not yet uploaded.
 pub const C_BACKLOG: usize = C + 280;
-/// 1 while the watchdog is short of disk.
+/// 1 while the watchdog is short of disk: only streams that are to be kept record on.
 pub const C_DISK_LOW: usize = C + 288;
 /// Counts configuration reloads.
 pub const C_CONFIG_GENERATION: usize = C + 296;

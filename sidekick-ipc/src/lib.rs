@@ -21,6 +21,7 @@
 //! - [`attach`]: the watchdog's side
 //! - [`heartbeat`], [`control`], [`message`]: the words and messages beside the records
 //! - [`errors`]: the last script errors, in a file of their own
+//! - [`stream`]: patterns of stream names
 //! - [`value`]: Godot's values in their binary encoding
 //! - [`tree`]: what the game asks of the state store, and what it hears back
 //! - [`sys`], [`wake`]: what the system does for us
@@ -55,6 +56,7 @@ pub mod request;
 pub mod ring;
 pub mod session;
 pub mod spill;
+pub mod stream;
 pub mod sys;
 pub mod tree;
 // Its bounds are argued in place and held by its own fuzz.

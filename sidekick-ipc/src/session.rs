@@ -25,6 +25,7 @@ use crate::message::DownlinkMessage;
 use crate::region::{Mapping, Region};
 use crate::ring::{Consumer, DRAIN_SLEEP, Notifier, Producer, SPACE_SLEEP, kick, sleep};
 use crate::spill::{SpillError, SpillWriter};
+use crate::stream::StreamPattern;
 use crate::sys::{self, Dir};
 
 mod file;
@@ -67,6 +68,8 @@ pub struct SessionOptions {
     pub block_max: Duration,
     /// Most bytes in spill files that are not committed yet.
     pub spill_bytes_max: u64,
+    /// Streams that record on while the watchdog's disk runs short.
+    pub keep: Vec<StreamPattern>,
     /// Version of the library, for the header.
     pub library_version: String,
 }
@@ -83,8 +86,8 @@ pub struct SessionError {
     pub source: io::Error,
 }
 
-/// Why a record was not taken. It has no sequence number, and is counted; [`RefusedCause::Full`] and
-/// [`RefusedCause::SpillFailed`] are also told by a gap frame.
+/// Why a record was not taken. It has no sequence number, and is counted; [`RefusedCause::Full`],
+/// [`RefusedCause::SpillFailed`] and [`RefusedCause::Quota`] are also told by a gap frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedCause {
     /// Larger than a frame can hold.
@@ -101,6 +104,11 @@ pub enum RefusedCause {
     /// The spill file could not be written.
     #[error("the ring is full and the spill file could not be written; is the disk full?")]
     SpillFailed,
+    /// The watchdog's disk quota is nearly used up, and the stream is none that is kept then.
+    #[error(
+        "the watchdog's disk quota is nearly used up; only streams that are to be kept record on"
+    )]
+    Quota,
     /// The stream's name is empty or too long.
     #[error("a stream's name has 1 to {STREAM_NAME_BYTES_MAX} bytes")]
     StreamName,
@@ -148,12 +156,15 @@ struct State {
     producer: Producer<Arc<Mapping>>,
     last_seq: u64,
     spill: SpillWriter,
-    /// What no gap frame has told of yet, by cause: [`gap_cause::FULL`], [`gap_cause::SPILL_FAILED`].
-    gaps: [Gap; 2],
+    /// What no gap frame has told of yet, by cause: [`gap_cause::FULL`], [`gap_cause::SPILL_FAILED`],
+    /// [`gap_cause::QUOTA`].
+    gaps: [Gap; 3],
     refused: Gap,
     /// Tail at the last kick that a filling ring asked for.
     kicked_at: u64,
     rotate_after_ns: u64,
+    /// While the disk runs short, what is refused for it is told from then on.
+    quota_gap_after_ns: u64,
     closed: bool,
 }
 
@@ -198,6 +209,9 @@ impl std::fmt::Debug for Session {
             .finish_non_exhaustive()
     }
 }
+
+/// While the disk runs short, records refused for it are told so often: 10 s, a megabyte of gap frames a day.
+const QUOTA_GAP_EVERY_NS: u64 = 10_000_000_000;
 
 thread_local! {
     static FRAME: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -247,6 +261,7 @@ impl Session {
             refused: Gap::default(),
             kicked_at: 0,
             rotate_after_ns: 0,
+            quota_gap_after_ns: 0,
             closed: false,
         };
         Ok(Session {
@@ -315,7 +330,7 @@ impl Session {
             Record::encode_head(stream, frame);
             frame.extend_from_slice(variant);
             frame.resize(frame_bytes(payload_bytes), 0);
-            self.submit(frame, payload_bytes)
+            self.submit(stream, frame, payload_bytes)
         };
         FRAME
             .try_with(|frame| frame.try_borrow_mut().map(|mut frame| fill(&mut frame)))
@@ -326,7 +341,12 @@ impl Session {
             )
     }
 
-    fn submit(&self, frame: &mut [u8], payload_bytes: usize) -> Result<u64, RefusedCause> {
+    fn submit(
+        &self,
+        stream: &str,
+        frame: &mut [u8],
+        payload_bytes: usize,
+    ) -> Result<u64, RefusedCause> {
         let now_ns = sys::monotonic_ns();
         let mut state = lock(&self.state);
         let state = &mut *state;
@@ -343,7 +363,8 @@ impl Session {
             return Err(RefusedCause::Standby);
         }
         let result = self
-            .make_room(state, frame.len(), true)
+            .may_go_on(state, stream)
+            .and_then(|()| self.make_room(state, frame.len(), true))
             .and_then(|()| self.put(state, FrameKind::Record, frame, payload_bytes, now_ns));
         match result {
             Ok(seq) => {
@@ -355,6 +376,16 @@ impl Session {
                 Err(cause)
             }
         }
+    }
+
+    /// Whether a record of `stream` is wanted while the disk runs short.
+    #[inline]
+    fn may_go_on(&self, state: &State, stream: &str) -> Result<(), RefusedCause> {
+        let is_low = state.producer.region().load(layout::C_DISK_LOW, Relaxed) == 1;
+        if is_low && !self.options.keep.iter().any(|keep| keep.matches(stream)) {
+            return Err(RefusedCause::Quota);
+        }
+        Ok(())
     }
 
     /// Sees to it that so many bytes can be stored: in the ring, or where `when_full` says.
@@ -457,9 +488,10 @@ impl Session {
 
     fn refuse(&self, state: &mut State, cause: RefusedCause, payload_bytes: usize, now_ns: u64) {
         self.refused.fetch_add(1, Relaxed);
-        let [full, spill_failed] = &mut state.gaps;
+        let [full, spill_failed, quota] = &mut state.gaps;
         let (gap, cause) = match cause {
             RefusedCause::SpillFailed => (spill_failed, gap_cause::SPILL_FAILED),
+            RefusedCause::Quota => (quota, gap_cause::QUOTA),
             _ => (full, gap_cause::FULL),
         };
         for gap in [gap, &mut state.refused] {
@@ -474,10 +506,34 @@ impl Session {
         self.store_refused(state);
     }
 
+    /// As [`Session::flush_gaps`]; but while the disk runs short, what is refused for it is told every now and then only:
+    /// gap frames must not use up what is left for the streams that are to be kept.
+    fn flush_gaps_due(&self, state: &mut State, now_ns: u64) -> Result<(), RefusedCause> {
+        let is_low = state.producer.region().load(layout::C_DISK_LOW, Relaxed) == 1;
+        if is_low && now_ns < state.quota_gap_after_ns {
+            return self.flush_first_gaps(state, state.gaps.len().saturating_sub(1), now_ns);
+        }
+        let [.., quota] = &state.gaps;
+        if quota.count > 0 {
+            state.quota_gap_after_ns = now_ns.saturating_add(QUOTA_GAP_EVERY_NS);
+        }
+        self.flush_gaps(state, now_ns)
+    }
+
     /// Tells of the refused records, if there are some: one frame for each cause. Called once per frame of the game, or
     /// a ring that has room for small records and none for large ones would fill with gap frames.
     fn flush_gaps(&self, state: &mut State, now_ns: u64) -> Result<(), RefusedCause> {
-        for index in 0..state.gaps.len() {
+        self.flush_first_gaps(state, state.gaps.len(), now_ns)
+    }
+
+    /// As [`Session::flush_gaps`], of so many causes.
+    fn flush_first_gaps(
+        &self,
+        state: &mut State,
+        causes: usize,
+        now_ns: u64,
+    ) -> Result<(), RefusedCause> {
+        for index in 0..causes {
             let Some(gap) = state.gaps.get(index).filter(|gap| gap.count > 0) else {
                 continue;
             };
@@ -699,7 +755,7 @@ fn as_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn store_refused(region: &impl Region, refused: &Gap, untold: &[Gap; 2], pending: u64) {
+fn store_refused(region: &impl Region, refused: &Gap, untold: &[Gap; 3], pending: u64) {
     // First, so that who finds the words below cleared, amid this, finds nothing left to tell.
     let told = refused.count.saturating_sub(pending);
     // SYNC: Release here and in `store_untold` keeps the order of these stores, for a kill between them.

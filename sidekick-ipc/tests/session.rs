@@ -148,6 +148,58 @@ fn drained_spill_files_are_deleted_and_the_limit_holds() {
     assert_eq!((gap.count, gap.cause), (2, gap_cause::FULL));
 }
 
+/// While the watchdog's disk runs short only what is to be kept is taken. What is refused is told by few gap frames, and
+/// none of it is forgotten.
+#[test]
+fn a_short_disk_refuses_all_streams_but_those_to_be_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path(), WhenFull::Spill);
+    options.keep = ["purchase", "ban.*"].map(|it| it.parse().unwrap()).to_vec();
+    let session = Session::create(options).unwrap();
+    let mut attachment = attach(dir.path());
+    session.record("damage", &[1]).unwrap();
+    attachment.controls().set_disk_low(true);
+    for frame in 0..100 {
+        assert_eq!(session.record("damage", &[2]), Err(RefusedCause::Quota));
+        assert_eq!(session.record("banana", &[2]), Err(RefusedCause::Quota));
+        if frame % 10 == 0 {
+            session.record("purchase", &[3]).unwrap();
+            session.record("ban.player", &[4]).unwrap();
+        }
+        session.on_frame(Phase::Running);
+    }
+    assert_eq!(session.refused(), 200);
+    let all = commit_all(&mut attachment);
+    let gaps = |items: &[Item]| -> Vec<Gap> {
+        let gaps = items.iter().filter_map(|item| match item {
+            Item::Gap(_, gap) => Some(*gap),
+            _ => None,
+        });
+        gaps.collect()
+    };
+    let [first] = gaps(&all)[..] else {
+        panic!("one frame tells of the first ones, the rest waits: {all:?}");
+    };
+    assert_eq!((first.count, first.cause), (2, gap_cause::QUOTA));
+    assert_eq!(
+        check_dense(&all, 1),
+        1 + 20 + 1 + 1,
+        "the number that comes next"
+    );
+    let untold = attachment.untold_refusals();
+    assert_eq!((untold[0].count, untold[0].cause), (198, gap_cause::QUOTA));
+    // There is room again: the rest is told in the next frame.
+    attachment.controls().set_disk_low(false);
+    session.record("damage", &[5]).unwrap();
+    session.on_frame(Phase::Running);
+    let all = commit_all(&mut attachment);
+    let [rest] = gaps(&all)[..] else {
+        panic!("{all:?}");
+    };
+    assert_eq!((rest.count, rest.cause), (198, gap_cause::QUOTA));
+    assert!(attachment.untold_refusals().is_empty());
+}
+
 #[test]
 fn refused_records_are_told_by_one_gap_frame_when_space_returns() {
     let dir = tempfile::tempdir().unwrap();
@@ -556,6 +608,7 @@ fn levels_go_both_ways() {
         silence >= Duration::from_secs(5) && silence < Duration::from_secs(15),
         "{silence:?}"
     );
+    controls.set_disk_low(false);
     session.record("test", &[]).unwrap();
     attachment.set_uploaded(1_000_000);
     assert_eq!(session.uploaded_seq(), 1, "never beyond what was recorded");

@@ -14,6 +14,7 @@ fn options(dir: &std::path::Path, launch: u32) -> SessionOptions {
         when_full: WhenFull::Refuse,
         block_max: Duration::ZERO,
         spill_bytes_max: 0,
+        keep: Vec::new(),
         library_version: "test".to_owned(),
     }
 }

@@ -23,6 +23,7 @@ mod operator;
 mod outbox;
 mod parts;
 mod plane;
+mod quota;
 mod service;
 mod start;
 mod tell;

@@ -65,6 +65,10 @@ pub struct Metrics {
     pub store_failures: Counter,
     /// Bytes that the log takes on disk.
     pub store_log_bytes: Gauge,
+    /// Bytes that it may take.
+    pub store_quota_bytes: Gauge,
+    /// 1 while only streams with `keep = true` are recorded.
+    pub store_quota_low: Gauge,
     /// Fsyncs of the log.
     pub store_fsyncs: Counter,
     /// How long the last of them took.
@@ -101,6 +105,8 @@ impl Metrics {
             store_up: Gauge::default(),
             store_failures: Counter::default(),
             store_log_bytes: Gauge::default(),
+            store_quota_bytes: Gauge::default(),
+            store_quota_low: Gauge::default(),
             store_fsyncs: Counter::default(),
             store_fsync_last_seconds: Gauge::default(),
             upload_retries: Family::default(),
@@ -186,6 +192,17 @@ impl Metrics {
             "Bytes that the log takes on disk",
             Unit::Bytes,
             metrics.store_log_bytes.clone(),
+        );
+        r.register_with_unit(
+            "store_quota",
+            "Bytes that the log may take on disk",
+            Unit::Bytes,
+            metrics.store_quota_bytes.clone(),
+        );
+        r.register(
+            "store_quota_low",
+            "1 while the quota is nearly used up and only streams with keep = true are recorded",
+            metrics.store_quota_low.clone(),
         );
         r.register(
             "store_fsyncs",

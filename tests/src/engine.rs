@@ -251,6 +251,10 @@ pub(crate) fn options() -> SessionOptions {
         when_full: WhenFull::Spill,
         block_max: Duration::ZERO,
         spill_bytes_max: number("SIDEKICK_SPILL_MAX"),
+        keep: variable("SIDEKICK_KEEP")
+            .lines()
+            .map(|line| line.parse().expect("a pattern"))
+            .collect(),
         library_version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

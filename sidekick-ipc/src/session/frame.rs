@@ -94,7 +94,7 @@ impl Session {
             let gap_bytes = frame_bytes(Gap::BYTES).saturating_mul(state.gaps.len());
             let enough = FRAME_BYTES_MAX.saturating_add(gap_bytes);
             if self.make_room(&mut state, enough, false).is_ok() {
-                let _ = self.flush_gaps(&mut state, now_ns);
+                let _ = self.flush_gaps_due(&mut state, now_ns);
             }
         }
         current

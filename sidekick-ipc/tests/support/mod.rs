@@ -17,6 +17,7 @@ pub fn options(dir: &Path, when_full: WhenFull) -> SessionOptions {
         when_full,
         block_max: Duration::from_millis(2),
         spill_bytes_max: 64 << 20,
+        keep: Vec::new(),
         library_version: "0.1.0".to_owned(),
     }
 }

@@ -248,6 +248,19 @@ impl StoreState {
     }
 }
 
+/// How near the log is to `[store] disk_quota`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuotaLevel {
+    /// Far from it.
+    #[default]
+    Fine,
+    /// Near enough to warn.
+    High,
+    /// Only streams with `keep = true` are recorded.
+    Low,
+}
+
 /// The store.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -261,6 +274,10 @@ pub struct StoreStatus {
     pub next_try_s: Option<f64>,
     /// Bytes that the log takes on disk.
     pub log_bytes: u64,
+    /// Bytes that it may take (`[store] disk_quota`).
+    pub disk_quota_bytes: u64,
+    /// How near it is to that.
+    pub quota: QuotaLevel,
     /// The last log index applied.
     pub applied: u64,
     /// How long the last fsync took, in microseconds.

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sidekick_ipc::Downlink;
 use tokio::sync::watch;
+use tracing::{info, warn};
 
 use super::link::{RingLink, SessionLink};
+use super::quota;
 use super::tell::seconds;
 use crate::api::{
-    DEATHS_KEPT, Death, EngineState, EngineStatus, SessionStatus, SinkStatus, StandbyState,
-    StandbyStatus, Status, StoreState, StoreStatus, Totals, UploadStatus,
+    DEATHS_KEPT, Death, EngineState, EngineStatus, QuotaLevel, SessionStatus, SinkStatus,
+    StandbyState, StandbyStatus, Status, StoreState, StoreStatus, Totals, UploadStatus,
 };
 use crate::event::EngineEvent;
 use crate::intake::{AttachedSession, SessionProgress};
@@ -531,6 +533,8 @@ impl Board {
         let stats = store.stats();
         self.status.store = StoreStatus {
             log_bytes: stats.log.log_bytes,
+            disk_quota_bytes: stats.disk_quota,
+            quota: self.quota(stats.log.log_bytes, stats.disk_quota),
             applied: stats.applied,
             shut_out: self.shut_out.clone(),
             last_fsync_us: Some(stats.log.last_sync_us),
@@ -547,6 +551,12 @@ impl Board {
         self.metrics
             .store_log_bytes
             .set(i64::try_from(stats.log.log_bytes).unwrap_or(i64::MAX));
+        self.metrics
+            .store_quota_bytes
+            .set(i64::try_from(stats.disk_quota).unwrap_or(i64::MAX));
+        self.metrics
+            .store_quota_low
+            .set((self.status.store.quota == QuotaLevel::Low).into());
         let recorded: u64 = store.totals().values().map(|source| source.committed).sum();
         // What the watchdog records itself is uploaded as well.
         let committed = recorded.saturating_add(store.derived_records());
@@ -556,6 +566,29 @@ impl Board {
             uploaded: BTreeMap::new(),
             gaps: self.status.totals.gaps,
         };
+    }
+
+    /// Tells engine, developer and operator how near the log is to its quota.
+    fn quota(&self, log_bytes: u64, disk_quota: u64) -> QuotaLevel {
+        let before = self.status.store.quota;
+        let now = quota::level(before, log_bytes, disk_quota);
+        let sentence = quota::sentence(before, now);
+        if let Some(sentence) = &sentence {
+            let is_better = now < before;
+            match is_better {
+                true => info!(log_bytes, disk_quota, "{sentence}"),
+                false => warn!(log_bytes, disk_quota, "{sentence}"),
+            }
+        }
+        if let Some(current) = &self.current {
+            // A level, told each time: an engine that was adopted, or has gone on to another file, knows nothing yet.
+            current.link.controls.set_disk_low(now == QuotaLevel::Low);
+            if let Some(sentence) = sentence {
+                // A full downlink means that the game does not look; status and log have it too.
+                let _ = current.downlink.notice(&sentence);
+            }
+        }
+        now
     }
 
     fn refresh_uploads(&mut self, store: &Store) {

@@ -134,6 +134,7 @@ pub(super) fn supervisor(
                 when_full: config.ring.when_full.word().to_owned(),
                 block_max: config.ring.block_max,
                 spill_bytes_max: config.ring.spill_bytes_max,
+                keep: Vec::new(),
             },
             quit_without_watchdog: config.engine.quit_without_watchdog,
         },

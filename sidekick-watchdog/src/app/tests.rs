@@ -118,6 +118,7 @@ fn a_rotated_session_is_heard_and_asked_before_it_is_drained() {
         when_full: WhenFull::Refuse,
         block_max: Duration::ZERO,
         spill_bytes_max: 0,
+        keep: Vec::new(),
         library_version: "test".to_owned(),
     })
     .unwrap();
@@ -155,6 +156,7 @@ fn a_dead_sessions_last_numbers_are_shown_until_the_next_connects() {
         when_full: WhenFull::Refuse,
         block_max: Duration::ZERO,
         spill_bytes_max: 0,
+        keep: Vec::new(),
         library_version: "test".to_owned(),
     })
     .unwrap();

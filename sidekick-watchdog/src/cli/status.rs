@@ -7,7 +7,7 @@ use clap::Args;
 use super::LocationArgs;
 use super::client::Client;
 use super::words::{plain, size, span};
-use crate::api::{EngineState, Status, StoreState};
+use crate::api::{EngineState, QuotaLevel, Status, StoreState};
 use crate::exit::ExitCode;
 
 /// Deaths that the table shows; the JSON has all that the watchdog keeps.
@@ -131,11 +131,23 @@ fn table(status: &Status) -> String {
     line(
         "store",
         format!(
-            "log {}, applied index {}{fsync}",
+            "log {} of {}, applied index {}{fsync}",
             size(status.store.log_bytes),
+            size(status.store.disk_quota_bytes),
             status.store.applied
         ),
     );
+    match status.store.quota {
+        QuotaLevel::Fine => {}
+        QuotaLevel::High => line(
+            "",
+            "nears its disk_quota: bring the backend back, or raise it".to_owned(),
+        ),
+        QuotaLevel::Low => line(
+            "",
+            "disk_quota nearly used up: only streams with keep = true are recorded".to_owned(),
+        ),
+    }
     if status.store.state != StoreState::Open {
         let mut words = status.store.state.word().to_owned();
         if let Some(left) = status.store.next_try_s {
@@ -251,6 +263,8 @@ mod tests {
             ..Default::default()
         });
         status.store.log_bytes = 3 << 20;
+        status.store.disk_quota_bytes = 4 << 30;
+        status.store.quota = QuotaLevel::Low;
         status.upload.sinks.push(SinkStatus {
             name: "http".into(),
             state: "retrying".into(),
@@ -263,7 +277,8 @@ mod tests {
             "up 1h 2m 3s",
             "running, incarnation 2, not marked ready",
             "incarnation 1: segmentation fault (SIGSEGV), lived 12.0 s, relaunched after 3.1 ms",
-            "log 3.0 MiB",
+            "log 3.0 MiB of 4.0 GiB",
+            "only streams with keep = true are recorded",
             "http: retrying, 0 records (503 busy)",
         ] {
             assert!(table.contains(part), "{part}\n{table}");

@@ -165,6 +165,7 @@ fn session(dir: &Path, launch: u32) -> Session {
         when_full: WhenFull::Spill,
         block_max: Duration::ZERO,
         spill_bytes_max: 64 << 20,
+        keep: Vec::new(),
         library_version: "test".to_owned(),
     })
     .unwrap()
@@ -521,6 +522,7 @@ fn refusals_that_no_frame_told_of_are_told_at_the_end() {
         when_full: WhenFull::Refuse,
         block_max: Duration::ZERO,
         spill_bytes_max: 0,
+        keep: Vec::new(),
         library_version: "test".to_owned(),
     })
     .unwrap();

@@ -20,6 +20,8 @@ pub struct RingEnvironment {
     pub block_max: Duration,
     /// `SIDEKICK_SPILL_MAX`, bytes.
     pub spill_bytes_max: u64,
+    /// `SIDEKICK_KEEP`, one pattern a line: streams that record on while the watchdog's disk runs short.
+    pub keep: Vec<String>,
 }
 
 /// What to start.
@@ -181,6 +183,7 @@ fn set_environment(command: &mut Command, engine: &EngineCommand, launch: &Launc
             ring.block_max.as_micros().to_string(),
         )
         .env("SIDEKICK_SPILL_MAX", ring.spill_bytes_max.to_string())
+        .env("SIDEKICK_KEEP", ring.keep.join("\n"))
         .env("SIDEKICK_WATCHDOG_VERSION", env!("CARGO_PKG_VERSION"));
 }
 

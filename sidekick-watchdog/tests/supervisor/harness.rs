@@ -199,6 +199,7 @@ pub fn config(dir: &Path) -> SupervisorConfig {
                 when_full: "spill".to_owned(),
                 block_max: Duration::from_micros(100),
                 spill_bytes_max: 1 << 20,
+                keep: Vec::new(),
             },
             quit_without_watchdog: None,
         },

@@ -496,6 +496,7 @@ fn a_session_that_the_store_refuses_is_told_and_ends_with_6() {
         when_full: WhenFull::Refuse,
         block_max: Duration::ZERO,
         spill_bytes_max: 0,
+        keep: Vec::new(),
         library_version: env!("CARGO_PKG_VERSION").to_owned(),
     })
     .expect("a session");

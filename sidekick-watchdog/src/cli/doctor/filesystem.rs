@@ -228,6 +228,7 @@ mod tests {
             when_full: WhenFull::Refuse,
             block_max: Duration::ZERO,
             spill_bytes_max: 0,
+            keep: Vec::new(),
             library_version: "test".to_owned(),
         })
         .unwrap();
