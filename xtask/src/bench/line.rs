@@ -120,6 +120,18 @@ impl Printer {
         );
     }
 
+    /// Says of something that would be a line that it was not measured.
+    pub(super) fn skip(self, bench: &str, case: &str, why: &str) {
+        if self.json {
+            println!(
+                "{}",
+                serde_json::json!({ "bench": bench, "case": case, "skipped": why })
+            );
+        } else {
+            println!("{bench:<8} {case:<34} not measured: {why}");
+        }
+    }
+
     /// Says what is going on without disturbing the output.
     pub(super) fn tell(self, what: &str) {
         eprintln!("bench: {what} (load {:.1})", load());
