@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -148,14 +149,50 @@ fn logs_are_shown_and_followed() {
 /// one printed last, and no line is missing or doubled.
 #[test]
 fn logs_are_followed_over_watchdogs() {
+    let setup = printing();
+    let told = follow_over_watchdogs(&setup, &mut setup.command(&["logs", "-f", "-n", "1"]));
+    let told = told.unwrap_or_else(|wrong| panic!("{wrong}"));
+    assert!(
+        told.contains("waiting") && told.contains("going on"),
+        "{told}"
+    );
+}
+
+/// A client that asks the next watchdog anew, for its last line or for all it has, is caught by the same look.
+#[test]
+fn a_client_that_does_not_go_on_where_it_was_is_caught() {
+    for lines in ["1", "100000"] {
+        let setup = printing();
+        let once = setup.command(&["logs", "-f", "-n", lines, "--reconnect", "0s"]);
+        let mut again_and_again = Command::new("sh");
+        again_and_again
+            .args(["-c", r#"while :; do "$0" "$@"; sleep 0.05; done"#])
+            .arg(once.get_program())
+            .args(once.get_args())
+            .current_dir(setup.scratch());
+        for (name, value) in once.get_envs() {
+            again_and_again.env(name, value.unwrap_or_default());
+        }
+        let wrong = follow_over_watchdogs(&setup, &mut again_and_again).expect_err("caught");
+        assert!(wrong.contains("missing or doubled"), "{wrong}");
+    }
+}
+
+/// A watchdog of an engine that counts in lines.
+fn printing() -> Setup {
     let mut setup = setup();
     let script = "trap 'exit 0' TERM; n=0; while [ $n -lt 100000 ]; do n=$((n+1)); echo tick $n; \
                   [ $((n%1000)) = 0 ] && sleep 0.05; done; while :; do sleep 0.02; done";
     setup.set_engine(["sh", "-c", script]);
+    setup
+}
+
+/// Follows the log with `client` while watchdogs are killed, and the engine with the last one. What the client said
+/// besides, or what is wrong with the lines that it showed.
+fn follow_over_watchdogs(setup: &Setup, client: &mut Command) -> Result<String, String> {
     let watchdog = setup.start();
     let (first, pid) = engine(&watchdog, "starting");
-    let mut following =
-        Running::start(&mut setup.command(&["logs", "-f", "-n", "1"])).expect("it starts");
+    let mut following = Running::start(client).expect("it starts");
     let tick = |line: &str| {
         let (incarnation, tick) = line.split_once(" | tick ")?;
         Some((incarnation.parse().ok()?, tick.parse().ok()?))
@@ -183,6 +220,7 @@ fn logs_are_followed_over_watchdogs() {
         let watchdog = setup.start();
         engine(&watchdog, "running");
         seen = shown(seen + 1);
+        last_of_gapless(ticks().into_iter())?;
         watchdog.kill();
     }
     // It ends while no watchdog lives, in the middle of what it prints.
@@ -202,24 +240,31 @@ fn logs_are_followed_over_watchdogs() {
             .filter(|(incarnation, _)| *incarnation > first)
             .copied()
     });
-    let kept = order(&setup, &["logs", "-n", "100000", "-i", &first.to_string()]);
+    let kept = order(setup, &["logs", "-n", "100000", "-i", &first.to_string()]);
     let kept: Vec<(u64, u64)> = kept.lines().filter_map(tick).collect();
-    let all = ticks();
-    let shown: Vec<(u64, u64)> = all
-        .into_iter()
-        .filter(|(number, _)| *number == first)
-        .collect();
-    let begin = shown.first().expect("lines").1;
-    let wanted: Vec<(u64, u64)> = (begin..).map(|n| (first, n)).take(shown.len()).collect();
-    assert!(shown == wanted, "none is missing or doubled");
-    assert_eq!(shown.last(), kept.last(), "to the very end");
-    let told = following.lines.all().join("\n");
-    assert!(
-        told.contains("waiting") && told.contains("going on"),
-        "{told}"
-    );
+    let shown = ticks().into_iter().filter(|(number, _)| *number == first);
+    let last = last_of_gapless(shown)?;
     following.kill();
     watchdog.stop(PATIENCE);
+    let printed = kept.last().copied();
+    if last != printed {
+        return Err(format!("shown up to {last:?}, printed up to {printed:?}"));
+    }
+    Ok(following.lines.all().join("\n"))
+}
+
+/// The last of these lines of one engine, each of which counts one more than the one before.
+fn last_of_gapless(ticks: impl Iterator<Item = (u64, u64)>) -> Result<Option<(u64, u64)>, String> {
+    let mut last = None;
+    for (number, tick) in ticks {
+        if last.is_some_and(|last| last != (number, tick - 1)) {
+            return Err(format!(
+                "a line is missing or doubled: {tick} of {number} comes after {last:?}"
+            ));
+        }
+        last = Some((number, tick));
+    }
+    Ok(last)
 }
 
 /// A crash is listed and shown by a running watchdog, and without one.
