@@ -19,6 +19,8 @@ mod command;
 mod crash;
 mod derived;
 mod error;
+#[cfg(test)]
+mod faults;
 mod log;
 mod machine;
 mod network;

@@ -67,6 +67,9 @@ pub(super) const fn next(phase: Phase, event: Event) -> Phase {
 pub(in crate::app) type Opener =
     Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Plane, AppError>> + Send>> + Send>;
 
+/// Begins to close a plane whose store died; the task ends when nothing of it is left.
+type Closer = fn(Plane) -> JoinHandle<()>;
+
 /// What [`Life::changed`] tells.
 #[derive(Debug)]
 pub(in crate::app) enum Change {
@@ -103,6 +106,7 @@ impl State {
 /// The plane, whether it is open or not.
 pub(in crate::app) struct Life {
     opener: Opener,
+    closer: Closer,
     state: State,
     backoff: Backoff,
     /// Why it is not open.
@@ -116,6 +120,7 @@ impl Life {
         Self {
             state: State::Opening(tokio::spawn(opener())),
             opener,
+            closer: |plane| tokio::spawn(plane.close()),
             backoff: Backoff::new(RETRY_FIRST, RETRY_MAX, fastrand::Rng::new()),
             reason: None,
             failures: 0,
@@ -245,7 +250,7 @@ impl Life {
             if since.elapsed() >= RECOVERED_AFTER {
                 self.backoff.reset();
             }
-            self.state = State::Closing(tokio::spawn(plane.close()));
+            self.state = State::Closing((self.closer)(*plane));
         }
         Change::Died
     }
@@ -264,59 +269,4 @@ impl Life {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Rule = fn(Phase, Event) -> Phase;
-
-    /// Drives a rule with every sequence of `steps` events; a store that is opened while another may still write is told.
-    fn two_writers(rule: Rule, phase: Phase, writers: u32, steps: u32) -> Option<String> {
-        if steps == 0 {
-            return None;
-        }
-        let events = [
-            Event::Opened,
-            Event::Failed,
-            Event::Died,
-            Event::Closed,
-            Event::Due,
-        ];
-        events.into_iter().find_map(|event| {
-            // A store that fails or is closed writes no more. A clock may strike whenever it likes.
-            let writers_now = match (phase, event) {
-                (Phase::Opening, Event::Failed) | (Phase::Closing, Event::Closed) => writers - 1,
-                (Phase::Opening, Event::Opened) | (Phase::Open, Event::Died) | (_, Event::Due) => {
-                    writers
-                }
-                _ => return None,
-            };
-            let then = rule(phase, event);
-            let begins = then == Phase::Opening && phase != Phase::Opening;
-            if begins && writers_now > 0 {
-                return Some(format!("{event:?} in {phase:?} opens a second store"));
-            }
-            two_writers(rule, then, writers_now + u32::from(begins), steps - 1)
-        })
-    }
-
-    #[test]
-    fn no_store_is_opened_while_another_may_still_write() {
-        let found = two_writers(next, Phase::Opening, 1, 8);
-        assert_eq!(found, None);
-    }
-
-    /// The rules that would be easy to write, too.
-    #[test]
-    fn a_rule_that_does_not_wait_for_the_dead_store_is_caught() {
-        let impatient: Rule = |phase, event| match (phase, event) {
-            (Phase::Open, Event::Died) => Phase::Opening,
-            _ => next(phase, event),
-        };
-        assert!(two_writers(impatient, Phase::Opening, 1, 8).is_some());
-        let timed: Rule = |phase, event| match (phase, event) {
-            (Phase::Closing, Event::Due) => Phase::Opening,
-            _ => next(phase, event),
-        };
-        assert!(two_writers(timed, Phase::Opening, 1, 8).is_some());
-    }
-}
+mod tests;
