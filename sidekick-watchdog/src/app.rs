@@ -12,6 +12,7 @@
 mod board;
 mod committer;
 mod crashes;
+mod ends;
 mod error;
 mod events;
 mod finish;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
+use super::ends;
 use super::names::Names;
 use sidekick_ipc::tree::{ErrorKind, Pattern, StoreQuery, StoreResult, WatchBatch};
 use uuid::Uuid;
@@ -25,6 +26,21 @@ pub(super) struct StoreCommitter {
     pub(super) names: Names,
 }
 
+impl StoreCommitter {
+    /// Records a session's end; called again, it changes nothing.
+    fn note_end(&self, source: &str, epoch: Uuid) -> Result<(), CommitError> {
+        let noted = self
+            .runtime
+            .block_on(ends::note(&self.store, source, epoch));
+        noted.map_err(|error| match error {
+            AppendError::Stopped(_) => CommitError::Closed,
+            error => CommitError::Later {
+                reason: error.to_string(),
+            },
+        })
+    }
+}
+
 impl Committer for StoreCommitter {
     fn open(&self, opening: &SessionOpening) -> Result<SessionResume, CommitError> {
         let epoch = opening.epoch;
@@ -44,6 +60,8 @@ impl Committer for StoreCommitter {
                 tail_unknown: false,
             }),
             Err(StoreError::Refused(Refusal::SessionEnded)) => {
+                // A watchdog that was killed before it told; the ring goes after this.
+                self.note_end(source, epoch)?;
                 let session = self.store.session(source, epoch);
                 Ok(SessionResume {
                     source: source.to_owned(),
@@ -73,19 +91,17 @@ impl Committer for StoreCommitter {
     }
 
     fn end(&self, ending: &SessionEnding) -> Result<(), CommitError> {
-        let cause = match ending.clean_exit {
-            Some(code) => format!("quit with exit code {code}"),
-            None => "died".to_owned(),
-        };
+        let owner = self.names.owner(&self.store, ending.epoch);
+        let cause = ends::cause(ending.clean_exit);
         let ended = self.runtime.block_on(self.store.session_ended(
-            self.names.owner(&self.store, ending.epoch),
+            owner,
             ending.epoch,
             &cause,
             !ending.tail_known,
             ending.last.clone(),
         ));
         match ended {
-            Ok(_) => Ok(()),
+            Ok(_) => self.note_end(owner, ending.epoch),
             Err(StoreError::Refused(refusal)) => Err(CommitError::Refused {
                 epoch: ending.epoch,
                 reason: refusal.to_string(),

@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 
 use super::committer::StoreCommitter;
 use super::crashes;
+use super::ends;
 use super::names::Names;
 use super::outbox::StoreOutbox;
 use super::{AppError, LAST_GRACE, parts};
@@ -320,6 +321,9 @@ pub(super) async fn end_vanished_sessions(
         store
             .session_ended(&owner, epoch, "its ring vanished", true, last)
             .await?;
+        if let Err(error) = ends::note(store, &owner, epoch).await {
+            warn!(%epoch, %error, "the end of this session is not recorded");
+        }
         ended += 1;
     }
     Ok(ended)

@@ -38,7 +38,7 @@ async fn a_session_is_not_ended_because_its_ring_cannot_be_looked_for() {
     assert_eq!(store.open_sessions().len(), 0);
     let told: Vec<_> = store.read_slabs(0, usize::MAX).await.unwrap();
     let told: Vec<_> = told.into_iter().flat_map(|entry| entry.slabs).collect();
-    let [(_, slab)] = &told[..] else {
+    let [(_, slab), (_, note)] = &told[..] else {
         panic!("{told:?}")
     };
     let frames = sidekick_ipc::frame::frames(&slab.frames, &epoch);
@@ -48,6 +48,19 @@ async fn a_session_is_not_ended_because_its_ring_cannot_be_looked_for() {
         .collect();
     assert_eq!(causes, [sidekick_ipc::frame::hole_cause::TAIL_UNKNOWN]);
     assert_eq!((slab.head.epoch, slab.head.first_seq), (epoch, 1));
+    // And a record of its own tells which number was the last.
+    let mut notes = sidekick_ipc::frame::frames(&note.frames, &note.head.epoch);
+    let frame = notes.next().unwrap().unwrap();
+    let record = sidekick_ipc::Record::parse(frame.payload).unwrap();
+    let value = sidekick_ipc::value::decode(record.variant).unwrap();
+    assert_eq!((record.stream, note.head.incarnation), ("sidekick.end", 1));
+    assert_eq!(
+        value.to_json().to_string(),
+        r#"{"cause":"its ring vanished","clean":false,"epoch":"00000000-0000-0000-0000-000000000007","last_seq":1,"tail_unknown":true}"#
+    );
+    // Told again, as by the next watchdog, it is one record all the same.
+    super::ends::note(&store, "s", epoch).await.unwrap();
+    assert_eq!(store.derived_records(), 1);
     store.shutdown().await;
 }
 

@@ -115,8 +115,16 @@ impl Store {
     /// [`DerivedError::TooLarge`], [`DerivedError::StreamName`], [`DerivedError::Value`]: it will never be taken.
     /// [`DerivedError::Append`]: try again later, as after [`Store::append`].
     pub async fn derived(&self, record: &Derived<'_>) -> Result<(), DerivedError> {
-        let (head, frames) = encode(record)?;
         self.refuse_over_quota()?;
+        self.note(record).await
+    }
+
+    /// As [`Store::derived`], over quota too: for a few small records that say what has become of others.
+    ///
+    /// # Errors
+    /// As [`Store::derived`], but for the quota.
+    pub async fn note(&self, record: &Derived<'_>) -> Result<(), DerivedError> {
+        let (head, frames) = encode(record)?;
         // A record has at most 64 KiB.
         let frames_bytes = frames.len() as u32;
         let command = Command::Derived { head, frames_bytes };
