@@ -19,12 +19,14 @@ const ALL: usize = usize::MAX;
 /// Samples of a supervisor that needs a second or more for each; they differ by much more than their medians' error.
 const FEW: usize = 10;
 
-/// In files and commands: the supervisor's own folder, and the program's command line.
+/// In files, their names and commands: the peer's name, its own folder, and the program's command line.
+const NAME: &str = "{NAME}";
 const DIR: &str = "{DIR}";
 const PROGRAM: &str = "{PROGRAM}";
 
 const RUN: (&str, &str) = ("service/run", "#!/bin/sh\nexec {PROGRAM}\n");
-/// A user's manager, with a `/run` of its own. Needs the right to make a mount namespace.
+/// A user's manager, with a `/run` of its own. Needs the right to make a mount namespace. Two of them have one tree of
+/// control groups, so their units must not have one name: each would kill the other's processes.
 const SYSTEMD: &[&str] = &[
     "unshare",
     "-m",
@@ -39,10 +41,10 @@ const MANAGER: (&str, &str) = (
     "manager",
     "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system /run/user/0 && chmod 700 /run/user/0 || exit 1\n\
      export XDG_RUNTIME_DIR=/run/user/0 XDG_CONFIG_HOME={DIR} HOME={DIR} DBUS_SESSION_BUS_ADDRESS=\n\
-     exec /lib/systemd/systemd --user --unit=bench.service --log-target=console\n",
+     exec /lib/systemd/systemd --user --unit={NAME}.service --log-target=console\n",
 );
 const UNIT: (&str, &str) = (
-    "systemd/user/bench.service",
+    "systemd/user/{NAME}.service",
     "[Unit]\nDescription=bench\nStartLimitIntervalSec=0\n\
      [Service]\nExecStart={PROGRAM}\nRestart=always\n",
 );
@@ -117,7 +119,7 @@ pub(super) const PEERS: &[Peer] = &[
             MANAGER,
             UNIT,
             (
-                "systemd/user/bench.service.d/at_once.conf",
+                "systemd/user/{NAME}.service.d/at_once.conf",
                 "[Service]\nRestartSec=0\n",
             ),
         ],
@@ -221,7 +223,11 @@ impl Peer {
             return Err(format!("not installed ({missing}): {}", self.install));
         }
         let (dir, program) = (plain(folder.as_os_str())?.to_owned(), joined(program)?);
-        let fill = |text: &str| text.replace(DIR, &dir).replace(PROGRAM, &program);
+        let fill = |text: &str| {
+            text.replace(NAME, self.name)
+                .replace(DIR, &dir)
+                .replace(PROGRAM, &program)
+        };
         let mut command = Command::new(self.command[0]);
         command.args(self.command[1..].iter().map(|word| fill(word)));
         token.mark(&mut command);
@@ -233,7 +239,7 @@ impl Peer {
         let mut start = || {
             write(&folder.join("environment"), &environment)?;
             for (name, text) in self.files {
-                write(&folder.join(name), &fill(text))?;
+                write(&folder.join(fill(name)), &fill(text))?;
             }
             Running::start(&mut command)
         };
@@ -284,12 +290,14 @@ mod tests {
     #[test]
     fn every_placeholder_is_known_and_every_peer_names_the_program() {
         for peer in PEERS {
-            let texts = peer.files.iter().map(|(_, text)| text).chain(peer.command);
-            let all: String = texts.copied().collect();
+            let files = peer.files.iter().flat_map(|(name, text)| [name, text]);
+            let all: String = files.chain(peer.command).copied().collect();
             assert!(all.contains(PROGRAM), "{} starts nothing", peer.name);
             assert!(peer.install.contains("install"), "{}", peer.name);
-            let rest = all.replace(DIR, "").replace(PROGRAM, "");
-            for wrong in ["{DIR", "{PROGRAM", "DIR}", "PROGRAM}"] {
+            let rest = [NAME, DIR, PROGRAM]
+                .into_iter()
+                .fold(all, |rest, known| rest.replace(known, ""));
+            for wrong in ["NAME}", "DIR}", "PROGRAM}", "{NAME", "{DIR", "{PROGRAM"] {
                 assert!(!rest.contains(wrong), "{} has {wrong}", peer.name);
             }
         }
