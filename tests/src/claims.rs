@@ -9,7 +9,11 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Completion, Trial};
 
+use crate::godot::fetch::{Template, template};
 use crate::godot::{self, Godot};
+
+const NO_TEMPLATE: &str = "no release template beside this Godot; `cargo xtask godot` unpacks one with the engine into an \
+                           empty cache folder";
 
 /// A named test that is given the engine.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +23,9 @@ pub struct Claim {
     /// Panics when the claim does not hold.
     pub run: fn(&Godot),
 }
+
+/// A named test that is given the engine and a release build of it; panics when the claim does not hold.
+pub type TemplateClaim = (&'static str, fn(&Godot, Template));
 
 /// Makes a test target's `main` out of functions that take a `&Godot`.
 ///
@@ -46,6 +53,27 @@ pub fn main(claims: &[Claim]) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(1));
     libtest_mimic::run(&arguments, trials(claims, find)).exit_code()
+}
+
+/// Runs claims of a release build of the engine, which is ignored where none was unpacked with the engine.
+pub fn of_templates(claims: &[TemplateClaim]) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(1));
+    let complete = |run: fn(&Godot, Template)| {
+        let godot = match find() {
+            Ok(godot) => godot,
+            Err(ignored) => return ignored,
+        };
+        match template(&godot) {
+            Some(template) => run(&godot, template),
+            None => return Completion::ignored_with(NO_TEMPLATE),
+        }
+        Completion::Completed
+    };
+    let trials = claims
+        .iter()
+        .map(|&(name, run)| Trial::ignorable_test(name, move || Ok(complete(run))));
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
 /// The engine, or why there is none. A wrong `GODOT4_BIN` fails the tests: somebody meant to run them.

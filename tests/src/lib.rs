@@ -8,7 +8,7 @@
 //! - [`godot`]: finds a real Godot, or unpacks one into a cache folder.
 //! - [`build`]: builds the extension and the watchdog, once a process.
 //! - [`project`]: a Godot project made for one test, and the engine that runs it.
-//! - [`installed`]: the addon as a user unpacks it.
+//! - [`installed`]: the addon as a user unpacks it; [`exported`]: a project as a game is shipped.
 //! - [`watchdog`]: a watchdog with its own folders, and everything that it started.
 //! - [`engine`]: an engine without Godot, made of the test's own executable.
 //! - [`mount`]: file systems that are small or read-only.
@@ -24,6 +24,7 @@ pub mod build;
 pub mod claims;
 pub mod double;
 pub mod engine;
+pub mod exported;
 pub mod folders;
 pub mod godot;
 pub mod history;

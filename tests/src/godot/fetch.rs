@@ -23,8 +23,11 @@ const SUITE: &str = "sid";
 
 const PACKAGE: &str = "godot";
 
+/// A release build of the engine, as exported games have it: for what only such a build does.
+const TEMPLATE_PACKAGE: &str = "godot-template-release";
+
 /// Unpacks Godot into the cache folder and returns it; returns the one that is there when another process
-/// was quicker. Takes about half a minute and 160 MB of downloads.
+/// was quicker. Takes about half a minute and 180 MB of downloads.
 ///
 /// # Errors
 /// [`GodotError`], each telling what to install instead.
@@ -98,6 +101,17 @@ pub fn fetch(progress: &mut dyn FnMut(&str)) -> Result<Godot, GodotError> {
         path: home.join("godot"),
         version,
     })
+}
+
+/// A release template with what it needs to run.
+#[derive(Debug, Clone)]
+pub struct Template {
+    /// The dynamic linker that must run it.
+    pub linker: PathBuf,
+    /// The folder of its libraries.
+    pub libraries: PathBuf,
+    /// The engine.
+    pub engine: PathBuf,
 }
 
 /// An apt whose state, lists, cache and installed packages are its own.
@@ -186,29 +200,33 @@ impl PrivateApt {
         let mut total = 0_usize;
         let mut begun = 0_usize;
         let mut told = 0_usize;
-        let arguments = [
-            "install",
-            "--no-install-recommends",
-            "--download-only",
-            "--yes",
-            PACKAGE,
-        ];
-        let install = self.run(&arguments, &mut |line| {
-            if let Some(count) = newly_installed(line) {
-                total = count;
-            } else if let Some(size) = line.strip_prefix("Need to get ") {
-                progress(&format!(
-                    "{total} packages, {}",
-                    size.trim_end_matches(" of archives.")
-                ));
-            } else if line.starts_with("Get:") {
-                begun += 1;
-                if begun * 10 >= (told + 1) * total.max(1) {
-                    told = begun * 10 / total.max(1);
-                    progress(&format!("downloading package {begun} of {total}"));
+        let mut install = |packages: &[&str]| {
+            let mut arguments = vec![
+                "install",
+                "--no-install-recommends",
+                "--download-only",
+                "--yes",
+            ];
+            arguments.extend(packages);
+            self.run(&arguments, &mut |line| {
+                if let Some(count) = newly_installed(line) {
+                    total = count;
+                } else if let Some(size) = line.strip_prefix("Need to get ") {
+                    progress(&format!(
+                        "{total} packages, {}",
+                        size.trim_end_matches(" of archives.")
+                    ));
+                } else if line.starts_with("Get:") {
+                    begun += 1;
+                    if begun * 10 >= (told + 1) * total.max(1) {
+                        told = begun * 10 / total.max(1);
+                        progress(&format!("downloading package {begun} of {total}"));
+                    }
                 }
-            }
-        });
+            })
+        };
+        // An archive without a template has an engine all the same.
+        let install = install(&[PACKAGE, TEMPLATE_PACKAGE]).or_else(|_| install(&[PACKAGE]));
         match (update, install) {
             (_, Ok(())) => Ok(()),
             (Ok(()), Err(error)) => Err(error),
@@ -295,17 +313,6 @@ fn newly_installed(line: &str) -> Option<usize> {
 /// Writes the script that runs the engine through its own dynamic linker. It `exec`s, so the process that
 /// the caller started is the engine.
 fn write_script(script: &Path, prefix: &Path) -> Result<(), GodotError> {
-    let linker = ["usr/lib64", "lib64", "usr/lib", "lib"]
-        .iter()
-        .find_map(|folder| first_named(&prefix.join(folder), |name| name.starts_with("ld-linux")))
-        .ok_or_else(|| {
-            step(
-                "finding the dynamic linker",
-                format!("none is in {prefix:?}"),
-            )
-        })?;
-    let libraries = first_named(&prefix.join("usr/lib"), |name| name.contains("-linux-gnu"))
-        .ok_or_else(|| step("finding the libraries", format!("none are in {prefix:?}")))?;
     let inside = |path: &Path| {
         let path = path.strip_prefix(prefix).unwrap_or(path);
         format!("\"$home\"/prefix/{}", path.display())
@@ -315,9 +322,9 @@ fn write_script(script: &Path, prefix: &Path) -> Result<(), GodotError> {
          # Runs the Godot that lies beside this script with the libraries that lie beside it.\n\
          home=$(dirname \"$(readlink -f \"$0\")\")\n\
          exec {linker} --library-path {libraries}:{libraries}/pulseaudio {engine} \"$@\"\n",
-        linker = inside(&linker),
-        libraries = inside(&libraries),
-        engine = inside(&prefix.join("usr/bin/godot")),
+        linker = inside(&linker(prefix)?),
+        libraries = inside(&libraries(prefix)?),
+        engine = inside(&prefix.join("usr/bin").join(PACKAGE)),
     );
     let result = fs::write(script, text)
         .and_then(|()| fs::set_permissions(script, fs::Permissions::from_mode(0o755)));
@@ -325,6 +332,35 @@ fn write_script(script: &Path, prefix: &Path) -> Result<(), GodotError> {
         path: script.to_owned(),
         source,
     })
+}
+
+/// The release template that was unpacked together with this engine; `None` where there is none.
+pub fn template(godot: &Godot) -> Option<Template> {
+    let prefix = godot.path.parent()?.join("prefix");
+    let engine = prefix.join("usr/bin").join(TEMPLATE_PACKAGE);
+    engine.is_file().then_some(())?;
+    Some(Template {
+        linker: linker(&prefix).ok()?,
+        libraries: libraries(&prefix).ok()?,
+        engine,
+    })
+}
+
+fn linker(prefix: &Path) -> Result<PathBuf, GodotError> {
+    let linker = ["usr/lib64", "lib64", "usr/lib", "lib"]
+        .iter()
+        .find_map(|folder| first_named(&prefix.join(folder), |name| name.starts_with("ld-linux")));
+    linker.ok_or_else(|| {
+        step(
+            "finding the dynamic linker",
+            format!("none is in {prefix:?}"),
+        )
+    })
+}
+
+fn libraries(prefix: &Path) -> Result<PathBuf, GodotError> {
+    first_named(&prefix.join("usr/lib"), |name| name.contains("-linux-gnu"))
+        .ok_or_else(|| step("finding the libraries", format!("none are in {prefix:?}")))
 }
 
 fn first_named(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Option<PathBuf> {
