@@ -71,17 +71,20 @@ pub struct LaunchRecord {
     pub log: Option<PathBuf>,
     /// How it ended was told.
     pub told: bool,
+    /// The file was written anew for an engine whose runtime directory was cleaned up: its ring is lost.
+    pub ring_lost: bool,
 }
 
 impl LaunchRecord {
     fn to_text(&self) -> Vec<u8> {
         let number = |n: Option<u64>| n.map_or_else(String::new, |n| n.to_string());
         let mut text = format!(
-            "version=1\nboot_id={}\npid={}\nstart_ticks={}\n{}log=",
+            "version=1\nboot_id={}\npid={}\nstart_ticks={}\n{}{}log=",
             self.boot_id,
             number(self.pid.map(u64::from)),
             number(self.start_ticks),
-            if self.told { "told=1\n" } else { "" }
+            if self.told { "told=1\n" } else { "" },
+            if self.ring_lost { "ring_lost=1\n" } else { "" }
         )
         .into_bytes();
         if let Some(log) = &self.log {
@@ -108,6 +111,7 @@ impl LaunchRecord {
             boot_id: field("boot_id").unwrap_or_default().to_owned(),
             log: field("log").map(|value| PathBuf::from(OsString::from(value))),
             told: field("told") == Some("1"),
+            ring_lost: field("ring_lost") == Some("1"),
         }
     }
 }
@@ -121,7 +125,7 @@ pub struct Survivor {
     pub process: Process,
     /// Where its output goes, if that was recorded.
     pub log: Option<PathBuf>,
-    /// The runtime directory was cleaned up under it: no launch lock tells of it any more, and its ring is lost.
+    /// The runtime directory was cleaned up under it: its launch file was written anew, and its ring is lost.
     pub is_ring_lost: bool,
 }
 
@@ -305,11 +309,11 @@ impl LaunchLocks {
                         });
                     }
                 }
-                Found::Running(process, log) => survey.running.push(Survivor {
+                Found::Running(process, record) => survey.running.push(Survivor {
                     launch,
                     process,
-                    log,
-                    is_ring_lost: false,
+                    log: record.log,
+                    is_ring_lost: record.ring_lost,
                 }),
                 Found::Invisible => return Err(AdoptError::Invisible { path }),
             }
@@ -328,7 +332,7 @@ impl LaunchLocks {
             if let Some((pid, ticks)) = known
                 && let Ok(process) = Process::open(pid, Some(ticks))
             {
-                return Ok(Found::Running(process, record.log));
+                return Ok(Found::Running(process, record));
             }
             if is_free {
                 return Ok(Found::Over(record));
@@ -349,7 +353,7 @@ impl LaunchLocks {
                     record.start_ticks = Some(process.start_ticks());
                     record.boot_id.clone_from(&self.boot_id);
                     write_record(file, &record)?;
-                    return Ok(Found::Running(process, record.log));
+                    return Ok(Found::Running(process, record));
                 }
                 if asked_at.elapsed() > BEING_STARTED_MAX {
                     kill_holders(file);
@@ -365,7 +369,7 @@ impl LaunchLocks {
 
 enum Found {
     Over(LaunchRecord),
-    Running(Process, Option<PathBuf>),
+    Running(Process, LaunchRecord),
     Invisible,
 }
 
@@ -398,6 +402,7 @@ mod tests {
             boot_id: "boot".to_owned(),
             log: Some(PathBuf::from("/data/engine/0000000001.log")),
             told: true,
+            ring_lost: true,
         };
         let text = record.to_text();
         assert_eq!(LaunchRecord::parse(&text), record);

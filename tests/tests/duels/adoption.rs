@@ -14,7 +14,7 @@ use sidekick_tests::process::Running;
 use sidekick_tests::wait;
 
 use super::{
-    PATIENCE, assert_all_arrived, journals, playing, rounds, status, stop_cleanly, trial,
+    PATIENCE, assert_all_arrived, journals, others, playing, rounds, status, stop_cleanly, trial,
     wait_for_status, wait_until_alone, wait_until_played,
 };
 
@@ -36,6 +36,10 @@ pub(super) fn trials() -> Vec<Trial> {
             no_common_lock,
         ),
         trial("an_engine_that_nobody_adopts_is_seen", nobody_adopts),
+        trial(
+            "an_engine_whose_ring_was_cleaned_up_runs_on_is_told_of_and_ends_by_a_restart",
+            cleaned_up,
+        ),
         trial("the_status_says_how_an_adopted_engine_ended", how_it_ended),
         trial(
             "a_death_that_no_watchdog_saw_is_reported_once_however_many_watchdogs_die",
@@ -161,6 +165,53 @@ fn no_ring_yet() {
     assert_eq!(wait_until_played(&setup, 1), engine);
     stop_cleanly(&setup, watchdog);
     assert_all_arrived(&setup, 1);
+}
+
+/// Everything in the runtime directory is removed while no watchdog lives. The same engine runs on; log, status and
+/// readiness say that nothing is heard of it, and how to end that.
+fn cleaned_up() {
+    let setup = playing();
+    let watchdog = setup.start();
+    let engine = wait_until_played(&setup, 1);
+    watchdog.kill();
+    for entry in fs::read_dir(setup.runtime_dir()).expect("readable") {
+        let path = entry.expect("an entry").path();
+        let removed = match path.is_dir() {
+            true => fs::remove_dir_all(&path),
+            false => fs::remove_file(&path),
+        };
+        removed.unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    }
+    let mut watchdog = setup.start();
+    // The second one finds the launch file that the first one wrote anew.
+    for round in 0..2 {
+        if round > 0 {
+            watchdog.kill();
+            watchdog = setup.start();
+        }
+        watchdog.wait_for_log("the lost ring", PATIENCE, |line| {
+            let is_it = line.message.contains("cleaned up under this engine");
+            (is_it && line.level == "WARN").then_some(())
+        });
+        wait_for_status(&setup, "an engine that is not heard", |status| {
+            let adopted = &status["engine"];
+            let is_it = adopted["pid"] == engine && adopted["ring_lost"] == true;
+            (is_it && adopted["state"] == "running").then_some(())
+        });
+    }
+    let table = setup.run(&["status"], PATIENCE).stdout.join("\n");
+    assert!(table.contains("what it records is lost"), "{table}");
+    let (code, why) = watchdog.get("/readyz").expect("an answer");
+    assert!(code == 503 && why.contains("restart it"), "{code} {why}");
+    assert!(others(&setup, engine).is_empty(), "one engine");
+
+    let restarted = setup.run(&["restart", "--grace", "1s"], PATIENCE);
+    assert!(restarted.status.success(), "{:#?}", restarted.lines);
+    let next = wait_until_played(&setup, 2);
+    wait_until_alone(&setup, next);
+    let (code, why) = watchdog.get("/readyz").expect("an answer");
+    assert_eq!(code, 200, "{why}");
+    stop_cleanly(&setup, watchdog);
 }
 
 /// Which signal ended an engine is known to a watchdog that did not start it.

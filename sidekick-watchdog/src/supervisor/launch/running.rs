@@ -49,6 +49,7 @@ impl RunningFile {
             boot_id: boot_id(),
             log: running.log.clone(),
             told: false,
+            ring_lost: false,
         };
         let new = self.path.with_extension("new");
         let mut file = create_private_file(&new)?;
@@ -72,7 +73,7 @@ impl RunningFile {
     /// Adds the recorded engine to what the launch locks tell if it runs and they do not know of it, and writes its
     /// launch file anew.
     pub fn complete(&self, survey: &mut Survey, locks: &LaunchLocks) {
-        let Some((launch, record)) = self.read() else {
+        let Some((launch, mut record)) = self.read() else {
             return;
         };
         if record.boot_id != boot_id() {
@@ -93,6 +94,8 @@ impl RunningFile {
         {
             return;
         }
+        // Whoever reads it next finds a launch file and no ring, and has to know why.
+        record.ring_lost = true;
         let file =
             create_private_dir(&locks.dir).and_then(|()| create_private_file(&locks.path(launch)));
         if let Err(error) = file.and_then(|file| write_record(&file, &record)) {
@@ -139,11 +142,13 @@ mod tests {
             (survivor.launch, survivor.process.pid()),
             (4, std::process::id())
         );
-        // From now on the launch file tells it.
+        assert!(survivor.is_ring_lost);
+        // From now on the launch file tells it, and why nothing is heard of it.
         let mut survey = locks.survey().expect("readable");
         assert_eq!(survey.running.len(), 1);
         file.complete(&mut survey, &locks);
         assert_eq!(survey.running.len(), 1, "not twice");
+        assert!(survey.running[0].is_ring_lost);
     }
 
     /// A number of another boot, one that another process has by now, and a torn record are nobody.
