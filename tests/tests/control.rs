@@ -292,6 +292,56 @@ fn crashes_are_listed_and_shown() {
     assert_eq!(order(&setup, &["crashes", "last"]), shown);
 }
 
+/// An engine that has printed Godot's crash banner and does not end is killed, with its children; one that only sleeps
+/// on lives.
+#[test]
+fn an_engine_that_crashed_and_does_not_end_is_killed() {
+    let mut setup = setup();
+    setup.set_engine([
+        "sh",
+        "-c",
+        "trap '' TERM; [ $SIDEKICK_INCARNATION = 1 ] && echo 'handle_crash: Program crashed with signal 11'; \
+         sleep 600 & sleep 600",
+    ]);
+    let watchdog = setup.start();
+    let cause = watchdog.wait_for_status("the next engine", PATIENCE, |status| {
+        let engine = &status["engine"];
+        let death = engine["last_deaths"].as_array()?.last()?;
+        (engine["incarnation"] == 2).then(|| death["cause"].as_str().map(str::to_owned))?
+    });
+    assert!(cause.contains("did not end; killed"), "{cause}");
+    wait::until("the second engine's processes alone", PATIENCE, || {
+        let all = setup.descendants(Some(&watchdog)).len();
+        (all == 3 && setup.engines(Some(&watchdog)).len() == 1).then_some(())
+    });
+    watchdog.stop(PATIENCE);
+}
+
+/// What has to be done before each start: while it fails there is no engine, once it succeeds there is one.
+#[test]
+fn nothing_is_started_before_its_hook_has_succeeded() {
+    let setup = setup();
+    let go = setup.scratch().join("go");
+    setup.set_config(&format!(
+        "[health]\nheartbeat = \"optional\"\n[restart]\nbackoff_first = \"50ms\"\nbackoff_max = \"50ms\"\n\
+         [hooks]\npre_start = [\"sh\", \"-c\", \"echo look >> $0.looks; test -e $0\", {go:?}]\n",
+    ));
+    let watchdog = setup.start();
+    let looks = setup.scratch().join("go.looks");
+    wait::until("a second look", PATIENCE, || {
+        let looks = fs::read_to_string(&looks).ok()?;
+        (looks.lines().count() > 1).then_some(())
+    });
+    let status = watchdog.status().expect("an answer");
+    assert!(status["engine"]["pid"].is_null(), "{status:#}");
+    fs::write(&go, "").expect("written");
+    let pid = watchdog.wait_for_status("an engine", PATIENCE, |status| {
+        status["engine"]["pid"].as_u64()
+    });
+    assert!(process::runs(u32::try_from(pid).expect("a pid")));
+    watchdog.stop(PATIENCE);
+}
+
 /// A watchdog that adopts tells how long the engine has run, and what died before.
 #[test]
 fn uptime_and_earlier_deaths_outlive_the_watchdog() {
