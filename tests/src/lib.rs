@@ -16,6 +16,7 @@
 //! - [`history`]: what is seen of an engine over the lives of its watchdogs.
 //! - [`scene`]: a game that plays one act, and what must hold afterwards.
 //! - [`journal`]: what a game says it recorded, to be held against the ledger.
+//! - [`match_stage`]: a match under kills; [`match_journal`] is what it says of itself, [`port_watch`] who holds its port.
 //! - [`bot`]: a client of the demo's arena.
 //! - [`folders`], [`ports`], [`process`], [`wait`]: what a test needs of the system, given back at its end.
 
@@ -31,7 +32,10 @@ pub mod history;
 pub mod installed;
 pub mod journal;
 pub mod ledger;
+pub mod match_journal;
+pub mod match_stage;
 pub mod mount;
+pub mod port_watch;
 pub mod ports;
 pub mod process;
 pub mod project;

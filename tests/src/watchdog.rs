@@ -4,7 +4,7 @@
 //! that are still running. Each [`Setup::start`] is one watchdog over it, so a test may kill one and start
 //! the next. When the setup goes, engines are killed and folders removed.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -141,7 +141,16 @@ impl Setup {
     /// # Panics
     /// When it cannot be started.
     pub fn start(&self) -> Watchdog<'_> {
+        self.start_with(&[])
+    }
+
+    /// As [`Setup::start`], with more variables in this one watchdog's environment.
+    ///
+    /// # Panics
+    /// As [`Setup::start`].
+    pub fn start_with(&self, variables: &[(&str, &OsStr)]) -> Watchdog<'_> {
         let mut command = self.command(&["run"]);
+        command.envs(variables.iter().copied());
         if !self.engine.is_empty() {
             command.arg("--").args(&self.engine);
         }
