@@ -10,6 +10,7 @@
 //! - [`ShutdownSignals`]: SIGTERM and its kin as a future.
 //! - [`ControlListener`], [`connect_control`]: how commands reach a running watchdog.
 //! - [`ServiceManager`]: telling systemd how we do.
+//! - [`kill_point`]: where tests let a debug build be killed.
 //! - [`data_dir`], [`runtime_dir`]: the folders that belong to one watchdog alone.
 //!
 //! # What another system has to fill in
@@ -35,10 +36,12 @@
 //! | [`leave_session`], [`close_inherited_on_exec`] | `setsid`, `close_range` | `DETACHED_PROCESS`, no inherited handles | `setsid`, a flag on each descriptor |
 
 pub mod data_dir;
+mod kill_point;
 #[cfg(target_os = "linux")]
 mod linux;
 pub mod runtime_dir;
 
+pub use kill_point::kill_point;
 #[cfg(target_os = "linux")]
 pub use linux::{
     clock::{boot_id, monotonic_now},

@@ -49,6 +49,10 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
             "sidekick-watchdog".to_owned(),
         ),
     ];
+    let (watchdog, _) = &built[2];
+    if names_kill_points(&fs::read(watchdog)?) {
+        return Err(format!("{watchdog:?} has the kill points of a debug build").into());
+    }
     let mut files = Vec::new();
     collect(&repository().join("addons"), &mut files)?;
     files.sort();
@@ -79,6 +83,14 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         path.display()
     );
     try_out(&path)
+}
+
+/// Whether a program would end itself where a test tells it to: see the watchdog's `platform/kill_point.rs`.
+fn names_kill_points(program: &[u8]) -> bool {
+    let variable = b"HARNESS_WATCHDOG_KILL_AT";
+    program
+        .windows(variable.len())
+        .any(|window| window == variable)
 }
 
 /// As a user: unpacks into a fresh project, starts the launch script, waits for a record.
@@ -136,6 +148,14 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What ships is looked through; what is tested has what is looked for.
+    #[test]
+    fn the_kill_points_of_a_debug_build_are_found() {
+        let debug = fs::read(build::watchdog(Profile::Debug)).unwrap();
+        assert!(names_kill_points(&debug));
+        assert!(!names_kill_points(b"HARNESS_WATCHDOG_KILL_A"));
+    }
 
     #[test]
     fn the_zip_keeps_names_and_execute_bits() {

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::{RECORD_BYTES_MAX, Survivor};
-use crate::platform::{create_private_file, read_at};
+use crate::platform::{create_private_file, kill_point, read_at};
 
 /// The word that decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +53,7 @@ impl ActiveFile {
         }
         text.extend_from_slice(b"\nend\n");
         file.write_all(&text)?;
+        kill_point("amid_active_word");
         fs::rename(&new, &self.path)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Engine, Runtime, running};
 use crate::event::EngineEvent;
-use crate::platform::{Exit, Process, ProcessState, monotonic_now};
+use crate::platform::{Exit, Process, ProcessState, kill_point, monotonic_now};
 use crate::supervisor::EngineLink;
 use crate::supervisor::death::Death;
 use crate::supervisor::launch::{Active, Survivor};
@@ -229,13 +229,16 @@ impl Runtime {
             return false;
         };
         let launch = standby.launch;
+        kill_point("before_active_word");
         self.note_active(launch);
+        kill_point("after_active_word");
         let link = standby
             .link
             .or_else(|| self.find_link.as_ref().and_then(|find| find(launch)));
         if let Some(link) = &link {
             link.activate(launch);
         }
+        kill_point("after_ring_word");
         let now = monotonic_now();
         let pid = standby.process.pid();
         let process = running(launch, &standby.process, standby.live.as_ref());
@@ -254,6 +257,7 @@ impl Runtime {
             standby: true,
         });
         self.output.started(launch, pid, standby.live, false);
+        kill_point("after_telling");
         true
     }
 
