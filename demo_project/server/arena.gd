@@ -25,12 +25,17 @@ var _rng := RandomNumberGenerator.new()
 
 func _ready() -> void:
 	_rng.randomize()
+	set_physics_process(false)
 	for player in player_count:
 		positions.append(Vector2.ZERO)
 		headings.append(Vector2.ZERO)
 		health.append(0)
 		scores.append(0)
+	# Nobody plays in a standby before it is its turn.
+	await Sidekick.when_active()
+	for player in player_count:
 		_spawn(player)
+	set_physics_process(true)
 
 
 func _physics_process(delta: float) -> void:

@@ -1,6 +1,6 @@
 extends Node2D
 ## Starts the arena, lets players in once the match is as it was, tells the watchdog that it is ready, and draws it when there is
-## a window.
+## a window. With [code][engine] standby = 1[/code] it is booted twice, and the second one waits until the first one has died.
 ##
 ## That the match goes on after a crash is the work of the State node in main.tscn; nothing here or in the arena saves anything.
 ## User arguments (after [code]--[/code]): [code]--players N[/code], [code]--port N[/code] (see door.gd), [code]--witness DIR[/code] (notes there, once a
@@ -34,6 +34,7 @@ func _enter_tree() -> void:
 
 func _ready() -> void:
 	Sidekick.quit_requested.connect(_on_quit_requested)
+	await Sidekick.when_active()
 	var witness := Trouble.user_argument("--witness")
 	if not witness.is_empty():
 		_witness = FileAccess.open("%s/%d" % [witness, Sidekick.get_incarnation()], FileAccess.WRITE)

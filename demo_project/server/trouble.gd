@@ -67,6 +67,9 @@ func _ready() -> void:
 
 
 func _process(delta: float) -> void:
+	if Sidekick.is_standby():
+		# It is the other server's trouble.
+		return
 	_uptime_s += delta
 	for command: String in _deadlines.keys():
 		if _uptime_s >= _deadlines[command]:

@@ -41,6 +41,9 @@ pub struct Options {
     /// Time between two kills, as `5s`.
     #[arg(long, default_value = "5s")]
     crash_every: humantime::Duration,
+    /// Keep a second server booted and parked, which takes over at each death.
+    #[arg(long)]
+    standby: bool,
     /// Go on killing until Ctrl-C.
     #[arg(long)]
     forever: bool,
@@ -64,8 +67,13 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let receiver = Receiver::start();
     let (folder, runtime, token) = (Folder::new(), Folder::in_memory(), Token::new());
     println!(
-        "2. An arena server with {} players under the watchdog",
-        options.players
+        "2. An arena server with {} players under the watchdog{}",
+        options.players,
+        if options.standby {
+            ", and a standby"
+        } else {
+            ""
+        }
     );
     println!("   backend   {}", receiver.url());
     println!("   data      {}", folder.path().display());
@@ -94,6 +102,9 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         // The rhythm of the show, not a wait for anything.
         thread::sleep(options.crash_every.into());
         let Some(way) = ways.next() else { break };
+        if options.standby {
+            stage.parked()?;
+        }
         kill(*way, &mut stage, &token, &folder, began.elapsed())?;
         println!("            {}", player.resumed()?);
         if options.forever {
@@ -152,6 +163,7 @@ fn start(
         &config,
         format!(
             "name = \"arena-1\"\n\
+             [engine]\nstandby = {}\n\
              [health]\nhang_timeout = \"2s\"\n\
              [restart]\nstable_after = \"2s\"\n\
              [upload]\nsinks = [\"http\"]\nbatch_max_age = \"200ms\"\n\
@@ -159,6 +171,7 @@ fn start(
              [shutdown]\nupload_grace = \"30s\"\n\
              [api]\nlisten = \"127.0.0.1:0\"\n\
              [log]\nformat = \"json\"\n",
+            u8::from(options.standby),
             receiver.url()
         ),
     )?;
@@ -198,8 +211,9 @@ fn kill(
     let died = stage.wait("the engine's death", |line| {
         is_end(line).then(|| line.number("incarnation"))
     })?;
-    let gap = stage.wait("the next engine", |line| {
-        (line.message == "engine started").then(|| line.fields["gap_ms"].as_f64())
+    let (gap, next) = stage.wait("the next engine", |line| {
+        let next = show::new_engine(line)?;
+        Some((line.fields["gap_ms"].as_f64(), next))
     })?;
     let ready = stage.wait("the next game to be ready", |line| {
         (line.message == "game ready").then(|| line.fields["after_ms"].as_f64())
@@ -210,7 +224,7 @@ fn kill(
         is_it.then(|| line.text("cause").unwrap_or("?").to_owned())
     })?;
     println!(
-        "   {:5.1} s  {:<24} {cause}; next engine after {:.1} ms, ready after {:.0} ms",
+        "   {:5.1} s  {:<24} {cause}; {next} after {:.1} ms, ready after {:.0} ms",
         at.as_secs_f64(),
         way.words(),
         gap.unwrap_or_default(),

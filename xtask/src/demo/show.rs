@@ -37,6 +37,15 @@ pub struct Session {
     pub committed: u64,
 }
 
+/// What a line calls the engine that it tells of, if it is the start of one.
+pub fn new_engine(line: &LogLine) -> Option<&'static str> {
+    match line.message.as_str() {
+        "engine started" => Some("next engine"),
+        "standby promoted: it is the engine" => Some("the standby took over"),
+        _ => None,
+    }
+}
+
 impl Stage {
     /// A watchdog that was just started.
     pub fn new(watchdog: Running, patience: Duration) -> Self {
@@ -103,8 +112,23 @@ impl Stage {
             .iter()
             .rev()
             .filter_map(LogLine::parse)
-            .find(|line| line.message == "engine started")?;
+            .find(|line| new_engine(line).is_some())?;
         u32::try_from(last.number("pid")?).ok()
+    }
+
+    /// Waits until a standby is parked beside the running engine.
+    ///
+    /// # Errors
+    /// When none is for a minute; with the whole log.
+    pub fn parked(&self) -> Result<(), Box<dyn Error>> {
+        let incarnation = |line: &LogLine| line.number("incarnation").unwrap_or_default();
+        let lines = self.watchdog.lines.all();
+        let lines = lines.iter().filter_map(LogLine::parse);
+        let engines = lines.filter(|line| new_engine(line).is_some());
+        let engine = engines.map(|line| incarnation(&line)).max().unwrap_or(0);
+        self.find("a parked standby", |line| {
+            (line.message == "standby parked" && incarnation(line) > engine).then_some(())
+        })
     }
 
     /// Asks the watchdog to end and waits for that.
