@@ -22,6 +22,8 @@ pub struct Serving {
     pub pid: u32,
     /// Whether it was booted as a standby.
     pub was_standby: bool,
+    /// Of its program.
+    pub version: u32,
 }
 
 /// Numbers of a journal.
@@ -37,6 +39,8 @@ pub struct Summary {
     pub promoted: u64,
     /// Incarnations that served and were started cold.
     pub cold: u64,
+    /// Incarnations that went on after one that had been asked to quit.
+    pub handed_over: u64,
     /// The most ticks that a death took back.
     pub ticks_lost_max: u64,
     /// The processes that said that they serve.
@@ -58,11 +62,12 @@ fn incarnation(file_name: &str) -> Option<u64> {
 fn serving(file_name: &str, text: &str) -> Option<Serving> {
     let incarnation = incarnation(file_name)?;
     let line = whole(text).find_map(|line| line.strip_prefix("serves "))?;
-    let (pid, was_standby) = line.split_once(' ')?;
+    let mut words = line.split(' ');
     Some(Serving {
         incarnation,
-        pid: pid.parse().ok()?,
-        was_standby: was_standby == "true",
+        pid: words.next()?.parse().ok()?,
+        was_standby: words.next()? == "true",
+        version: words.next()?.parse().ok()?,
     })
 }
 
@@ -133,6 +138,8 @@ struct Judge {
     history: BTreeMap<u64, Vec<u64>>,
     done: u64,
     begun: Option<u64>,
+    /// The last incarnation was asked to quit.
+    has_quit: bool,
 }
 
 impl Judge {
@@ -160,6 +167,10 @@ impl Judge {
                 self.summary.done += 1;
                 Ok(())
             }
+            ["quits"] => {
+                self.has_quit = true;
+                Ok(())
+            }
             ["serves", ..] => Ok(()),
             _ => Err(line.to_owned()),
         }
@@ -179,6 +190,11 @@ impl Judge {
         self.summary.begun_only += u64::from(Some(tick) == begun);
         let lost = last.saturating_sub(tick);
         self.summary.ticks_lost_max = self.summary.ticks_lost_max.max(lost);
+        let has_quit = std::mem::take(&mut self.has_quit);
+        self.summary.handed_over += u64::from(has_quit);
+        if has_quit && lost > 0 {
+            return Err(format!("{lost} ticks were lost though the match had quit"));
+        }
         if status != if tick > 0 { "restored" } else { "none" } {
             return Err(format!("tick {tick} was restored with the status {status}"));
         }
@@ -231,14 +247,17 @@ mod tests {
         )
     }
 
-    const FIRST: &str = "restored none 0 0,0\nserves 7 false\ntick 1 1,0\ntick 2 1,2\nbegin 2\ndone 2\ntick 3 1,5\n\
+    const FIRST: &str = "restored none 0 0,0\nserves 7 false 1\ntick 1 1,0\ntick 2 1,2\nbegin 2\ndone 2\ntick 3 1,5\n\
                          tick 4 4,5\nbegin 4\n";
 
     #[test]
     fn a_match_that_goes_on_is_right() {
         for (second, begun_only) in [
-            ("restored restored 2 1,2\nserves 8 true\ntick 3 1,9\n", 0),
-            ("restored restored 4 4,5\nserves 8 true\ntick 5 4,9\ntic", 1),
+            ("restored restored 2 1,2\nserves 8 true 1\ntick 3 1,9\n", 0),
+            (
+                "restored restored 4 4,5\nserves 8 true 1\ntick 5 4,9\ntic",
+                1,
+            ),
         ] {
             let (summary, broken) = judged(&[FIRST, second]);
             assert_eq!(broken, Vec::<String>::new());
@@ -258,6 +277,7 @@ mod tests {
             ("restored timeout 0 0,0\n", "timeout"),
             ("restored restored 2 1,2\ntick 4 1,2\n", "came after"),
             ("taken\n", "taken"),
+            ("quits\nrestored restored 2 1,2\n", "had quit"),
             ("refused 6\n", "refused"),
         ] {
             let (_, broken) = judged(&[FIRST, second]);

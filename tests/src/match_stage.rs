@@ -28,7 +28,7 @@ pub struct Stage {
     pub journals: PathBuf,
     has_standby: bool,
     watch: PortWatch,
-    _project: Project,
+    project: Project,
 }
 
 /// What is known of a match at its end.
@@ -91,8 +91,20 @@ impl Stage {
             journals,
             has_standby,
             watch: PortWatch::start(port),
-            _project: project,
+            project,
         }
+    }
+
+    /// Puts the game's next version in the place of its program, as an update does.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn update(&self, version: u32) {
+        let script = match_journal::SCRIPT.replace(
+            "const VERSION := 1\n",
+            &format!("const VERSION := {version}\n"),
+        );
+        self.project.write("main.gd", &script);
     }
 
     /// Who serves, if it lives.

@@ -12,6 +12,8 @@ use sidekick_tests::project::{Engine, Options, Project};
 use sidekick_tests::watchdog::Setup;
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// The interval of the demo's State node (0.1 s at 60 ticks a second), the tick in which it was due, and the one that the client saw.
+const LOST_TICKS_MAX: i64 = 8;
 
 /// Starts a client of the project's server.
 fn client(godot: &Godot, project: &Project, port: u16, arguments: &[&str]) -> Bot {
@@ -66,8 +68,6 @@ fn a_client_goes_on_with_the_next_server(godot: &Godot) {
 /// The arena keeps nothing by itself: with its State node the match goes on after each `kill -9` where it was, up to a checkpoint
 /// interval, and each client gets the player that it had.
 fn the_match_goes_on_after_each_kill(godot: &Godot) {
-    /// The interval of the State node (0.1 s at 60 ticks a second), the tick in which it was due, and the one that the client saw.
-    const LOST_TICKS_MAX: i64 = 8;
     let project = Project::demo();
     let mut setup = Setup::new();
     let port = ports::free_udp();
@@ -105,6 +105,37 @@ fn the_match_goes_on_after_each_kill(godot: &Godot) {
     watchdog.stop(DEADLINE);
 }
 
+/// A restart while players are on: the new server is booted first, and goes on with the match and everybody's player.
+fn a_restart_by_way_of_a_standby_keeps_the_match(godot: &Godot) {
+    let project = Project::demo();
+    let mut setup = Setup::new();
+    let port = ports::free_udp();
+    let arguments = ["--players", "50", "--port", &port.to_string()];
+    setup.set_engine(project.command_line(godot, &arguments));
+    setup.set_config("[engine]\nstandby = 1\n");
+    let watchdog = setup.start();
+    let bot = client(godot, &project, port, &[]);
+    let joined = said(&bot, "joined", 1);
+    watchdog.wait_for_status("a parked standby", DEADLINE, |status| {
+        (status["standby"]["state"] == "parked").then_some(())
+    });
+    let restarted = setup.run(&["restart"], DEADLINE);
+    assert!(restarted.status.success(), "{:#?}", restarted.lines);
+    let word = said(&bot, "resumed", 1);
+    let value = |name: &str| word[name].as_f64().unwrap_or(f64::NAN) as i64;
+    let lost = value("tick_before") - value("tick_began");
+    assert!(lost <= LOST_TICKS_MAX, "{lost} ticks are missing: {word}");
+    assert!(value("tick_began") > 60, "it began anew: {word}");
+    assert!(value("score") >= value("score_before") - 1, "{word}");
+    assert_eq!(word["player"], joined["player"], "{word}");
+    let status = watchdog.status().expect("answers");
+    assert_eq!(
+        status["engine"]["incarnation"], 3,
+        "the fresh one: {status:#}"
+    );
+    watchdog.stop(DEADLINE);
+}
+
 /// A server that only stands still is lost as well; once it goes on, the client is let in again, and its old connection is no
 /// second player.
 fn a_client_comes_back_to_a_server_that_stood_still(godot: &Godot) {
@@ -127,6 +158,7 @@ fn a_client_comes_back_to_a_server_that_stood_still(godot: &Godot) {
 
 sidekick_tests::godot_claims!(
     the_match_goes_on_after_each_kill,
+    a_restart_by_way_of_a_standby_keeps_the_match,
     a_client_goes_on_with_the_next_server,
     a_client_comes_back_to_a_server_that_stood_still,
 );

@@ -1,3 +1,5 @@
+//! A standby takes over: by plan, and when the watchdog is killed amid it.
+//!
 //! A watchdog that is killed by SIGKILL amid a promotion, at each of its steps (CORRECTNESS rule 6): the next one finds exactly one
 //! active engine, which serves, and nothing is lost. The real Godot, the real watchdog.
 //!
@@ -150,10 +152,37 @@ fn a_watchdog_that_knows_nothing_of_the_one_before_is_noticed(godot: &Godot) {
     }
 }
 
+/// Asked for a restart, the watchdog boots the new program first, then lets the old one quit, and hands over: the new one goes on
+/// with everything, and at no time have both the port.
+fn an_update_is_handed_over_with_nothing_lost(godot: &Godot) {
+    let stage = Stage::new(godot, true, "");
+    let watchdog = stage.setup.start();
+    for version in 2..=3 {
+        let (engine, stale) = stage.settled(&watchdog);
+        stage.update(version);
+        let restarted = stage.setup.run(&["restart"], PATIENCE);
+        assert!(restarted.status.success(), "{:#?}", restarted.lines);
+        let next = stage.next(engine);
+        assert_eq!((next.was_standby, next.version), (true, version));
+        assert_ne!(Some(next.pid), stale, "of the old program");
+        assert!(!process::runs(engine));
+    }
+    // What is parked beside the new one is of the new program, too.
+    let (engine, _) = stage.settled(&watchdog);
+    stage.setup.signal(engine, Signal::KILL);
+    assert_eq!(stage.next(engine).version, 3);
+    let outcome = stage.end(watchdog);
+    outcome.assert_kept();
+    let summary = &outcome.summary;
+    assert_eq!((summary.promoted, summary.cold), (3, 1));
+    assert_eq!(summary.handed_over, 2, "{summary:?}");
+}
+
 /// See `sidekick-watchdog/src/platform/kill_point.rs`.
 const KILL_AT: &str = "HARNESS_WATCHDOG_KILL_AT";
 
 sidekick_tests::godot_claims!(
+    an_update_is_handed_over_with_nothing_lost,
     a_watchdog_killed_amid_a_promotion_leaves_one_engine_that_serves,
     a_watchdog_that_knows_nothing_of_the_one_before_is_noticed,
 );
