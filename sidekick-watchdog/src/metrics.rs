@@ -57,6 +57,14 @@ pub struct Metrics {
     pub engine_crash_loop: Gauge,
     /// From the proof of a death to the next start.
     pub engine_gap_seconds: Histogram,
+    /// 1 while a second engine is there to take over, booting or parked.
+    pub standby_up: Gauge,
+    /// 1 while it is parked: it would take over at once.
+    pub standby_parked: Gauge,
+    /// Its resident memory; 0 without one.
+    pub standby_resident_bytes: Gauge,
+    /// How often a standby became the engine.
+    pub standby_promotions: Counter,
     /// Records in the ring that are not yet durable.
     pub ring_records: Gauge,
     /// 1 while the store takes records.
@@ -101,6 +109,10 @@ impl Metrics {
             engine_up: Gauge::default(),
             engine_crash_loop: Gauge::default(),
             engine_gap_seconds: Histogram::new(exponential_buckets(GAP_BUCKET_FIRST_S, 2.0, 17)),
+            standby_up: Gauge::default(),
+            standby_parked: Gauge::default(),
+            standby_resident_bytes: Gauge::default(),
+            standby_promotions: Counter::default(),
             ring_records: Gauge::default(),
             store_up: Gauge::default(),
             store_failures: Counter::default(),
@@ -171,6 +183,27 @@ impl Metrics {
             "From the proof of a death to the next start",
             Unit::Seconds,
             metrics.engine_gap_seconds.clone(),
+        );
+        r.register(
+            "standby_up",
+            "1 while a second engine is there to take over, booting or parked",
+            metrics.standby_up.clone(),
+        );
+        r.register(
+            "standby_parked",
+            "1 while the second engine is parked and would take over at once",
+            metrics.standby_parked.clone(),
+        );
+        r.register_with_unit(
+            "standby_resident",
+            "Resident memory of the second engine",
+            Unit::Bytes,
+            metrics.standby_resident_bytes.clone(),
+        );
+        r.register(
+            "standby_promotions",
+            "How often a standby became the engine",
+            metrics.standby_promotions.clone(),
         );
         r.register(
             "ring_records",
@@ -302,6 +335,10 @@ mod tests {
             "sidekick_store_fsync_last_seconds 0.0002",
             "sidekick_store_fsyncs_total 1",
             "sidekick_ring_records 0",
+            "sidekick_standby_up 0",
+            "sidekick_standby_parked 0",
+            "sidekick_standby_resident_bytes 0",
+            "sidekick_standby_promotions_total 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

@@ -105,6 +105,20 @@ fn the_standby_serves_when_the_active_one_is_killed(godot: &Godot) {
     setup.signal(small(waiting), Signal::KILL);
     let word = wait::until("the next one's word", PATIENCE, || served(&setup, third));
     assert_eq!((&word[1], &word[3]), (&json!(true), &json!(0)));
+    parked(&watchdog, Some(third));
+    let told = [
+        "sidekick_standby_up 1",
+        "sidekick_standby_parked 1",
+        "sidekick_standby_promotions_total 2",
+    ];
+    let is_told = |text: &str| {
+        let has = |wanted: &&str| text.lines().any(|line| line == *wanted);
+        told.iter().all(has)
+    };
+    wait::until("metrics of the standby", PATIENCE, || {
+        let (_, text) = watchdog.get("/metrics")?;
+        is_told(&text).then_some(())
+    });
     let finished = watchdog.stop(PATIENCE);
     assert_eq!(finished.status.code(), Some(0), "{:#?}", finished.lines);
 }

@@ -482,6 +482,24 @@ impl Board {
         self.sender.send_replace(self.status.clone());
     }
 
+    fn refresh_standby(&mut self) {
+        if let Some(standby) = &mut self.status.standby {
+            standby.since_s = self.standby_since.map_or(0.0, |at| seconds(at.elapsed()));
+            let process = self.standby_process.as_ref();
+            standby.resident_bytes = process.and_then(Process::resident_bytes);
+        }
+        let standby = self.status.standby.as_ref();
+        let is_parked = standby.is_some_and(|standby| standby.state == StandbyState::Parked);
+        let resident_bytes = standby.and_then(|standby| standby.resident_bytes);
+        let metrics = &self.metrics;
+        metrics.standby_up.set(standby.is_some().into());
+        metrics.standby_parked.set(is_parked.into());
+        metrics
+            .standby_resident_bytes
+            .set(i64::try_from(resident_bytes.unwrap_or(0)).unwrap_or(i64::MAX));
+        raise_to(&metrics.standby_promotions, self.status.promotions);
+    }
+
     fn refresh_engine(&mut self) {
         let engine = &mut self.status.engine;
         engine.uptime_s = self.engine_started.map(|at| seconds(at.elapsed()));
@@ -491,11 +509,7 @@ impl Board {
         engine.next_try_s = self
             .next_try
             .map(|at| seconds(at.saturating_duration_since(Instant::now())));
-        if let Some(standby) = &mut self.status.standby {
-            standby.since_s = self.standby_since.map_or(0.0, |at| seconds(at.elapsed()));
-            let process = self.standby_process.as_ref();
-            standby.resident_bytes = process.and_then(Process::resident_bytes);
-        }
+        self.refresh_standby();
         let (mut holes, mut refused) = (self.holes_ended, self.refused_ended);
         self.waiting = 0;
         if let Some(current) = &self.current {
@@ -678,6 +692,41 @@ mod tests {
             log: std::path::PathBuf::new(),
             standby: false,
         }
+    }
+
+    #[test]
+    fn a_standby_is_counted_from_its_boot_to_its_promotion() {
+        let mut board = Board::new(Status::default(), Metrics::new());
+        let mut look = |event: Option<EngineEvent>| {
+            if let Some(event) = event {
+                board.engine(&event);
+            }
+            board.refresh_standby();
+            let metrics = &board.metrics;
+            let is_big = metrics.standby_resident_bytes.get() > 100_000;
+            let (up, parked) = (metrics.standby_up.get(), metrics.standby_parked.get());
+            (up, parked, is_big, metrics.standby_promotions.get())
+        };
+        assert_eq!(look(None), (0, 0, false, 0));
+        let boots = EngineEvent::StandbyStarted {
+            incarnation: 2,
+            pid: std::process::id(),
+            adopted: false,
+        };
+        assert_eq!(look(Some(boots)), (1, 0, true, 0));
+        let parked = EngineEvent::StandbyParked {
+            incarnation: 2,
+            after: Duration::ZERO,
+        };
+        assert_eq!(look(Some(parked)), (1, 1, true, 0));
+        let promoted = EngineEvent::Started {
+            incarnation: 2,
+            pid: 1,
+            gap: None,
+            log: PathBuf::new(),
+            standby: true,
+        };
+        assert_eq!(look(Some(promoted)), (0, 0, false, 1));
     }
 
     /// Also where it is told after the next start, or after the next death.

@@ -61,17 +61,7 @@ fn table(status: &Status) -> String {
     );
     line("data", status.data_dir.display().to_string());
     line("engine", engine_words(status));
-    if let Some(standby) = &status.standby {
-        let mut words = format!(
-            "{} for {}, incarnation {}, pid {}",
-            standby.state.word(),
-            span(standby.since_s),
-            standby.incarnation,
-            standby.pid
-        );
-        if let Some(bytes) = standby.resident_bytes {
-            let _ = write!(words, ", {} of memory", size(bytes));
-        }
+    if let Some(words) = standby_words(status) {
         line("standby", words);
     }
     let deaths = &status.engine.last_deaths;
@@ -238,6 +228,33 @@ fn engine_words(status: &Status) -> String {
     words
 }
 
+/// `None` where there is none and never was.
+fn standby_words(status: &Status) -> Option<String> {
+    let mut words = match &status.standby {
+        Some(standby) => format!(
+            "{} for {}, incarnation {}, pid {}",
+            standby.state.word(),
+            span(standby.since_s),
+            standby.incarnation,
+            standby.pid
+        ),
+        None if status.promotions > 0 => "none".to_owned(),
+        None => return None,
+    };
+    let standby = status.standby.as_ref();
+    if let Some(bytes) = standby.and_then(|standby| standby.resident_bytes) {
+        let _ = write!(words, ", {} of memory", size(bytes));
+    }
+    match status.promotions {
+        0 => {}
+        1 => words.push_str("; 1 standby took over"),
+        number => {
+            let _ = write!(words, "; {number} standbys took over");
+        }
+    }
+    Some(words)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,6 +301,28 @@ mod tests {
             assert!(table.contains(part), "{part}\n{table}");
         }
         assert!(!table.contains('\x1b'));
+    }
+
+    #[test]
+    fn a_standby_is_told_of_with_those_before_it() {
+        let mut status = Status::default();
+        assert_eq!(standby_words(&status), None);
+        status.standby = Some(crate::api::StandbyStatus {
+            incarnation: 3,
+            pid: 7,
+            resident_bytes: Some(3 << 20),
+            ..Default::default()
+        });
+        let words = standby_words(&status).expect("there is one");
+        assert!(words.starts_with("booting for "), "{words}");
+        assert!(words.ends_with(", incarnation 3, pid 7, 3.0 MiB of memory"));
+        status.promotions = 1;
+        let words = standby_words(&status).expect("there is one");
+        assert!(words.ends_with("memory; 1 standby took over"), "{words}");
+        status.standby = None;
+        status.promotions = 2;
+        let words = standby_words(&status);
+        assert_eq!(words.as_deref(), Some("none; 2 standbys took over"));
     }
 
     #[test]
