@@ -289,12 +289,6 @@ fn read_all(pass: &mut Pass<'_>) -> Config {
     }
     let engine = EngineConfig::read(pass);
     let hooks = HooksConfig::read(pass);
-    if engine.standby > 0 && hooks.pre_start.is_some() {
-        pass.complain(
-            "engine.standby",
-            "cannot be used together with hooks.pre_start in this version: a standby is started without it. Remove one of them",
-        );
-    }
     Config {
         engine,
         health: HealthConfig::read(pass),

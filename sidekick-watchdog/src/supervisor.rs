@@ -154,7 +154,7 @@ pub struct SupervisorConfig {
     pub hold: Option<Duration>,
     /// The watchdog was asked to end.
     pub no_more_starts: NoMoreStarts,
-    /// Keep a second engine, booted and parked, to take the place of one that dies. Not together with `pre_start`.
+    /// Keep a second engine, booted and parked, to take the place of one that dies.
     pub standby: bool,
 }
 

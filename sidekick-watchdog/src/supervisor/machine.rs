@@ -301,6 +301,11 @@ impl Machine {
         }
     }
 
+    /// Whether the start that comes next, or is under way, is the safe one of a crash loop.
+    pub fn is_next_safe(&self) -> bool {
+        self.next_is_safe
+    }
+
     fn on_prepared(&mut self, success: bool, now: Duration, out: &mut Vec<Action>) {
         let State::Preparing { pending, .. } = self.state else {
             return;

@@ -29,8 +29,13 @@ pub(super) struct PreStartRun {
 }
 
 impl PreStartRun {
-    /// Starts it; `waker` is woken at its end. Without a thread or a descriptor it has failed at once.
-    pub(super) fn begin(hook: &PreStart, engine: &EngineCommand, waker: &Waker) -> Option<Self> {
+    /// Starts it, before a start of the engine or of a standby; `waker` is woken at its end. Without a thread or a descriptor it has failed at once.
+    pub(super) fn begin(
+        hook: &PreStart,
+        engine: &EngineCommand,
+        waker: &Waker,
+        is_for_standby: bool,
+    ) -> Option<Self> {
         let (program, arguments) = hook.command.split_first()?;
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null());
@@ -49,7 +54,13 @@ impl PreStartRun {
         let started = thread.spawn(move || {
             let ended = run_helper(&mut command, timeout, Some(&cancel));
             let success = matches!(ended, Ok(HelperEnd::Code(0)));
-            if !success {
+            if !success && is_for_standby {
+                tracing::warn!(
+                    program = name,
+                    ?ended,
+                    "[hooks] pre_start failed, so no standby is started; it is tried again"
+                );
+            } else if !success {
                 tracing::warn!(
                     program = name,
                     ?ended,

@@ -118,6 +118,8 @@ pub(super) struct Runtime {
     engine: Option<Engine>,
     standby: Option<Standby>,
     standby_machine: StandbyMachine,
+    /// The command before a standby's start.
+    standby_pre_start: Option<PreStartRun>,
     /// A restart that waits for a fresh standby.
     handover: Option<Handover>,
     active_file: ActiveFile,
@@ -183,6 +185,7 @@ impl Runtime {
             engine: None,
             standby: None,
             standby_machine: parts.standby_machine,
+            standby_pre_start: None,
             handover: None,
             active_file: parts.active_file,
             active_before: parts.active,
@@ -602,6 +605,7 @@ impl Runtime {
 
     fn feed_at(&mut self, event: Event, now: Duration) {
         let mut actions = VecDeque::from(self.machine.on_event(event, now));
+        let mut is_unprepared = false;
         while let Some(action) = actions.pop_front() {
             match action {
                 Action::Prepare | Action::Spawn { .. } if self.settings.no_more_starts.is_set() => {
@@ -615,8 +619,15 @@ impl Runtime {
                         actions.extend(self.machine.on_event(withdrawn, monotonic_now()));
                     }
                 }
+                // It ran before the standby's own start.
+                Action::Prepare if self.can_promote() => {
+                    is_unprepared = true;
+                    let prepared = Event::Prepared { success: true };
+                    actions.extend(self.machine.on_event(prepared, monotonic_now()));
+                }
                 Action::Prepare => {
-                    self.pre_start = self.begin_pre_start();
+                    let begun = self.take_standby_preparation();
+                    self.pre_start = begun.or_else(|| self.begin_pre_start(false));
                     if self.pre_start.is_none() {
                         let prepared = Event::Prepared { success: false };
                         actions.extend(self.machine.on_event(prepared, monotonic_now()));
@@ -634,6 +645,11 @@ impl Runtime {
                         self.emit(EngineEvent::Connected { incarnation });
                         actions.extend(self.machine.on_event(Event::Connected, monotonic_now()));
                     }
+                }
+                // The standby has died since.
+                Action::Spawn { .. } if is_unprepared => {
+                    is_unprepared = false;
+                    actions.extend(self.machine.on_event(Event::SpawnFailed, monotonic_now()));
                 }
                 Action::Spawn { safe } => match self.start_engine_alone(safe) {
                     Ok(()) => {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sidekick_watchdog::event::{DeathCause, EngineEvent};
 use sidekick_watchdog::supervisor::launch::{Active, ActiveFile};
+use sidekick_watchdog::supervisor::pre_start::PreStart;
 use sidekick_watchdog::supervisor::{Command, Ended, EngineLink, LinkFinder, SupervisorConfig};
 
 use crate::harness::{FakeLink, Site, Watched, eventually, is_alive, kill};
@@ -253,6 +254,80 @@ fn a_restart_goes_by_way_of_a_fresh_standby() {
     assert!(!is_alive(engine));
     watched.shut_down(GRACE);
     assert!(site.engines().is_empty());
+}
+
+/// Before an engine's and before a standby's boot, and not when that takes over.
+#[test]
+fn the_command_before_a_start_runs_once_for_each_boot() {
+    let rings = Rings::default();
+    let site = Site::new(SLEEPS);
+    let hooks = |expected: &str| {
+        let text = fs::read_to_string(site.path().join("hooks"));
+        (text.ok().as_deref() == Some(expected)).then_some(())
+    };
+    let mut config = config(&site);
+    config.pre_start = hook(&site, "echo hook >> hooks; [ ! -e fails ]");
+    let mut watched = Watched::start_with(config, Some(rings.finder())).expect("started");
+    let (_, engine) = watched.started();
+    eventually("one run", || hooks("hook\n"));
+    // One that fails leaves the engine alone, and is tried again.
+    fs::write(site.path().join("fails"), "").expect("written");
+    connect(&watched, &rings, 1);
+    eventually("another run", || hooks("hook\nhook\n"));
+    fs::remove_file(site.path().join("fails")).expect("there");
+    let (launch, waiting, _) = standby(&mut watched);
+    assert_eq!(launch, 2);
+    assert!(hooks("hook\nhook\nhook\n").is_some());
+    eventually("two engines", || {
+        same(site.engines(), vec![engine, waiting])
+    });
+    fs::write(site.path().join("fails"), "").expect("written");
+    kill(engine);
+    // With it there would be no start.
+    assert_eq!(promoted(&mut watched), (2, waiting, true));
+    watched.shut_down(Duration::from_secs(5));
+    assert!(site.engines().is_empty());
+}
+
+/// The engine dies while the command runs that is to come before a standby: one run is enough for the start that follows.
+#[test]
+fn a_cold_start_goes_on_with_the_command_that_runs_for_a_standby() {
+    let rings = Rings::default();
+    let site = Site::new(SLEEPS);
+    let runs = || fs::read_to_string(site.path().join("hooks")).unwrap_or_default();
+    let mut config = config(&site);
+    let script = "echo hook >> hooks; while [ -e waits ]; do sleep 0.01; done";
+    config.pre_start = hook(&site, script);
+    let mut watched = Watched::start_with(config, Some(rings.finder())).expect("started");
+    let (_, engine) = watched.started();
+    fs::write(site.path().join("waits"), "").expect("written");
+    connect(&watched, &rings, 1);
+    eventually("the run for a standby", || {
+        (runs() == "hook\nhook\n").then_some(())
+    });
+    kill(engine);
+    watched.until(|event| matches!(event, EngineEvent::Died { .. }).then_some(()));
+    fs::remove_file(site.path().join("waits")).expect("there");
+    let (launch, pid, was_standby) = promoted(&mut watched);
+    assert_eq!((launch, was_standby), (2, false));
+    eventually("one engine", || same(site.engines(), vec![pid]));
+    assert_eq!(runs(), "hook\nhook\n");
+    // And one that is not waited for any more ends.
+    fs::write(site.path().join("waits"), "").expect("written");
+    connect(&watched, &rings, 2);
+    eventually("the run for the next standby", || {
+        (runs() == "hook\nhook\nhook\n").then_some(())
+    });
+    assert_eq!(watched.shut_down(GRACE), Ended::Stopped);
+    assert!(site.engines().is_empty());
+}
+
+fn hook(site: &Site, script: &str) -> Option<PreStart> {
+    let script = format!("cd '{}'; {script}", site.path().display());
+    Some(PreStart {
+        command: vec!["sh".into(), "-c".into(), script],
+        timeout: Duration::from_secs(60),
+    })
 }
 
 /// What a watchdog finds that comes after one that was killed somewhere between a death and the end of a promotion.

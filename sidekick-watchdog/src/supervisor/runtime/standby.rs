@@ -12,6 +12,7 @@ use crate::supervisor::death::Death;
 use crate::supervisor::launch::{Active, Survivor};
 use crate::supervisor::machine::standby::{Action, Event, Wish};
 use crate::supervisor::machine::{Beat, EndedBy, Event as EngineMachineEvent};
+use crate::supervisor::pre_start::PreStartRun;
 use crate::supervisor::spawn::LaunchError;
 
 /// Looks at it: growing while it boots, then as often as it is told that we live.
@@ -132,6 +133,7 @@ impl Runtime {
         if is_due {
             self.feed_standby(Event::Tick, now);
         }
+        self.go_on_with_preparation(wish, now);
         self.go_on_with_handover(now);
     }
 
@@ -170,7 +172,7 @@ impl Runtime {
     fn feed_standby(&mut self, event: Event, now: Duration) {
         for action in self.standby_machine.on_event(event, now) {
             match action {
-                Action::Spawn => self.start_standby(now),
+                Action::Spawn => self.prepare_standby(now),
                 Action::Kill => {
                     if let Some(standby) = &self.standby {
                         standby.process.kill_group();
@@ -185,6 +187,45 @@ impl Runtime {
                 }
             }
         }
+    }
+
+    /// Starts one, after the command before it where there is one. The engine plays on meanwhile.
+    fn prepare_standby(&mut self, now: Duration) {
+        if self.settings.pre_start.is_none() {
+            return self.start_standby(now);
+        }
+        self.standby_pre_start = self.begin_pre_start(true);
+        if self.standby_pre_start.is_none() {
+            self.feed_standby(Event::SpawnFailed, now);
+        }
+    }
+
+    fn go_on_with_preparation(&mut self, wish: Wish, now: Duration) {
+        if wish == Wish::None {
+            self.cancel_preparation();
+        }
+        let ended = self.standby_pre_start.as_ref();
+        let Some(success) = ended.and_then(PreStartRun::ended) else {
+            return;
+        };
+        self.standby_pre_start = None;
+        if success {
+            self.start_standby(now);
+        } else {
+            self.feed_standby(Event::SpawnFailed, now);
+        }
+    }
+
+    /// The command that runs before a standby's start, for the start of an engine that comes sooner.
+    pub(super) fn take_standby_preparation(&mut self) -> Option<PreStartRun> {
+        let run = self.standby_pre_start.take()?;
+        self.feed_standby(Event::SpawnFailed, monotonic_now());
+        Some(run)
+    }
+
+    /// Ends it, with all that it started.
+    fn cancel_preparation(&mut self) {
+        drop(self.take_standby_preparation());
     }
 
     fn start_standby(&mut self, now: Duration) {
@@ -215,6 +256,16 @@ impl Runtime {
     /// Ends the standby that lives, whose program or state is of no use any more.
     pub(super) fn dismiss_standby(&mut self) {
         self.feed_standby(Event::Dismiss, monotonic_now());
+    }
+
+    /// Whether the next start can be the standby's that lives.
+    pub(super) fn can_promote(&self) -> bool {
+        let standby = self.standby.as_ref();
+        let is_dead =
+            |standby: &Standby| matches!(standby.process.wait_dead(Duration::ZERO), Ok(true));
+        self.standby_machine.is_promotable()
+            && !self.machine.is_next_safe()
+            && standby.is_some_and(|standby| !is_dead(standby))
     }
 
     /// Makes the standby the engine, if one lives. In this order, each step good to be repeated by a watchdog that comes
@@ -318,8 +369,11 @@ impl Runtime {
     pub(super) fn restart(&mut self, grace: Duration, why: Option<String>) {
         let now = monotonic_now();
         if self.standby_wish() == Wish::Have {
-            let until = now + self.settings.startup_timeout;
+            let hook = self.settings.pre_start.as_ref();
+            let preparing = hook.map_or(Duration::ZERO, |hook| hook.timeout);
+            let until = now + preparing + self.settings.startup_timeout;
             if self.handover.is_none() {
+                self.cancel_preparation();
                 self.dismiss_standby();
             }
             let handover = Handover { grace, until, why };

@@ -172,8 +172,9 @@ impl Runtime {
     }
 
     /// Begins the command before a start; `None` = it cannot be begun.
-    pub(super) fn begin_pre_start(&self) -> Option<PreStartRun> {
+    pub(super) fn begin_pre_start(&self, is_for_standby: bool) -> Option<PreStartRun> {
         let hook = self.settings.pre_start.as_ref()?;
-        PreStartRun::begin(hook, &self.settings.command, &self.waker)
+        let (command, waker) = (&self.settings.command, &self.waker);
+        PreStartRun::begin(hook, command, waker, is_for_standby)
     }
 }
