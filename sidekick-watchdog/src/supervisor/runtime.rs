@@ -4,6 +4,7 @@
 //! lock with store or upload and touches no disk but the runtime directory's memory; see [`super::output`].
 
 mod care;
+mod handover;
 mod standby;
 mod start;
 mod telling;
@@ -17,7 +18,8 @@ use std::time::Duration;
 use jiff::Zoned;
 use tokio::sync::mpsc::Sender;
 
-use self::standby::{Handover, Standby};
+use self::handover::Handover;
+use self::standby::Standby;
 use super::death::Death;
 use super::evidence::CpuLooks;
 use super::late::LateExits;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::handover::Handover;
 use super::{Engine, Runtime, running};
 use crate::event::EngineEvent;
 use crate::platform::{Exit, Process, ProcessState, kill_point, monotonic_now};
@@ -11,7 +12,7 @@ use crate::supervisor::EngineLink;
 use crate::supervisor::death::Death;
 use crate::supervisor::launch::{Active, Survivor};
 use crate::supervisor::machine::standby::{Action, Event, Wish};
-use crate::supervisor::machine::{Beat, EndedBy, Event as EngineMachineEvent};
+use crate::supervisor::machine::{Beat, EndedBy};
 use crate::supervisor::pre_start::PreStartRun;
 use crate::supervisor::spawn::LaunchError;
 
@@ -32,16 +33,6 @@ pub(super) struct Standby {
     link: Option<Arc<dyn EngineLink>>,
     look_at: Duration,
     look_pause: Duration,
-}
-
-/// A restart by way of a fresh standby: it is booted first, then the engine is asked to quit.
-#[derive(Clone, Debug)]
-pub(super) struct Handover {
-    grace: Duration,
-    /// It is gone on without one that is parked after this.
-    until: Duration,
-    /// Why, where it is by plan.
-    why: Option<String>,
 }
 
 impl Runtime {
@@ -107,7 +98,7 @@ impl Runtime {
         self.feed_standby(Event::Spawned, now);
     }
 
-    fn standby_wish(&self) -> Wish {
+    pub(super) fn standby_wish(&self) -> Wish {
         if !self.settings.standby || self.leaving || self.settings.no_more_starts.is_set() {
             return Wish::None;
         }
@@ -224,7 +215,7 @@ impl Runtime {
     }
 
     /// Ends it, with all that it started.
-    fn cancel_preparation(&mut self) {
+    pub(super) fn cancel_preparation(&mut self) {
         drop(self.take_standby_preparation());
     }
 
@@ -365,57 +356,10 @@ impl Runtime {
         self.sweep_soon(now);
     }
 
-    /// A restart: where a standby is configured and the engine is up, by way of a fresh one.
-    pub(super) fn restart(&mut self, grace: Duration, why: Option<String>) {
-        let now = monotonic_now();
-        if self.standby_wish() == Wish::Have {
-            let hook = self.settings.pre_start.as_ref();
-            let preparing = hook.map_or(Duration::ZERO, |hook| hook.timeout);
-            let until = now + preparing + self.settings.startup_timeout;
-            if self.handover.is_none() {
-                self.cancel_preparation();
-                self.dismiss_standby();
-            }
-            let handover = Handover { grace, until, why };
-            let until = self.handover.as_ref().map_or(until, |begun| begun.until);
-            self.handover = Some(Handover { until, ..handover });
-        } else {
-            self.handover = None;
-            self.dismiss_standby();
-            self.restart_now(grace, why);
-        }
-    }
-
-    fn restart_now(&mut self, grace: Duration, why: Option<String>) {
-        if let (Some(why), Some(engine)) = (why, &self.engine) {
-            let incarnation = engine.launch;
-            self.emit(EngineEvent::Planned { incarnation, why });
-        }
-        self.feed(EngineMachineEvent::Restart { grace });
-    }
-
-    fn go_on_with_handover(&mut self, now: Duration) {
-        if self.handover.is_none() {
-            return;
-        }
-        let wish = self.standby_wish();
-        if self.engine.is_none() || wish == Wish::None {
-            self.handover = None;
-            return;
-        }
-        let is_fresh_parked = self.standby_machine.is_parked();
-        let is_over = |handover: &mut Handover| {
-            is_fresh_parked || now >= handover.until || wish != Wish::Have
-        };
-        if let Some(handover) = self.handover.take_if(is_over) {
-            self.restart_now(handover.grace, handover.why);
-        }
-    }
-
     /// When the standby is to be cared for next.
     pub(super) fn standby_wake(&self) -> Option<Duration> {
         let look = self.standby.as_ref().map(|standby| standby.look_at);
-        let handover = self.handover.as_ref().map(|handover| handover.until);
+        let handover = self.handover.as_ref().map(Handover::until);
         [self.standby_machine.deadline(), look, handover]
             .into_iter()
             .flatten()
