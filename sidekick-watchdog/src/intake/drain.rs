@@ -40,6 +40,10 @@ const HELD_MAX: Duration = Duration::from_millis(100);
 const HELD_BYTES_MAX: usize = 16 << 10;
 /// Sleep between tries to send while the downlink is full: the engine does not tell when it has read.
 const BEHIND_PAUSE: Duration = Duration::from_millis(1);
+/// Queries so close to each other come from a thread that waits for each answer: what it asks next is waited for awake.
+const IN_A_ROW_MAX: Duration = Duration::from_micros(300);
+/// And so long.
+const AWAKE_MAX: Duration = Duration::from_micros(50);
 /// Sleep between looks whether the rings of earlier sessions are gone.
 const ENDS_PAUSE: Duration = Duration::from_millis(5);
 
@@ -142,6 +146,8 @@ impl Session {
                     }),
                     bell: own_bell,
                     held: None,
+                    answered_at: None,
+                    expects_query: false,
                     last_op: 0,
                     changed: None,
                     source: config.source.clone(),
@@ -256,6 +262,10 @@ struct Drain {
     answers: Answers,
     /// Queries that wait for company on their way to the disk. They are answered already, or will be.
     held: Option<Held>,
+    /// When queries were answered last.
+    answered_at: Option<Instant>,
+    /// The next query is likely to come at once.
+    expects_query: bool,
     /// The last operation that was taken.
     last_op: u64,
     /// Resolves when the store has changed; while something listens.
@@ -348,7 +358,7 @@ impl Drain {
             }
             let is_alive = self.attachment.is_writer_alive();
             if is_alive && !self.in_flight.is_empty() {
-                self.attachment.wait(self.pause(SILENT_MAX));
+                self.sleep(SILENT_MAX);
                 continue;
             }
             if self.held.is_some() && !is_alive || !self.in_flight.is_empty() {
@@ -384,12 +394,20 @@ impl Drain {
                 std::thread::sleep(REFUSED_PAUSE);
                 continue;
             }
-            self.attachment.wait(self.pause(if silent < IDLE_AFTER {
+            self.sleep(if silent < IDLE_AFTER {
                 SILENT_MAX
             } else {
                 IDLE_MAX
-            }));
+            });
         }
+    }
+
+    /// Sleeps until the bell rings, the engine wakes, or something else is due; `longest` at most.
+    fn sleep(&mut self, longest: Duration) {
+        if std::mem::take(&mut self.expects_query) && self.attachment.wait_awake(AWAKE_MAX) {
+            return;
+        }
+        self.attachment.wait(self.pause(longest));
     }
 
     /// How long to sleep, at most `longest`: until something else is due.
@@ -599,6 +617,9 @@ impl Drain {
         if !new.queries.is_empty() {
             self.answers.note(new.queries);
             self.answer();
+            let now = Instant::now();
+            let before = self.answered_at.replace(now);
+            self.expects_query = before.is_some_and(|at| now.duration_since(at) < IN_A_ROW_MAX);
         }
         if !new.has_more_than_queries && held.frames.len() < HELD_BYTES_MAX {
             self.held = Some(held);

@@ -11,9 +11,10 @@ const WARM_UP := 10
 const EVERY_FRAMES := 3
 const STATE_BYTES := 65536
 const NODE := "/bench/value"
+const IN_A_ROW := 10
 
 var _states := {}
-var _times := {"get_value": [], "get_value_after_write": [], "problems": []}
+var _times := {"get_value": [], "get_value_in_a_row": [], "get_value_after_write": [], "problems": []}
 var _frames := 0
 var _round := 0
 
@@ -44,6 +45,9 @@ func _process(_delta: float) -> void:
 	# What was written before has to be on disk first: two frames later it is.
 	if _frames % EVERY_FRAMES == EVERY_FRAMES - 1 and _round <= SAMPLES + WARM_UP:
 		_read("get_value")
+		# As a server that loads: one after the other.
+		for i in IN_A_ROW:
+			_read("get_value_in_a_row")
 	if _round > SAMPLES + WARM_UP or _frames % EVERY_FRAMES != 0:
 		return
 	_round += 1

@@ -66,6 +66,8 @@ pub(super) fn run(printer: Printer) -> Result<(), Box<dyn Error>> {
         "us",
         &samples,
     ));
+    let samples = results.samples("get_value_in_a_row")?;
+    printer.print(&Line::median("store", "get_value_in_a_row", "us", &samples));
     let line = Line::median("store", "get_value", "us", &results.samples("get_value")?);
     printer.print(&line.target(Target::AtMost(READ_US_MAX)));
     Ok(())
