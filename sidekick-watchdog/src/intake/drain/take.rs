@@ -1,0 +1,169 @@
+//! From the ring to the store: takes frames out, answers what is asked, sends slabs.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use sidekick_ipc::attach::{DrainError, ReaderCheckpoint};
+use tracing::{error, warn};
+
+use super::super::{CommitError, requests};
+use super::Drain;
+use super::settle::InFlight;
+use crate::slab::{OpAt, RingCheckpoint, Slab, SlabHead};
+
+/// Queries alone wait for company ([`super::HELD_MAX`]) until so many bytes of them are there.
+const HELD_BYTES_MAX: usize = 16 << 10;
+
+/// Queries so close to each other come from a thread that waits for each answer: what it asks next is waited for awake.
+const IN_A_ROW_MAX: Duration = Duration::from_micros(300);
+
+/// Frames that were taken out of the ring and are not on their way yet.
+pub(super) struct Held {
+    pub(super) frames: Vec<u8>,
+    pub(super) first_seq: u64,
+    pub(super) count: u64,
+    pub(super) checkpoint: ReaderCheckpoint,
+    pub(super) lost: u64,
+    pub(super) since: Instant,
+}
+
+impl Drain {
+    /// Takes what the ring holds, one slab at most, and sends it off; queries alone wait for company. Returns how many
+    /// numbers it covers.
+    pub(super) fn take(&mut self) -> Result<u64, CommitError> {
+        let mut frames = match &mut self.held {
+            Some(held) => std::mem::take(&mut held.frames),
+            None => Vec::new(),
+        };
+        let before = frames.len();
+        let drained = self
+            .attachment
+            .drain(&mut frames, self.config.slab_bytes_max);
+        let new = match &drained {
+            Ok(drained) if drained.count > 0 => {
+                let seen = self.progress.recorded.load(Ordering::Relaxed);
+                let new = frames.get(before..).unwrap_or_default();
+                requests::list(new, &mut self.last_op, seen)
+            }
+            _ => requests::Listed::default(),
+        };
+        let mut held = Held {
+            frames,
+            first_seq: 0,
+            count: 0,
+            checkpoint: ReaderCheckpoint::default(),
+            lost: 0,
+            since: Instant::now(),
+        };
+        if let Some(earlier) = self.held.take() {
+            let frames = held.frames;
+            held = Held { frames, ..earlier };
+        }
+        let drained = match drained {
+            Ok(drained) => drained,
+            Err(error) => {
+                match error {
+                    DrainError::Truncated { .. } => self.tail_known = false,
+                    DrainError::Spill { .. } => self.unreadable = true,
+                }
+                if !self.complained {
+                    error!(%error, epoch = %self.progress.epoch, "ring cannot be read");
+                    self.complained = true;
+                }
+                self.held = (held.count > 0).then_some(held);
+                return Ok(0);
+            }
+        };
+        self.unreadable = false;
+        if let Some(corruption) = &drained.corruption {
+            warn!(epoch = %self.progress.epoch, ?corruption, "ring is damaged; a copy is in quarantine");
+        }
+        if drained.count == 0 {
+            self.held = (held.count > 0).then_some(held);
+            return Ok(0);
+        }
+        if held.count == 0 {
+            held.first_seq = drained.first_seq;
+        }
+        held.count = held.count.saturating_add(drained.count);
+        held.checkpoint = drained.checkpoint;
+        held.lost = held.lost.saturating_add(drained.lost);
+        self.next_seq = held.first_seq.saturating_add(held.count);
+        self.progress
+            .recorded
+            .fetch_max(self.next_seq - 1, Ordering::Relaxed);
+        (self.progress.requests).fetch_add(new.new_frames, Ordering::Relaxed);
+        let added = held.frames.len().saturating_sub(before);
+        self.progress
+            .bytes
+            .fetch_add(added as u64, Ordering::Relaxed);
+        // The game may be waiting: before anything is sent to the disk.
+        if !new.queries.is_empty() {
+            self.answers.note(new.queries);
+            self.answer();
+            let now = Instant::now();
+            let before = self.answered_at.replace(now);
+            self.expects_query = before.is_some_and(|at| now.duration_since(at) < IN_A_ROW_MAX);
+        }
+        if !new.has_more_than_queries && held.frames.len() < HELD_BYTES_MAX {
+            self.held = Some(held);
+            return Ok(drained.count);
+        }
+        let mut ops = new.ops;
+        for (offset, _) in ops.iter_mut().flat_map(|op| &mut op.fragments) {
+            // A slab is far below 4 GiB.
+            *offset = offset.saturating_add(before as u32);
+        }
+        self.send(held, ops);
+        Ok(drained.count)
+    }
+
+    /// Sends what was held back.
+    pub(super) fn send_held(&mut self) {
+        if let Some(held) = self.held.take() {
+            self.send(held, Vec::new());
+        }
+    }
+
+    fn send(&mut self, held: Held, ops: Vec<OpAt>) {
+        let slab = Slab {
+            head: self.head(held.first_seq, held.count, held.checkpoint),
+            frames: held.frames.into(),
+        };
+        let last_seq = slab.head.next_seq() - 1;
+        let bytes = slab.frames.len();
+        self.in_flight_bytes += bytes;
+        let has_ops = !ops.is_empty();
+        let pending = self.committer.append(slab, ops);
+        self.in_flight.push_back(InFlight {
+            pending,
+            last_seq,
+            has_ops,
+            checkpoint: held.checkpoint,
+            lost: held.lost,
+            bytes,
+        });
+    }
+
+    pub(super) fn head(
+        &self,
+        first_seq: u64,
+        count: u64,
+        checkpoint: ReaderCheckpoint,
+    ) -> SlabHead {
+        SlabHead {
+            source: self.source.clone(),
+            epoch: self.attachment.info().epoch,
+            incarnation: self.attachment.info().launch,
+            realtime_offset_ns: self.attachment.realtime_offset_ns(),
+            first_seq,
+            count,
+            checkpoint: RingCheckpoint {
+                rotation: checkpoint.rotation,
+                ring_position: checkpoint.ring_position,
+                spill_file: checkpoint.spill_file,
+                spill_offset: checkpoint.spill_offset,
+            },
+        }
+    }
+}
