@@ -10,6 +10,7 @@
 mod check;
 mod decode;
 mod encode;
+mod from_json;
 mod json;
 mod wire;
 
@@ -27,6 +28,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use check::{Refusal, check};
 pub use decode::decode;
 pub use encode::{encode, encode_into};
+pub use from_json::JsonError;
 pub use json::write_json;
 pub use wire::DecodeError;
 

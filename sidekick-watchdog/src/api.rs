@@ -1,10 +1,11 @@
 //! Answers operators over HTTP; the only part that names axum.
 //!
 //! `GET /healthz` (the process serves) · `GET /readyz` (the engine serves) · `GET /metrics` ·
-//! `GET /api/v1/status` · `GET /api/v1/logs` · `GET /api/v1/crashes[/{id}]` · `POST /api/v1/engine/{restart,start,stop,drain}`.
+//! `GET /api/v1/status` · `GET /api/v1/logs` · `GET /api/v1/crashes[/{id}]` · `POST /api/v1/engine/{restart,start,stop,drain}` · the
+//! state store ([`tree`]).
 //!
 //! Over TCP and over the control socket (`control.sock` in the runtime directory, for this user alone); the same
-//! handlers answer both. The socket needs no token: who reaches it is this user. Over TCP no order is taken without one.
+//! handlers answer both. The socket needs no token: who reaches it is this user. Over TCP no order and no write is taken without one.
 //!
 //! TCP is loopback by default. Requests whose `Host` is not ours are refused, so that a web page that rebinds its name to
 //! 127.0.0.1 reads nothing. Where a token is configured everything but the two probes wants it; a listener beyond
@@ -39,6 +40,7 @@ mod routes;
 pub mod status;
 #[cfg(test)]
 mod tests;
+pub mod tree;
 
 pub use control::CONTROL_SOCKET;
 pub use logs::{LINES_MAX, parse_item};

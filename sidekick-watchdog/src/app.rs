@@ -31,6 +31,7 @@ mod tell;
 #[cfg(test)]
 mod tests;
 mod ticker;
+mod tree;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

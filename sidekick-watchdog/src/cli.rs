@@ -25,6 +25,7 @@ mod respawn;
 mod run;
 mod state;
 mod status;
+mod store;
 mod version;
 mod words;
 
@@ -88,6 +89,9 @@ enum Command {
                       Example: sidekick-watchdog drain --data-dir /var/lib/lobby-1 --grace 20m"
     )]
     Drain(order::EndArgs),
+    /// Read, write and watch the state store of the running watchdog
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -183,6 +187,7 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Start(args) => order::start(args),
         Command::Stop(args) => order::end(Verb::Stop, args),
         Command::Drain(args) => order::end(Verb::Drain, args),
+        Command::Store(command) => store::run(command),
         Command::Config(ConfigCommand::Print(args)) => config_print::run(args),
         Command::Respawn(args) => respawn::run(args),
         Command::State(args) => state::run(args),
@@ -275,7 +280,7 @@ mod tests {
         let help = command().render_long_help().to_string();
         for name in [
             "run", "check", "init", "doctor", "status", "restart", "start", "stop", "drain",
-            "config", "version",
+            "store", "config", "version",
         ] {
             assert!(
                 help.lines().any(|line| line.trim_start().starts_with(name)),

@@ -34,6 +34,8 @@ pub enum ExitCode {
     VersionMismatch = 12,
     /// The order was taken, but the engine did not come up.
     NotDone = 13,
+    /// There is no such node in the store, or a condition of a write does not hold.
+    NotSo = 14,
 }
 
 impl ExitCode {
@@ -53,6 +55,7 @@ impl ExitCode {
         Self::NoExtension,
         Self::VersionMismatch,
         Self::NotDone,
+        Self::NotSo,
     ];
 
     /// What it means, for the help text.
@@ -74,6 +77,7 @@ impl ExitCode {
                 "the game's library and the watchdog are of different versions"
             }
             Self::NotDone => "the order was taken, but the engine did not come up",
+            Self::NotSo => "the store has no such node, or a condition of a write does not hold",
         }
     }
 }

@@ -7,12 +7,14 @@
 use std::fmt;
 use std::io;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Receiver;
 
 use super::status::{EngineState, EngineStatus, Status};
+use super::tree::TreeStore;
 use crate::crash::keep::CrashFolder;
 use crate::log_line::{LogLine, LogPosition};
 
@@ -115,6 +117,11 @@ pub trait Operator: Send + Sync + 'static {
 
     /// Where the crash reports lie.
     fn crashes(&self) -> CrashFolder;
+
+    /// The state store, where there is one.
+    fn tree(&self) -> Option<Arc<dyn TreeStore>> {
+        None
+    }
 }
 
 /// The output, as it comes.

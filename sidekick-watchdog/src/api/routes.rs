@@ -7,13 +7,13 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use tokio::sync::watch;
 
 use super::operator::Operator;
 use super::status::Status;
-use super::{crashes, logs, orders};
+use super::{crashes, logs, orders, tree};
 use crate::metrics::{self, Metrics};
 
 /// The largest body of an order.
@@ -53,13 +53,31 @@ pub(super) fn router(app: App, guard: Arc<Guard>) -> Router {
         .route("/api/v1/engine/{order}", post(orders::post_order))
         .layer(DefaultBodyLimit::max(ORDER_BYTES_MAX))
         .route_layer(from_fn_with_state(Arc::clone(&guard), check_orders));
+    let writes = Router::new()
+        .route(
+            "/api/v1/store/{*path}",
+            put(tree::put_node).delete(tree::delete_node),
+        )
+        .route("/api/v1/transactions", post(tree::post_transaction))
+        .layer(DefaultBodyLimit::max(tree::WRITE_BYTES_MAX));
+    let imports = Router::new()
+        .route("/api/v1/import", post(tree::import))
+        .layer(DefaultBodyLimit::max(tree::IMPORT_BYTES_MAX));
+    let writes = writes
+        .merge(imports)
+        .route_layer(from_fn_with_state(Arc::clone(&guard), check_orders));
     let guarded = Router::new()
+        .route("/api/v1/store", get(tree::list_nodes))
+        .route("/api/v1/store/{*path}", get(tree::get_node))
+        .route("/api/v1/watch", get(tree::watch_nodes))
+        .route("/api/v1/export", get(tree::export))
         .route("/metrics", get(get_metrics))
         .route("/api/v1/status", get(get_status))
         .route("/api/v1/logs", get(logs::get_logs))
         .route("/api/v1/crashes", get(crashes::get_crashes))
         .route("/api/v1/crashes/{id}", get(crashes::get_crash))
         .merge(orders)
+        .merge(writes)
         .route_layer(from_fn_with_state(Arc::clone(&guard), check_token));
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
@@ -105,8 +123,8 @@ async fn check_host(State(guard): State<Arc<Guard>>, request: Request, next: Nex
 
 async fn check_orders(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     if guard.orders == Orders::WantToken {
-        let text = "orders need a token: set [api] token_file and send its content as a Bearer token, or use the \
-                    command line (sidekick-watchdog restart), which needs none\n";
+        let text = "orders and writes need a token: set [api] token_file and send its content as a Bearer token, or use \
+                    the command line (sidekick-watchdog restart, store put), which needs none\n";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
     next.run(request).await

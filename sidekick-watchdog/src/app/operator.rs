@@ -7,13 +7,15 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::tree::OpenTree;
 use crate::api::operator::{Following, LogItem, Operator, Order, OrderError, Verb};
+use crate::api::tree::TreeStore;
 use crate::config::ShutdownConfig;
 use crate::crash::keep::CrashFolder;
 use crate::log_line::{LogLine, LogPosition};
@@ -39,6 +41,7 @@ pub(super) struct AppOperator {
     runtime: Handle,
     /// One order at a time, so that note and command are of the same one.
     turn: Mutex<()>,
+    tree: Arc<OpenTree>,
 }
 
 impl AppOperator {
@@ -53,7 +56,13 @@ impl AppOperator {
             drain_grace: shutdown.drain_grace,
             runtime: Handle::current(),
             turn: Mutex::new(()),
+            tree: Arc::new(OpenTree::new()),
         }
+    }
+
+    /// The state store as the API sees it; whoever opens one puts it there.
+    pub(super) fn open_tree(&self) -> Arc<OpenTree> {
+        Arc::clone(&self.tree)
     }
 
     /// From now on orders are taken, and there is output.
@@ -120,6 +129,11 @@ impl Operator for AppOperator {
 
     fn crashes(&self) -> CrashFolder {
         self.crashes.clone()
+    }
+
+    fn tree(&self) -> Option<Arc<dyn TreeStore>> {
+        let tree: Arc<dyn TreeStore> = self.open_tree();
+        Some(tree)
     }
 }
 

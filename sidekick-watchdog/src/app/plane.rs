@@ -21,6 +21,7 @@ use super::crashes;
 use super::ends;
 use super::names::Names;
 use super::outbox::StoreOutbox;
+use super::tree::OpenTree;
 use super::{AppError, LAST_GRACE, parts};
 use crate::config::Config;
 use crate::crash::CrashReport;
@@ -42,6 +43,8 @@ pub(super) struct Setup {
     pub(super) runtime_dir: PathBuf,
     /// What intake tells; the receiver must be read while a plane is being closed.
     pub(super) events: mpsc::Sender<IntakeEvent>,
+    /// What the API asks, as long as the plane is open.
+    pub(super) tree: Arc<OpenTree>,
 }
 
 /// An open data plane. To drop it without closing it leaves its threads to themselves.
@@ -57,6 +60,7 @@ pub(super) struct Plane {
     reports: Option<(mpsc::Sender<CrashReport>, JoinHandle<()>)>,
     /// Sessions whose ring was gone.
     vanished: u64,
+    tree: Arc<OpenTree>,
 }
 
 impl Plane {
@@ -130,7 +134,9 @@ impl Plane {
         // It reads and marks files, which a worker thread must not wait for.
         let runtime = Handle::current();
         let stored = tokio::task::spawn_blocking(move || runtime.block_on(storing));
+        setup.tree.open(&store);
         Ok(Self {
+            tree: Arc::clone(&setup.tree),
             store,
             intake: Some(intake),
             drive,
@@ -231,6 +237,7 @@ impl Plane {
 
     /// Closes the plane at the watchdog's end, within bounds: what does not end then ends with the process.
     pub(super) async fn end(mut self) {
+        self.tree.close();
         self.drive.send_replace(Drive::Stop);
         let lanes = async { while self.lanes.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_GRACE, lanes).await.is_err() {
@@ -245,6 +252,7 @@ impl Plane {
     /// Closes the plane, for another one to be opened. When this returns nothing of it touches rings, log, state or
     /// reports any more; it takes as long as the disk does for what is under way.
     pub(super) async fn close(mut self) {
+        self.tree.close();
         self.drive.send_replace(Drive::Stop);
         if let Some(intake) = self.intake.take() {
             // Its drains end: each answer of a dead store is that it is closed.

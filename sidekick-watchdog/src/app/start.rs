@@ -139,6 +139,7 @@ pub(super) async fn serve(
         data_dir: data_dir.clone(),
         runtime_dir: runtime_dir.clone(),
         events,
+        tree: operator.open_tree(),
     };
     let first_sinks = Mutex::new(Some(sinks));
     let opener: Opener = Box::new(move || {

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, Response, StatusCode, header};
@@ -21,6 +21,8 @@ use crate::platform::{self, connect_control};
 
 /// How long the watchdog may take for each answer; it answers from memory.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// And for a write: the import of a large tree is many of them.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(600);
 /// A larger answer is not a watchdog's.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// The file in the data directory that names the runtime directory of its watchdog.
@@ -74,7 +76,7 @@ impl Answer {
 #[derive(Debug)]
 pub(super) struct Client {
     runtime: Runtime,
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
     data_dir: PathBuf,
 }
 
@@ -95,12 +97,22 @@ impl Client {
 
     /// The answer to `GET path`.
     pub(super) fn get(&mut self, path: &str) -> Result<Answer, ClientError> {
-        self.ask(Method::GET, path)
+        self.ask(Method::GET, path, Bytes::new(), ANSWER_TIMEOUT)
     }
 
     /// The answer to `POST path` without a body.
     pub(super) fn post(&mut self, path: &str) -> Result<Answer, ClientError> {
-        self.ask(Method::POST, path)
+        self.ask(Method::POST, path, Bytes::new(), ANSWER_TIMEOUT)
+    }
+
+    /// The answer to a write; it may have to wait for the disk.
+    pub(super) fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Answer, ClientError> {
+        self.ask(method, path, body.into(), WRITE_TIMEOUT)
     }
 
     /// The whole status, as read and as it came.
@@ -119,7 +131,7 @@ impl Client {
     ) -> Result<(), ClientError> {
         let sender = &mut self.sender;
         self.runtime.block_on(async {
-            let response = send(sender, Method::GET, path).await?;
+            let response = send(sender, Method::GET, path, Bytes::new()).await?;
             if !response.status().is_success() {
                 return read(response).await?.success().map(drop);
             }
@@ -136,16 +148,22 @@ impl Client {
         })
     }
 
-    fn ask(&mut self, method: Method, path: &str) -> Result<Answer, ClientError> {
+    fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        within: Duration,
+    ) -> Result<Answer, ClientError> {
         let sender = &mut self.sender;
         let answer = self.runtime.block_on(async {
-            tokio::time::timeout(ANSWER_TIMEOUT, async {
-                read(send(sender, method, path).await?).await
+            tokio::time::timeout(within, async {
+                read(send(sender, method, path, body).await?).await
             })
             .await
         });
         answer.unwrap_or_else(|_| {
-            let seconds = ANSWER_TIMEOUT.as_secs();
+            let seconds = within.as_secs();
             Err(ClientError::Broken(format!("nothing within {seconds} s")))
         })
     }
@@ -160,16 +178,17 @@ impl Client {
 }
 
 async fn send(
-    sender: &mut SendRequest<Empty<Bytes>>,
+    sender: &mut SendRequest<Full<Bytes>>,
     method: Method,
     path: &str,
+    body: Bytes,
 ) -> Result<Response<Incoming>, ClientError> {
     sender.ready().await.map_err(broken)?;
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header(header::HOST, "localhost")
-        .body(Empty::new())
+        .body(Full::new(body))
         .map_err(|error| ClientError::Broken(error.to_string()))?;
     sender.send_request(request).await.map_err(broken)
 }
@@ -189,7 +208,7 @@ fn broken(error: hyper::Error) -> ClientError {
     ClientError::Broken(error.to_string())
 }
 
-async fn connect(config: &Config) -> Result<SendRequest<Empty<Bytes>>, ClientError> {
+async fn connect(config: &Config) -> Result<SendRequest<Full<Bytes>>, ClientError> {
     let not_running = |why: String| ClientError::NotRunning {
         data_dir: config.data_dir.clone(),
         why,
