@@ -167,8 +167,12 @@ pub(super) async fn get_node(
         Err(response) => return *response,
     };
     match store.query(query).await {
-        StoreResult::Ok(found) => match found.nodes.first() {
-            Some(node) => node_response(node, found.revision, &headers),
+        StoreResult::Ok(mut found) => match found.nodes.pop() {
+            Some(mut node) => {
+                // Of a single node the answer itself has the value.
+                node.value = node.value.or(found.value);
+                node_response(node, found.revision, &headers)
+            }
             None => answer(&StoreResult::error(
                 ErrorKind::NotFound,
                 format_args!("there is no node /{at}"),
@@ -178,14 +182,14 @@ pub(super) async fn get_node(
     }
 }
 
-fn node_response(node: &NodeInfo, revision: u64, headers: &HeaderMap) -> Response {
+fn node_response(node: NodeInfo, revision: u64, headers: &HeaderMap) -> Response {
     let wants_octets = (headers.get(header::ACCEPT))
         .is_some_and(|accept| accept.as_bytes().starts_with(OCTETS.as_bytes()));
     let mut response = match (&node.value, wants_octets) {
         (Some(value), true) => ([(header::CONTENT_TYPE, OCTETS)], value.clone()).into_response(),
         (None, true) => StatusCode::NO_CONTENT.into_response(),
         (_, false) => {
-            let mut told = words::node(node);
+            let mut told = words::node(&node);
             told["revision"] = revision.into();
             JsonBody(told).into_response()
         }

@@ -254,7 +254,12 @@ async fn what_is_wrong_is_told_and_asks_nothing_of_the_store() {
             "abc",
             "byte",
         ),
-        ("DELETE /api/v1/store/a?keep_while=%7B%22/a%22:true%7D", "", "", "keep_while"),
+        (
+            "DELETE /api/v1/store/a?keep_while=%7B%22/a%22:true%7D",
+            "",
+            "",
+            "keep_while",
+        ),
         ("POST /api/v1/transactions", "", "{\"than\": []}", "than"),
         ("GET /api/v1/store?patern=/a", "", "", "patern"),
         ("GET /api/v1/store?limit=x", "", "", "limit"),
@@ -339,9 +344,10 @@ async fn a_node_is_json_or_godots_own_bytes() {
             version: 3,
             child_version: 0,
             child_count: 0,
-            value: Some(bytes.clone()),
+            value: None,
             lease: 0,
         }],
+        value: Some(bytes.clone()),
         ..Answer::default()
     }));
     let (code, answer) = server.ask("GET /api/v1/store/a", "", "").await;
