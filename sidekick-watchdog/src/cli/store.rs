@@ -227,7 +227,7 @@ fn success(answer: &Answer) -> Result<Json, StoreError> {
     }
     let told: Option<Json> = serde_json::from_str(&answer.body).ok();
     let message = told.as_ref().and_then(|told| told["message"].as_str());
-    let message = message.unwrap_or(answer.body.trim_end()).to_owned();
+    let message = message.unwrap_or_else(|| answer.body.trim_end()).to_owned();
     Err(match answer.code {
         StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => {
             StoreError::NotSo(message)
