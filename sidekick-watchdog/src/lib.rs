@@ -9,12 +9,13 @@
 //! - [`store`]: commits slabs through openraft to a fsynced log; keeps the state.
 //! - [`upload`]: brings committed records to the sinks.
 //! - [`api`]: answers operators over HTTP.
-//! - [`slab`], [`position`], [`event`], [`schedule`], [`crash`], [`log_line`]: the words that these parts share.
+//! - [`slab`], [`position`], [`books`], [`event`], [`schedule`], [`crash`], [`log_line`]: the words that these parts share.
 //!
 //! Supervisor, intake, store, process and upload never import one another (a test enforces it).
 
 pub mod api;
 pub mod app;
+pub mod books;
 pub mod cli;
 pub mod config;
 pub mod crash;

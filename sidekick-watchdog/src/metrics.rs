@@ -12,6 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::books::SinkBooks;
+
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -23,6 +25,17 @@ const GAP_BUCKET_FIRST_S: f64 = 0.001;
 pub struct SinkLabel {
     /// The sink's name: `file`, `http`.
     pub sink: String,
+}
+
+/// The labels of what became of records.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    /// The sink's name.
+    pub sink: String,
+    /// `uploaded`, `note`, `lost`, `request`, `dropped`, `dead_letter`.
+    pub outcome: &'static str,
+    /// Of what was dropped, why; otherwise empty.
+    pub reason: String,
 }
 
 /// The label of deaths.
@@ -39,6 +52,12 @@ pub struct Metrics {
     pub records_committed: Counter,
     /// Records that a sink has taken.
     pub records_uploaded: Family<SinkLabel, Counter>,
+    /// What became of sequence numbers, sink by sink, as its books tell. Dead letters are all there ever were.
+    pub records: Family<OutcomeLabel, Counter>,
+    /// Dead letters that wait for somebody.
+    pub dead_letters: Family<SinkLabel, Gauge>,
+    /// Sequence numbers that a sink has not dealt with; missing while that is not known.
+    pub records_pending: Family<SinkLabel, Gauge>,
     /// Records that the library refused (full ring and the like), as gap records tell.
     pub records_refused: Counter,
     /// Records that are known to be missing (damage in shared memory), as hole records tell.
@@ -100,6 +119,9 @@ impl Metrics {
         let mut metrics = Self {
             records_committed: Counter::default(),
             records_uploaded: Family::default(),
+            records: Family::default(),
+            dead_letters: Family::default(),
+            records_pending: Family::default(),
             records_refused: Counter::default(),
             records_missing: Counter::default(),
             backlog_records: Gauge::default(),
@@ -137,6 +159,21 @@ impl Metrics {
             "records_uploaded",
             "Records that a sink has taken",
             metrics.records_uploaded.clone(),
+        );
+        r.register(
+            "records",
+            "What became of sequence numbers at each sink",
+            metrics.records.clone(),
+        );
+        r.register(
+            "dead_letters",
+            "Dead letters that wait for somebody",
+            metrics.dead_letters.clone(),
+        );
+        r.register(
+            "records_pending",
+            "Sequence numbers that a sink has not dealt with",
+            metrics.records_pending.clone(),
         );
         r.register(
             "records_refused",
@@ -286,6 +323,38 @@ impl Metrics {
         let sink = sink.to_owned();
         self.records_uploaded
             .get_or_create_owned(&SinkLabel { sink })
+    }
+
+    /// Tells what the books of a sink say; `committed` is what there is in all.
+    pub fn tell_books(&self, sink: &str, books: &SinkBooks, committed: u64) {
+        let counts = &books.counts;
+        let raise = |outcome, reason: &str, total| {
+            let label = OutcomeLabel {
+                sink: sink.to_owned(),
+                outcome,
+                reason: reason.to_owned(),
+            };
+            raise_to(&self.records.get_or_create_owned(&label), total);
+        };
+        raise("uploaded", "", counts.records);
+        raise("note", "", counts.notes);
+        raise("lost", "", counts.lost);
+        raise("request", "", counts.requests);
+        raise("dead_letter", "", books.letters);
+        for (reason, count) in &counts.dropped {
+            raise("dropped", reason, *count);
+        }
+        let label = SinkLabel {
+            sink: sink.to_owned(),
+        };
+        let gauge = |family: &Family<SinkLabel, Gauge>, value: u64| {
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            family.get_or_create_owned(&label).set(value);
+        };
+        gauge(&self.dead_letters, books.letters_now);
+        if let Some(pending) = books.pending(committed) {
+            gauge(&self.records_pending, pending);
+        }
     }
 
     /// The counter of this sink's retries.

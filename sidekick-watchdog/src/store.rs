@@ -21,6 +21,7 @@ mod derived;
 mod error;
 #[cfg(test)]
 mod faults;
+mod letters;
 mod log;
 mod machine;
 mod network;
@@ -52,7 +53,10 @@ pub use command::{PLAN_EXTRA_BYTES_MAX, Plan, Refusal};
 pub use derived::{Derived, DerivedError};
 pub use error::{AppendError, StoreError};
 pub use read::IndexedSlabs;
-pub use state::{LANES_MAX, LaneState, SessionEnd, SessionState, SourceTotals};
+pub use state::{
+    KeptLetter, LANES_MAX, LETTERS_BYTES_MAX, LETTERS_MAX, LaneState, SessionEnd, SessionState,
+    SourceTotals,
+};
 pub use tree::export::ImportError;
 pub use wal::{WalError, WalStats};
 

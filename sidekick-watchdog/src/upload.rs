@@ -8,26 +8,26 @@
 //! 1. A *lane* reads committed slabs in order and encodes the records of its streams until the batch is full or old.
 //! 2. The *plan* (first and last position, versions, what the sink needs) is committed. From then on the plan names the
 //!    bytes: every try, also one after a restart, sends the same body under the same `Idempotency-Key`.
-//! 3. The sink is tried until the batch is taken. Nothing is ever dropped: what a backend refuses for good parks the
-//!    lane and is shown, until somebody repairs the cause.
-//! 4. `Uploaded` is committed, in one proposal with the next plan where that one is ready, and frees the log.
+//! 3. The sink is tried until the batch is taken. A batch that the backend refuses for good is halved down to the bad
+//!    record ([`engine`]), which becomes a *dead letter*: kept, with what was said of it, until somebody has it sent
+//!    again or drops it. Nothing is dropped unasked: where only an operator can help, the lane parks and says so.
+//! 4. What became of the batch is committed, in one proposal with the next plan where that one is ready, and frees the
+//!    log. Watermark and books move together: every sequence number is counted once, whatever is killed when.
 //!
 //! Every future here may be dropped at any await point. That is a crash as far as the outbox and the sinks can tell, and
 //! the tests do it at each of these points.
 //!
-//! # Places kept for later
-//! - *Rules* (redact, drop, aggregate): between [`encode::Walk`] and [`encode::LineWriter`]; [`Plan::rules_version`] is
-//!   already pinned by each plan and is 0 until there are rules.
-//! - *Dead letters*: a batch that the backend refuses with a 4xx parks its lane today. Halving it down to the bad record
-//!   (a plan can be replaced by a smaller one already, as after a 413) and committing that record as a dead letter with
-//!   its bytes belongs into `engine::lane`, where [`sink::Outcome::Park`] is handled.
-//! - *PostgreSQL*: one more [`sink::Sink`]. Rule 18 wants its watermark moved in the backend's own transaction.
+//! # Where rules come in
+//! Between [`encode::Walk`] and [`encode::RowWriter`], as a [`Shaper`] given to [`Engine::shaped_by`]. A batch is made
+//! with one version of the rules, which its [`Plan::rules_version`] pins; what they drop is counted by reason, what they
+//! refuse becomes a dead letter.
 
 pub mod encode;
 pub mod engine;
 pub mod outbox;
 pub mod plan;
 pub mod retry;
+pub mod shape;
 pub mod sink;
 pub mod status;
 #[cfg(test)]
@@ -37,7 +37,8 @@ use std::time::Duration;
 
 pub use engine::{Drive, Engine};
 pub use outbox::{IndexedSlabs, LaneState, Outbox, OutboxError};
-pub use plan::{Plan, Uploaded, lane_of};
+pub use plan::{Dead, Plan, Replay, Settled, lane_of};
+pub use shape::{KeepAll, Shaped, Shaper, Stored};
 pub use sink::{Batch, Outcome, Sink};
 pub use status::{SinkState, SinkStatus, UploadStatus};
 

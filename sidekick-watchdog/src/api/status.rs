@@ -310,6 +310,33 @@ pub struct SinkStatus {
     pub records: u64,
     /// Seconds since it last took a batch.
     pub last_success_age_s: Option<f64>,
+    /// What became of each sequence number.
+    pub books: BooksStatus,
+}
+
+/// The books of one sink: of the sequence numbers committed since it began, exactly
+/// `uploaded + notes + lost + requests + dropped + dead + pending`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BooksStatus {
+    /// Records that the backend took.
+    pub uploaded: u64,
+    /// Numbers of rows at the backend that tell of records refused by the engine or of a session's unknown tail.
+    pub notes: u64,
+    /// Numbers whose records are lost; rows of stream `sidekick.gap` tell which.
+    pub lost: u64,
+    /// Operations and queries of the game's state, which no backend gets.
+    pub requests: u64,
+    /// Records left out on purpose, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Numbers whose records are dead letters.
+    pub dead: u64,
+    /// Not dealt with yet; `None` until a sink that came later has caught up for the first time.
+    pub pending: Option<u64>,
+    /// Dead letters that wait for somebody.
+    pub dead_letters: u64,
+    /// Dead letters that a replay brought to the backend.
+    pub replayed: u64,
 }
 
 impl Status {

@@ -14,9 +14,10 @@ use super::link::{RingLink, SessionLink};
 use super::quota;
 use super::tell::seconds;
 use crate::api::{
-    DEATHS_KEPT, Death, EngineState, EngineStatus, QuotaLevel, SessionStatus, SinkStatus,
-    StandbyState, StandbyStatus, Status, StoreState, StoreStatus, Totals, UploadStatus,
+    BooksStatus, DEATHS_KEPT, Death, EngineState, EngineStatus, QuotaLevel, SessionStatus,
+    SinkStatus, StandbyState, StandbyStatus, Status, StoreState, StoreStatus, Totals, UploadStatus,
 };
+use crate::books::SinkBooks;
 use crate::event::EngineEvent;
 use crate::intake::{AttachedSession, SessionProgress};
 use crate::metrics::{Metrics, raise_to};
@@ -612,6 +613,9 @@ impl Board {
         let committed = self.status.totals.committed;
         let mut backlog = 0;
         for sink in &self.uploads.sinks {
+            let (books, committed_numbers) = store.books(&sink.name);
+            self.metrics
+                .tell_books(&sink.name, &books, committed_numbers);
             let uploaded = store
                 .lanes(&sink.name)
                 .iter()
@@ -635,11 +639,27 @@ impl Board {
                 reason,
                 records: uploaded,
                 last_success_age_s: sink.last_success.and_then(age).map(seconds),
+                books: books_status(&books, committed_numbers),
             });
         }
         self.metrics
             .backlog_records
             .set(i64::try_from(backlog.saturating_add(self.waiting)).unwrap_or(i64::MAX));
+    }
+}
+
+fn books_status(books: &SinkBooks, committed: u64) -> BooksStatus {
+    let counts = &books.counts;
+    BooksStatus {
+        uploaded: counts.records,
+        notes: counts.notes,
+        lost: counts.lost,
+        requests: counts.requests,
+        dropped: counts.dropped.clone(),
+        dead: books.dead,
+        pending: books.pending(committed),
+        dead_letters: books.letters_now,
+        replayed: books.replayed,
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::store::{self, Refusal, Store, StoreError};
-use crate::upload::{IndexedSlabs, LaneState, Outbox, OutboxError, Plan, Uploaded};
+use crate::upload::{Dead, IndexedSlabs, LaneState, Outbox, OutboxError, Plan, Replay, Settled};
 
 /// The store as the uploader sees it.
 pub(super) struct StoreOutbox(pub(super) Arc<Store>);
@@ -21,15 +21,7 @@ impl Outbox for StoreOutbox {
         Ok(lanes
             .map(|(lane, number)| LaneState {
                 watermark: lane.watermark,
-                plan: lane.plan.map(|plan| Plan {
-                    sink: sink.to_owned(),
-                    lane: number,
-                    first: plan.first,
-                    last: plan.last,
-                    rules_version: plan.rules_version,
-                    encoder_version: plan.encoder_version,
-                    extra: plan.extra,
-                }),
+                plan: lane.plan.map(|plan| planned(sink, number, plan)),
             })
             .collect())
     }
@@ -77,25 +69,92 @@ impl Outbox for StoreOutbox {
             .map_err(outbox_error)
     }
 
-    async fn commit_uploaded(
+    async fn commit_settled(
         &self,
-        uploaded: Uploaded,
+        settled: Settled,
         next: Option<Plan>,
     ) -> Result<(), OutboxError> {
-        let moved = self.0.uploaded(
-            &uploaded.sink,
-            uploaded.lane,
-            uploaded.up_to,
-            uploaded.records,
-        );
+        let Settled {
+            sink,
+            lane,
+            up_to,
+            counts,
+        } = settled;
+        let moved = self.0.settle(&sink, lane, up_to, counts);
         let Some(next) = next else {
             return moved.await.map_err(outbox_error);
         };
-        let (sink, lane) = (next.sink.clone(), next.lane);
         // Queued one behind the other, so the proposer puts both into one entry. Were they torn apart by a crash, the
         // lane would stand at its new watermark without a plan: a state it knows.
         let (moved, planned) = tokio::join!(biased; moved, self.0.plan(&sink, lane, stored(next)));
         moved.and(planned).map_err(outbox_error)
+    }
+
+    async fn commit_dead(&self, dead: Dead) -> Result<(), OutboxError> {
+        let Dead {
+            sink,
+            lane,
+            counts,
+            letter,
+        } = dead;
+        let kept = self.0.dead_letter(&sink, lane, counts, letter);
+        kept.await.map_err(outbox_error)
+    }
+
+    fn next_replay(&self, sink: &str, lane: u32) -> Option<Replay> {
+        let (id, kept) = self.0.next_replay(sink, lane)?;
+        let number = match kept.plan {
+            Some(_) => kept.replays,
+            None => kept.replays.saturating_add(1),
+        };
+        Some(Replay {
+            id,
+            number,
+            plan: kept.plan.map(|plan| planned(sink, lane, plan)),
+            letter: kept.letter.as_ref().clone(),
+        })
+    }
+
+    async fn commit_replay_plan(
+        &self,
+        id: u64,
+        number: u32,
+        plan: Plan,
+    ) -> Result<bool, OutboxError> {
+        match self.0.plan_replay(id, number, stored(plan)).await {
+            Ok(()) => Ok(true),
+            Err(StoreError::Refused(Refusal::UnknownLetter)) => Ok(false),
+            Err(error) => Err(outbox_error(error)),
+        }
+    }
+
+    async fn commit_replayed(
+        &self,
+        id: u64,
+        number: u32,
+        refused: Option<(String, String)>,
+    ) -> Result<(), OutboxError> {
+        let done = match refused {
+            None => self.0.replayed(id, number).await,
+            Some((code, reason)) => self.0.replay_refused(id, number, code, reason).await,
+        };
+        match done {
+            // It was said before.
+            Err(StoreError::Refused(Refusal::UnknownLetter)) => Ok(()),
+            done => done.map_err(outbox_error),
+        }
+    }
+}
+
+fn planned(sink: &str, lane: u32, plan: store::Plan) -> Plan {
+    Plan {
+        sink: sink.to_owned(),
+        lane,
+        first: plan.first,
+        last: plan.last,
+        rules_version: plan.rules_version,
+        encoder_version: plan.encoder_version,
+        extra: plan.extra,
     }
 }
 
@@ -112,6 +171,9 @@ fn stored(plan: Plan) -> store::Plan {
 fn outbox_error(error: StoreError) -> OutboxError {
     match error {
         StoreError::Stopped { .. } => OutboxError::Closed,
+        StoreError::Refused(full @ Refusal::LettersFull { .. }) => {
+            OutboxError::LettersFull(full.to_string())
+        }
         StoreError::Refused(refusal @ (Refusal::UnknownLane | Refusal::PlanStands)) => {
             OutboxError::Failed(refusal.to_string())
         }

@@ -170,6 +170,17 @@ fn table(status: &Status) -> String {
         if let Some(age_s) = sink.last_success_age_s {
             let _ = write!(words, ", last success {} ago", span(age_s));
         }
+        if sink.books.dead_letters > 0 {
+            let letters = sink.books.dead_letters;
+            let _ = write!(
+                words,
+                ", {letters} dead (`sidekick-watchdog dead-letters list`)"
+            );
+        }
+        let dropped: u64 = sink.books.dropped.values().sum();
+        if dropped > 0 {
+            let _ = write!(words, ", {dropped} dropped");
+        }
         if let Some(reason) = &sink.reason {
             let _ = write!(words, " ({reason})");
         }

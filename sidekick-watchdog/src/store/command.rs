@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::codec::{self, CodecError};
 use super::state::SinkChange;
+use crate::books::{Counts, Letter};
 use crate::position::Position;
 use crate::slab::{OpAt, RingCheckpoint, Slab, SlabHead};
 
@@ -69,7 +70,7 @@ pub(crate) enum Command {
         /// The batch.
         plan: Plan,
     },
-    /// Moves a lane's watermark.
+    /// Moves a lane's watermark; no longer proposed, [`Command::Settle`] is.
     Uploaded {
         /// For which sink.
         sink: String,
@@ -122,6 +123,84 @@ pub(crate) enum Command {
         /// Log time, set by the proposer.
         time_ns: u64,
     },
+    /// Moves a lane's watermark and writes into the sink's books what became of everything between.
+    Settle {
+        /// For which sink.
+        sink: String,
+        /// For which of its lanes.
+        lane: u32,
+        /// Everything of this lane up to and with this position is done with.
+        up_to: Position,
+        /// What became of what lies between the watermark and `up_to`.
+        counts: Counts,
+    },
+    /// Keeps a record that nobody would take, and moves its lane's watermark past it.
+    DeadLetter {
+        /// For which sink.
+        sink: String,
+        /// For which of its lanes.
+        lane: u32,
+        /// What became of what lies between the watermark and the letter.
+        counts: Counts,
+        /// The record and what was said of it.
+        letter: Letter,
+        /// Log time, set by the proposer.
+        time_ns: u64,
+    },
+    /// Does something to dead letters.
+    Letters {
+        /// What.
+        change: LetterChange,
+        /// Log time, set by the proposer.
+        time_ns: u64,
+    },
+}
+
+/// What is done to dead letters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum LetterChange {
+    /// Marks them: their lanes shall send them again.
+    Mark {
+        /// By their ids.
+        ids: Vec<u64>,
+    },
+    /// Drops them, counted; those that a replay is under way for stay.
+    Drop {
+        /// By their ids.
+        ids: Vec<u64>,
+    },
+    /// Drops, counted, what has been kept for so long.
+    Expire {
+        /// For how long, in nanoseconds of log time.
+        keep_ns: u64,
+    },
+    /// Fixes the bytes of a marked one's next replay before its first try.
+    Plan {
+        /// Its id.
+        id: u64,
+        /// Which replay of it this is, from 1.
+        number: u32,
+        /// The batch of this one record.
+        plan: Plan,
+    },
+    /// The backend has it.
+    Replayed {
+        /// Its id.
+        id: u64,
+        /// Which replay of it this was.
+        number: u32,
+    },
+    /// The backend refused it again: it stays a letter, unmarked.
+    Refused {
+        /// Its id.
+        id: u64,
+        /// Which replay of it this was.
+        number: u32,
+        /// As in [`Letter::code`].
+        code: String,
+        /// As in [`Letter::reason`].
+        reason: String,
+    },
 }
 
 impl Command {
@@ -152,7 +231,9 @@ impl Command {
         match self {
             Self::AppendOps { time_ns, .. }
             | Self::Tick { time_ns }
-            | Self::Execute { time_ns, .. } => *time_ns = now_ns,
+            | Self::Execute { time_ns, .. }
+            | Self::DeadLetter { time_ns, .. }
+            | Self::Letters { time_ns, .. } => *time_ns = now_ns,
             _ => {}
         }
     }
@@ -165,6 +246,11 @@ impl Command {
                 160 + ops.len() * 16 + fragments * 8
             }
             Self::Execute { op, .. } => 160 + op.len(),
+            Self::DeadLetter { letter, .. } => 320 + usize::try_from(letter.bytes()).unwrap_or(0),
+            Self::Letters {
+                change: LetterChange::Mark { ids } | LetterChange::Drop { ids },
+                ..
+            } => 160 + ids.len() * 8,
             _ => 160,
         }
     }
@@ -237,6 +323,8 @@ pub(crate) enum Outcome {
     },
     /// What came of an op.
     Executed(StoreResult),
+    /// How many dead letters were changed.
+    Letters(u64),
 }
 
 /// Why a command changed nothing.
@@ -295,6 +383,20 @@ pub enum Refusal {
         /// How many it may open.
         max: usize,
     },
+    /// No more dead letters are kept.
+    #[error("dead letters are full ({count} of {bytes} bytes); replay or drop some")]
+    LettersFull {
+        /// How many there are.
+        count: u64,
+        /// What they take.
+        bytes: u64,
+    },
+    /// No such dead letter, or it is not being replayed with this number.
+    #[error("no such dead letter, or this replay of it is over")]
+    UnknownLetter,
+    /// A letter of this lane is being replayed.
+    #[error("a dead letter of this lane is being replayed")]
+    ReplayStands,
 }
 
 /// A batch of commands as it lies in an entry: bytes, shared, never decoded twice on the write path.

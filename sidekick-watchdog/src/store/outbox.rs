@@ -10,6 +10,7 @@ use super::read::{self, IndexedSlabs};
 use super::state::{LaneState, SinkChange};
 use super::wal::{Kind, Part};
 use super::{Parts, Store, StoreError};
+use crate::books::{Counts, SinkBooks};
 use crate::position::Position;
 
 /// Tells the operator what became of a sink.
@@ -119,27 +120,52 @@ impl Store {
         .map(|_| ())
     }
 
-    /// Moves a lane's watermark: everything of this lane up to and with `up_to` is uploaded, or needs no upload
-    /// (`records` = 0). `item = u32::MAX` says the whole entry. A position behind the watermark changes nothing.
+    /// Moves a lane's watermark: everything of this lane up to and with `up_to` is done with, as `counts` says in the
+    /// sink's books. `item = u32::MAX` says the whole entry. A position at or behind the watermark changes nothing, the
+    /// books neither.
     ///
     /// The log is freed up to the slowest lane; lanes without records have to be moved on as well.
     ///
     /// # Errors
     /// [`StoreError::Refused`] with `Refusal::UnknownLane`; [`StoreError::Stopped`].
-    pub async fn uploaded(
+    pub async fn settle(
+        &self,
+        sink: &str,
+        lane: u32,
+        up_to: Position,
+        counts: Counts,
+    ) -> Result<(), StoreError> {
+        let command = Command::Settle {
+            sink: sink.to_owned(),
+            lane,
+            up_to,
+            counts,
+        };
+        self.propose(command).await.map(|_| ())
+    }
+
+    /// As [`Store::settle`], of so many records.
+    #[cfg(test)]
+    pub(crate) async fn uploaded(
         &self,
         sink: &str,
         lane: u32,
         up_to: Position,
         records: u64,
     ) -> Result<(), StoreError> {
-        let command = Command::Uploaded {
-            sink: sink.to_owned(),
-            lane,
-            up_to,
+        let counts = Counts {
+            rows: records,
             records,
+            ..Counts::default()
         };
-        self.propose(command).await.map(|_| ())
+        self.settle(sink, lane, up_to, counts).await
+    }
+
+    /// What became of each sequence number at `sink`, and how many are committed at that moment, those of derived records
+    /// among them.
+    pub fn books(&self, sink: &str) -> (SinkBooks, u64) {
+        let machine = &self.parts.machine;
+        machine.read(|state| (state.books(sink), state.committed()))
     }
 
     /// Committed slabs of the entries after `after_index`, in order, about `max_bytes` of log at most but at least one

@@ -16,11 +16,13 @@ use super::state::State;
 use crate::platform;
 
 const MAGIC: &[u8; 8] = b"SKSNAP\r\n";
-const VERSION: u16 = 5;
-/// Bytes that versions 2 to 5 added to the end of a state, all of them zeros in an empty one.
-const ADDED_BYTES: [usize; 4] = [16, 32, 8, 40];
+const VERSION: u16 = 6;
+/// Bytes that versions 2 to 6 added to the end of a state, all of them zeros in an empty one.
+const ADDED_BYTES: [usize; 5] = [16, 32, 8, 40, 48];
 /// The first version that counts derived records.
 const COUNTS_DERIVED: u16 = 4;
+/// The first version that keeps books.
+const KEEPS_BOOKS: u16 = 6;
 const HEAD_BYTES: usize = 24;
 /// More pending ones than this are thinned out.
 const PENDING_MAX: usize = 64;
@@ -86,6 +88,9 @@ pub(crate) fn unseal(bytes: &[u8]) -> Result<State, String> {
     let mut state = decode(&[body, &vec![0; missing]].concat())?;
     if version < COUNTS_DERIVED {
         state.count_derived();
+    }
+    if version < KEEPS_BOOKS {
+        state.open_books();
     }
     Ok(state)
 }
@@ -373,14 +378,18 @@ mod tests {
             let frames_bytes = 0;
             state.apply(2, vec![Command::Derived { head, frames_bytes }]);
         }
+        // Nor did it know which entry was the last to bring something; the last one of all will do.
+        let mut opened = state.clone();
+        opened.open_books();
         let read = unseal(&as_of(3, &state)).unwrap();
-        assert_eq!(read, state);
+        assert_eq!(read, opened);
         assert_eq!(read.derived_records(), 3);
-        assert_eq!(unseal(&as_of(4, &state)).unwrap(), state);
+        assert_eq!(unseal(&as_of(4, &state)).unwrap(), opened);
+        assert_eq!(unseal(&as_of(5, &state)).unwrap(), opened);
         let mut newer = as_of(VERSION, &state);
         assert_eq!(unseal(&newer).unwrap(), state);
         newer[8] = VERSION as u8 + 1;
-        assert!(unseal(&newer).unwrap_err().contains("version 6"));
+        assert!(unseal(&newer).unwrap_err().contains("version 7"));
     }
 
     /// What version 2 wrote, byte by byte: no entry applied, no members, group 7, and nothing else.

@@ -8,22 +8,27 @@ use serde::{Deserialize, Serialize};
 use sidekick_ipc::tree::{Restored, StoreOp, StoreResult};
 use uuid::Uuid;
 
+mod books;
 mod checkpoints;
+mod letters;
 mod requests;
 mod sinks;
 #[cfg(test)]
 mod tests;
 
+pub use letters::{KeptLetter, LETTERS_BYTES_MAX, LETTERS_MAX};
 pub(crate) use sinks::SinkChange;
 pub use sinks::{LANES_MAX, LaneState};
 
 use checkpoints::Checkpoints;
+use letters::Letters;
 use requests::{Client, Requests};
 use sinks::Retired;
 
 use super::command::{Command, Outcome, PLAN_EXTRA_BYTES_MAX, Refusal};
 use super::raft::{LogId, StoredMembership};
 use super::tree::{Actor, Moment, Tree};
+use crate::books::{Counts, SinkBooks};
 use crate::slab::{RingCheckpoint, SlabHead};
 
 /// Ended sessions of earlier launches that are remembered for each source; older ones live on in the totals only.
@@ -110,6 +115,11 @@ pub(crate) struct State {
     /// Derived records taken, all of them.
     derived_records: u64,
     tree: Tree,
+    /// What became of each sequence number, sink by sink.
+    books: BTreeMap<String, SinkBooks>,
+    /// The last entry that brought something to upload.
+    last_slab: u64,
+    letters: Letters,
 }
 
 impl State {
@@ -201,6 +211,9 @@ impl State {
                 Ok(Outcome::SinksNamed { lanes, changes })
             }
             Command::Plan { sink, lane, plan } => {
+                if self.open_replay(&sink, lane).is_some() {
+                    return Err(Refusal::ReplayStands);
+                }
                 let lane = self.lane(&sink, lane)?;
                 if plan.last < plan.first || plan.extra.len() > PLAN_EXTRA_BYTES_MAX {
                     return Err(Refusal::BadPlan);
@@ -223,19 +236,37 @@ impl State {
                 up_to,
                 records,
             } => {
-                let lane = self.lane(&sink, lane)?;
-                if up_to > lane.watermark {
-                    lane.watermark = up_to;
-                    lane.records = lane.records.saturating_add(records);
-                    if lane.plan.as_ref().is_some_and(|plan| plan.last <= up_to) {
-                        lane.plan = None;
-                    }
-                }
-                Ok(Outcome::Done)
+                let counts = Counts {
+                    rows: records,
+                    ..Counts::default()
+                };
+                self.uncounted(&sink);
+                self.settle(&sink, lane, up_to, &counts)
+            }
+            Command::Settle {
+                sink,
+                lane,
+                up_to,
+                counts,
+            } => self.settle(&sink, lane, up_to, &counts),
+            Command::DeadLetter {
+                sink,
+                lane,
+                counts,
+                letter,
+                time_ns,
+            } => {
+                self.advance(time_ns);
+                self.dead_letter(&sink, lane, &counts, letter)
+            }
+            Command::Letters { change, time_ns } => {
+                self.advance(time_ns);
+                self.change_letters(change)
             }
             Command::Derived { head, .. } => {
-                if !self.take_derived(index, head.epoch) {
-                    self.cuts.insert((index, slab), Cut::Whole);
+                match self.take_derived(index, head.epoch) {
+                    true => self.last_slab = index,
+                    false => drop(self.cuts.insert((index, slab), Cut::Whole)),
                 }
                 Ok(Outcome::Done)
             }

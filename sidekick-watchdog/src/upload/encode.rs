@@ -49,6 +49,22 @@ pub enum What<'a> {
 }
 
 impl Item<'_> {
+    /// How many sequence numbers it stands for.
+    pub fn numbers(&self) -> u64 {
+        match &self.what {
+            What::Lost { count, .. } => *count,
+            What::Record(_) | What::Refused(_) | What::TailUnknown => 1,
+        }
+    }
+
+    /// The stream that its row belongs to.
+    pub fn stream(&self) -> &str {
+        match &self.what {
+            What::Record(record) => record.stream,
+            What::Refused(_) | What::Lost { .. } | What::TailUnknown => GAP_STREAM,
+        }
+    }
+
     /// The lane among `lanes` that this item belongs to.
     pub fn lane(&self, lanes: u32) -> u32 {
         match &self.what {
@@ -62,6 +78,8 @@ impl Item<'_> {
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
     offset: usize,
+    /// Where the frame of the last item begins; the end of the frames where it has none.
+    frame: usize,
     next_seq: u64,
     monotonic_ns: u64,
 }
@@ -78,6 +96,7 @@ impl Walk {
     pub fn new(slab: Slab) -> Self {
         let mark = Mark {
             offset: 0,
+            frame: 0,
             next_seq: slab.head.first_seq,
             monotonic_ns: 0,
         };
@@ -92,6 +111,23 @@ impl Walk {
     /// Where the walk stands.
     pub fn mark(&self) -> Mark {
         self.mark
+    }
+
+    /// The frame that the last item came from; empty where there was none, or none that is whole.
+    pub fn frame(&self) -> &[u8] {
+        let frame = self.slab.frames.get(self.mark.frame..self.mark.offset);
+        frame.unwrap_or_default()
+    }
+
+    /// How many numbers of requests of the game lie between `earlier`, where the walk stood before the last item, and
+    /// that item, which has the number `seq`. They are the store's business, and no item tells of them.
+    pub fn requests_between(earlier: &Mark, seq: u64) -> u64 {
+        seq.saturating_sub(earlier.next_seq)
+    }
+
+    /// As [`Walk::requests_between`], at the end of the slab.
+    pub fn requests_since(&self, earlier: &Mark) -> u64 {
+        Self::requests_between(earlier, self.head().next_seq())
     }
 
     /// Goes back to where it stood.
@@ -130,6 +166,7 @@ impl Walk {
                 Some(Ok(frame)) if frame.header.seq < end_seq => frame,
                 other => {
                     mark.offset = bytes.len();
+                    mark.frame = bytes.len();
                     mark.next_seq = end_seq;
                     let cause = match other {
                         None => Cow::Borrowed("the slab ends early"),
@@ -143,12 +180,14 @@ impl Walk {
             let header = frame.header;
             if header.seq > at.next_seq {
                 mark.next_seq = header.seq;
+                mark.frame = at.offset;
                 return lost(
                     header.seq - at.next_seq,
                     Cow::Borrowed("missing in the slab"),
                 );
             }
             mark.offset = at.offset.saturating_add(header.frame_bytes());
+            mark.frame = at.offset;
             mark.monotonic_ns = header.monotonic_ns;
             if header.seq < at.next_seq {
                 continue; // Seen before: the part of a repeated slab that apply has cut off.

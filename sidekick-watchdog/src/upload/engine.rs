@@ -5,6 +5,9 @@
 mod courier;
 mod fill;
 mod lane;
+mod letter;
+mod replay;
+mod suspect;
 
 use std::sync::Arc;
 
@@ -14,6 +17,7 @@ use uuid::Uuid;
 use super::UploadSettings;
 use super::outbox::{Outbox, OutboxError};
 use super::plan::whole;
+use super::shape::{KeepAll, Shaper};
 use super::sink::{BoxFuture, Sink};
 use super::status::{Board, Seat, UploadStatus};
 use crate::position::Position;
@@ -51,6 +55,7 @@ pub type LaneTask = (String, BoxFuture<'static, LaneEnd>);
 pub struct Engine<O> {
     outbox: Arc<O>,
     sinks: Vec<Arc<dyn Sink>>,
+    shaper: Arc<dyn Shaper>,
     settings: UploadSettings,
     drive: watch::Receiver<Drive>,
     board: Arc<Board>,
@@ -67,10 +72,17 @@ impl<O: Outbox> Engine<O> {
         Self {
             outbox,
             sinks,
+            shaper: Arc::new(KeepAll),
             settings,
             drive,
             board: Arc::new(Board::new()),
         }
+    }
+
+    /// Has each record shaped before its row is written. Without this, every record goes as it is.
+    #[must_use]
+    pub fn shaped_by(self, shaper: Arc<dyn Shaper>) -> Self {
+        Self { shaper, ..self }
     }
 
     /// What the uploader tells about itself, from now on.
@@ -110,6 +122,7 @@ impl<O: Outbox> Engine<O> {
                 let work = Lane::new(
                     self.outbox.clone(),
                     sink.clone(),
+                    self.shaper.clone(),
                     self.settings.clone(),
                     self.board.clone(),
                     self.drive.clone(),

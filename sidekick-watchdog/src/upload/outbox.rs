@@ -5,7 +5,7 @@ use std::future::Future;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::plan::{Plan, Uploaded};
+use super::plan::{Dead, Plan, Replay, Settled};
 use crate::position::Position;
 use crate::slab::Slab;
 
@@ -22,6 +22,9 @@ pub enum OutboxError {
     /// for is safe to repeat, also if the first attempt took effect after all.
     #[error("{0}")]
     Failed(String),
+    /// No more dead letters are kept; somebody has to replay or drop some.
+    #[error("{0}")]
+    LettersFull(String),
 }
 
 /// What the state holds of one lane of one sink.
@@ -72,11 +75,36 @@ pub trait Outbox: Send + Sync + 'static {
     /// Commits `plan` as the open plan of its lane; it takes the place of one that is open.
     fn commit_plan(&self, plan: Plan) -> impl Future<Output = Result<(), OutboxError>> + Send;
 
-    /// In one proposal: moves the lane's watermark forward to `uploaded.up_to` (never back), closes its open plan if
-    /// that one ends at or before it, and opens `next`.
-    fn commit_uploaded(
+    /// In one proposal: moves the lane's watermark forward to `settled.up_to` (never back), writes `settled.counts` into
+    /// the sink's books if it moved, closes the lane's open plan if that one ends at or before it, and opens `next`.
+    fn commit_settled(
         &self,
-        uploaded: Uploaded,
+        settled: Settled,
         next: Option<Plan>,
+    ) -> impl Future<Output = Result<(), OutboxError>> + Send;
+
+    /// Keeps a dead letter, and moves its lane's watermark to it as [`Outbox::commit_settled`] does; nothing happens where
+    /// the watermark has passed it.
+    fn commit_dead(&self, dead: Dead) -> impl Future<Output = Result<(), OutboxError>> + Send;
+
+    /// The dead letter that this lane shall send next: one whose replay is under way, else the oldest that is marked.
+    fn next_replay(&self, sink: &str, lane: u32) -> Option<Replay>;
+
+    /// Commits `plan` for the replay `number` of the letter `id`; it takes the place of one that is open for it. `false`
+    /// when the letter is gone, or marked no more: nothing is to be sent.
+    fn commit_replay_plan(
+        &self,
+        id: u64,
+        number: u32,
+        plan: Plan,
+    ) -> impl Future<Output = Result<bool, OutboxError>> + Send;
+
+    /// Ends the replay `number` of the letter `id`. `refused`, code and reason, keeps the letter, unmarked; without it
+    /// the backend has it, and it is a letter no more. Nothing happens where that replay is not under way.
+    fn commit_replayed(
+        &self,
+        id: u64,
+        number: u32,
+        refused: Option<(String, String)>,
     ) -> impl Future<Output = Result<(), OutboxError>> + Send;
 }

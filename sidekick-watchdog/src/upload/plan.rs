@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::books::{Counts, Letter};
 use crate::position::Position;
 
 /// Names the bytes of one batch. Committed before the first try, so every later try, by whomever, sends the same.
@@ -35,18 +36,46 @@ impl Plan {
     }
 }
 
-/// Says that a lane is through with everything up to a position.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Uploaded {
+/// Says that a lane is through with everything up to a position, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
     /// Name of the sink.
     pub sink: String,
     /// Number of the lane.
     pub lane: u32,
-    /// Every record of the lane at or before it was taken by the backend. May lie beyond the batch's last record, where
-    /// entries follow that hold nothing for this lane; `item == u32::MAX` stands for a whole entry.
+    /// Every record of the lane at or before it was taken by the backend or left out on purpose. May lie beyond the
+    /// batch's last record, where entries follow that hold nothing for this lane; `item == u32::MAX` stands for a whole
+    /// entry.
     pub up_to: Position,
-    /// How many records the batch had; 0 when only the watermark moves.
-    pub records: u64,
+    /// What became of everything of this lane after what was settled before, up to and with `up_to`.
+    pub counts: Counts,
+}
+
+/// A record for which the backend, or a rule, has no use: to be kept as a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dead {
+    /// Name of the sink.
+    pub sink: String,
+    /// Number of the lane.
+    pub lane: u32,
+    /// What became of everything of this lane after what was settled before, up to and with the letter's position, but
+    /// for the letter itself.
+    pub counts: Counts,
+    /// The record.
+    pub letter: Letter,
+}
+
+/// A dead letter that a lane shall send again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// Names the letter.
+    pub id: u64,
+    /// Which replay of it this is, from 1.
+    pub number: u32,
+    /// What was planned for it; `None`: it has to be planned.
+    pub plan: Option<Plan>,
+    /// The record.
+    pub letter: Letter,
 }
 
 /// The lane to which `stream` belongs, among `lanes` of them. Part of what is stored: never changes.

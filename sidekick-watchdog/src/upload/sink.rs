@@ -41,6 +41,9 @@ pub struct Batch {
     pub body: Bytes,
     /// Its rows, one for each record, in their order.
     pub rows: Vec<Row>,
+    /// Which replay of a dead letter it is, from 1: a batch of one record whose position lies behind what the sink took
+    /// before. `None`: a batch whose positions lie beyond.
+    pub replay: Option<u32>,
 }
 
 impl Batch {

@@ -14,9 +14,10 @@ use uuid::Uuid;
 
 use super::engine::{Drive, Engine, LaneEnd};
 use super::outbox::{IndexedSlabs, LaneState, Outbox, OutboxError};
-use super::plan::{Plan, Uploaded, lane_of};
+use super::plan::{Dead, Plan, Replay, Settled, lane_of};
 use super::sink::{Batch, BoxFuture, Outcome, PrepareError, Sink};
 use super::{UploadSettings, UploadStatus};
+use crate::books::{Counts, Letter};
 use crate::position::Position;
 use crate::slab::{RingCheckpoint, Slab, SlabHead};
 
@@ -124,9 +125,44 @@ pub(super) struct State {
     pub(super) next_seq: u64,
     /// Position, stream and sequence number of every record.
     pub(super) records: Vec<(Position, String, u64)>,
+    /// What became of the numbers of all sinks and lanes; exact, as the real books are.
+    pub(super) books: Counts,
+    pub(super) letters: Vec<FakeLetter>,
+    pub(super) letters_max: usize,
+    pub(super) last_letter: u64,
     pub(super) commits: u64,
     pub(super) watermark_commits: u64,
     pub(super) complaints: Vec<String>,
+}
+
+/// A dead letter.
+#[derive(Clone, Debug)]
+pub(super) struct FakeLetter {
+    pub(super) id: u64,
+    pub(super) lane: u32,
+    pub(super) marked: bool,
+    pub(super) replays: u32,
+    pub(super) plan: Option<Plan>,
+    pub(super) letter: Letter,
+}
+
+impl State {
+    /// Moves a watermark as the real state does; `false` where it stays.
+    fn settle(&mut self, sink: &str, lane: u32, up_to: Position, counts: &Counts) -> bool {
+        let lane = self.lanes.get_mut(&(sink.to_owned(), lane)).unwrap();
+        if up_to <= lane.watermark {
+            return false;
+        }
+        lane.watermark = up_to;
+        lane.plan.take_if(|plan| plan.last <= up_to);
+        self.books.add(counts);
+        true
+    }
+
+    /// Numbers of records that are dead letters.
+    pub(super) fn dead(&self) -> u64 {
+        self.letters.iter().map(|kept| kept.letter.numbers).sum()
+    }
 }
 
 /// What survives crashes: the store.
@@ -137,6 +173,8 @@ pub(super) struct FakeOutbox {
     pub(super) fuse: Arc<Fuse>,
     /// The broken variant: says that a plan is committed, and keeps nothing.
     pub(super) forgets_plans: bool,
+    /// The broken variant: counts also where the watermark stays.
+    pub(super) counts_twice: bool,
     /// Fails one of so many calls.
     pub(super) fails_every: Option<u64>,
     pub(super) random: Mutex<fastrand::Rng>,
@@ -146,6 +184,7 @@ impl FakeOutbox {
     pub(super) fn new(fuse: Arc<Fuse>, sinks: &[(&str, u32)]) -> Self {
         let mut state = State {
             next_seq: 1,
+            letters_max: usize::MAX,
             ..State::default()
         };
         for (sink, lanes) in sinks {
@@ -160,6 +199,7 @@ impl FakeOutbox {
             applied: watch::Sender::new(0),
             fuse,
             forgets_plans: false,
+            counts_twice: false,
             fails_every: None,
             random: Mutex::new(fastrand::Rng::with_seed(7)),
         }
@@ -277,29 +317,128 @@ impl Outbox for FakeOutbox {
         Ok(())
     }
 
-    async fn commit_uploaded(
+    async fn commit_settled(
         &self,
-        uploaded: Uploaded,
+        settled: Settled,
         next: Option<Plan>,
     ) -> Result<(), OutboxError> {
         self.call().await?;
         {
             let mut state = self.state.lock().unwrap();
-            let lane = state
-                .lanes
-                .get_mut(&(uploaded.sink.clone(), uploaded.lane))
-                .unwrap();
-            lane.watermark = uploaded.up_to.max(lane.watermark);
-            if lane
-                .plan
-                .as_ref()
-                .is_some_and(|plan| plan.last <= uploaded.up_to)
-            {
-                lane.plan = None;
+            let Settled {
+                sink,
+                lane,
+                up_to,
+                counts,
+            } = settled;
+            state.watermark_commits += u64::from(counts.rows == 0);
+            if !state.settle(&sink, lane, up_to, &counts) && self.counts_twice {
+                state.books.add(&counts);
             }
-            state.watermark_commits += u64::from(uploaded.records == 0);
             if let Some(next) = next {
                 self.put_plan(&mut state, next);
+            }
+            self.committed(&mut state);
+        }
+        self.fuse.point().await;
+        Ok(())
+    }
+
+    async fn commit_dead(&self, dead: Dead) -> Result<(), OutboxError> {
+        self.call().await?;
+        {
+            let mut state = self.state.lock().unwrap();
+            let position = dead.letter.position;
+            if state.letters.len() >= state.letters_max {
+                return Err(OutboxError::LettersFull("dead letters are full".into()));
+            }
+            if state.settle(&dead.sink, dead.lane, position, &dead.counts) {
+                state.last_letter += 1;
+                let kept = FakeLetter {
+                    id: state.last_letter,
+                    lane: dead.lane,
+                    marked: false,
+                    replays: 0,
+                    plan: None,
+                    letter: dead.letter,
+                };
+                state.letters.push(kept);
+            }
+            self.committed(&mut state);
+        }
+        self.fuse.point().await;
+        Ok(())
+    }
+
+    fn next_replay(&self, _sink: &str, lane: u32) -> Option<Replay> {
+        let state = self.state.lock().unwrap();
+        let of_lane = |kept: &&FakeLetter| kept.marked && kept.lane == lane;
+        let under_way = state
+            .letters
+            .iter()
+            .filter(of_lane)
+            .find(|kept| kept.plan.is_some());
+        let kept = under_way.or_else(|| state.letters.iter().find(of_lane))?;
+        Some(Replay {
+            id: kept.id,
+            number: kept.replays + u32::from(kept.plan.is_none()),
+            plan: kept.plan.clone(),
+            letter: kept.letter.clone(),
+        })
+    }
+
+    async fn commit_replay_plan(
+        &self,
+        id: u64,
+        number: u32,
+        plan: Plan,
+    ) -> Result<bool, OutboxError> {
+        self.call().await?;
+        let is_there = {
+            let mut state = self.state.lock().unwrap();
+            let open = state.lanes[&(plan.sink.clone(), plan.lane)].plan.clone();
+            if let Some(open) = open {
+                state.complaints.push(format!("a replay beside {open:?}"));
+            }
+            let kept = state
+                .letters
+                .iter_mut()
+                .find(|kept| kept.id == id && kept.marked);
+            let is_there = kept.is_some();
+            if let Some(kept) = kept {
+                kept.replays = number;
+                kept.plan = Some(plan);
+            }
+            self.committed(&mut state);
+            is_there
+        };
+        self.fuse.point().await;
+        Ok(is_there)
+    }
+
+    async fn commit_replayed(
+        &self,
+        id: u64,
+        number: u32,
+        refused: Option<(String, String)>,
+    ) -> Result<(), OutboxError> {
+        self.call().await?;
+        {
+            let mut state = self.state.lock().unwrap();
+            let place = state.letters.iter().position(|kept| kept.id == id);
+            match (place, refused) {
+                (None, _) => {}
+                (Some(place), None) => {
+                    let kept = state.letters.remove(place);
+                    assert_eq!(kept.replays, number);
+                    state.books.rows += 1;
+                    state.books.records += kept.letter.numbers;
+                }
+                (Some(place), Some((code, reason))) => {
+                    let kept = &mut state.letters[place];
+                    (kept.marked, kept.plan, kept.replays) = (false, None, number);
+                    (kept.letter.code, kept.letter.reason) = (code, reason);
+                }
             }
             self.committed(&mut state);
         }
@@ -537,6 +676,19 @@ pub(super) fn check(outbox: &FakeOutbox, sink: &FakeSink) -> Result<(), String> 
     }
     if came != recorded {
         return Err(format!("recorded {recorded:?}, came {came:?}"));
+    }
+    Ok(())
+}
+
+/// Every number committed is accounted for, once, when all is through.
+pub(super) fn check_books(outbox: &FakeOutbox) -> Result<(), String> {
+    let state = outbox.state.lock().unwrap();
+    let (committed, dead) = (state.next_seq - 1, state.dead());
+    if state.books.numbers() + dead != committed {
+        return Err(format!(
+            "{committed} committed, {dead} dead, the books tell of {:?}",
+            state.books
+        ));
     }
     Ok(())
 }

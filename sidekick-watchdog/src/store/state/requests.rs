@@ -256,6 +256,9 @@ impl State {
         if let Some(cut) = cut {
             self.cuts.insert(place, cut);
         }
+        if cut != Some(Cut::Whole) {
+            self.last_slab = place.0;
+        }
         result.map(|(outcome, _)| outcome)
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::command::{Plan, Refusal};
 use super::State;
+use crate::books::SinkBooks;
 use crate::position::Position;
 
 /// The largest number of lanes of one sink.
@@ -67,7 +68,7 @@ pub(crate) enum SinkChange {
 }
 
 /// The position that stands for everything up to and with an entry.
-fn whole(index: u64) -> Position {
+pub(super) fn whole(index: u64) -> Position {
     Position {
         index,
         item: u32::MAX,
@@ -141,12 +142,20 @@ impl State {
             let lanes = if let Some(lanes) = old.remove(&sink) {
                 resize(lanes, wanted)
             } else if let Some(retired) = self.retired.remove(&sink) {
+                self.uncounted(&sink);
                 let (lanes, change) = bring_back(&sink, retired.lanes, purged);
                 changes.push(change);
                 resize(lanes, wanted)
             } else {
                 let now = whole(index.saturating_sub(1));
                 let start = place.as_ref().map_or(now, |(start, _)| *start);
+                // What this very entry brought before is the sink's already.
+                let is_exact = place.is_none() && self.last_slab < index;
+                let books = SinkBooks {
+                    since: is_exact.then(|| self.committed()),
+                    ..SinkBooks::default()
+                };
+                self.books.insert(sink.clone(), books);
                 let lanes = begin(wanted, start, 0);
                 changes.push(SinkChange::Added {
                     after: index_of(lanes.iter()).unwrap_or_default(),
@@ -163,6 +172,7 @@ impl State {
                 break;
             };
             self.retired.remove(&sink);
+            self.books.remove(&sink);
         }
         changes
     }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::Drive;
+use crate::upload::outbox::OutboxError;
 use crate::upload::retry::Backoff;
 use crate::upload::sink::{Batch, Outcome, Sink};
 use crate::upload::status::{Board, Seat, SinkState, in_words};
@@ -14,12 +15,22 @@ use crate::upload::status::{Board, Seat, SinkState, in_words};
 /// Longest pause between tries in the grace of a shutdown.
 const DRAIN_PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// The code of a record that is too large for the backend, where that gives none.
+const TOO_LARGE: &str = "too large";
+
 /// How a batch left the courier.
 pub(super) enum Delivered {
     /// The backend has it.
     Taken,
     /// It wants to be halved.
     TooLarge,
+    /// The backend will never take it as it is.
+    Refused {
+        /// HTTP status or SQLSTATE.
+        code: String,
+        /// What the backend said.
+        reason: String,
+    },
     /// It wants another place.
     Replan,
 }
@@ -49,7 +60,8 @@ impl Courier {
                 Outcome::TooLarge { reason } => {
                     let bytes = batch.row_bytes();
                     let reason = format!("a single record of {bytes} bytes is too large: {reason}");
-                    self.parked(reason).await;
+                    let code = TOO_LARGE.to_owned();
+                    return Delivered::Refused { code, reason };
                 }
                 Outcome::Wait { pause, reason } => {
                     let reason = format!("{reason}; waiting {} as asked", in_words(pause));
@@ -57,9 +69,8 @@ impl Courier {
                     tokio::time::sleep(pause).await;
                 }
                 Outcome::Retry { reason } => self.trouble(reason).await,
-                Outcome::Refused { reason, .. } | Outcome::Park { reason } => {
-                    self.parked(reason).await;
-                }
+                Outcome::Refused { code, reason } => return Delivered::Refused { code, reason },
+                Outcome::Park { reason } => self.parked(reason).await,
                 Outcome::Replan { reason } => {
                     warn!(sink = sink.name(), reason, "planning a batch anew");
                     self.trouble(reason).await;
@@ -75,6 +86,16 @@ impl Courier {
         self.warn_of(&reason, "upload failed; trying again");
         self.failed(SinkState::Retrying { reason });
         self.pause(pause).await;
+    }
+
+    /// A commit failed: pauses if it may work later.
+    pub(super) async fn commit_failed(&mut self, error: OutboxError) -> Result<(), OutboxError> {
+        match error {
+            OutboxError::Failed(reason) => self.trouble(reason).await,
+            OutboxError::LettersFull(reason) => self.parked(reason).await,
+            error => return Err(error),
+        }
+        Ok(())
     }
 
     async fn parked(&mut self, reason: String) {
@@ -113,6 +134,15 @@ impl Courier {
             self.backoff.reset();
             self.show(SinkState::Ok);
         }
+    }
+
+    /// What was on its way is done with, well or not.
+    pub(super) fn settled(&mut self) {
+        self.backoff.reset();
+        self.board.update(self.seat, |_, lane| {
+            lane.state(SinkState::Ok);
+            lane.in_flight(false);
+        });
     }
 
     pub(super) fn show(&self, state: SinkState) {

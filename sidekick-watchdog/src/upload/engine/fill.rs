@@ -6,14 +6,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use sidekick_ipc::frame::Record;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::letter::Buried;
+use crate::books::Counts;
 use crate::position::Position;
 use crate::slab::Slab;
-use crate::upload::encode::{RowWriter, Walk, Written};
+use crate::upload::encode::{Item, RowWriter, Walk, What, Written};
 use crate::upload::outbox::{IndexedSlabs, Outbox, OutboxError};
 use crate::upload::plan::{Plan, after, whole};
+use crate::upload::shape::{Shaped, Shaper, Stored};
 use crate::upload::sink::{Row, Sink};
 use crate::upload::status::Board;
 
@@ -27,10 +31,20 @@ pub(super) struct Draft {
     /// Where each row is, and whose.
     pub(super) rows: Vec<Row>,
     pub(super) gap_lines: u64,
+    /// The version of the rules that it is made with.
+    pub(super) rules_version: u32,
+    /// What becomes, once it is taken, of everything from `floor` up to and with its last record.
+    pub(super) counts: Counts,
+    /// The one record that it has, where that shall be kept.
+    pub(super) record: Option<Buried>,
+    /// The rules refused its one record: nothing is to be sent.
+    pub(super) refusal: Option<String>,
     /// When the first record came.
     opened_at: Option<Instant>,
     /// Everything at or before it was looked at before the first record came.
     floor: Position,
+    /// What became of everything up to and with `floor` that is not settled.
+    before: Counts,
     /// Nothing more fits.
     closed: bool,
 }
@@ -52,6 +66,20 @@ struct Entry {
     walk: Option<Walk>,
     /// Number of the next item.
     item: u32,
+    /// Requests after the last item of the slabs looked at. They count at the position of the next item, or of the whole
+    /// entry.
+    requests: u64,
+}
+
+/// Tells what a row tells of.
+fn count_row(counts: &mut Counts, item: &Item<'_>, written: Written) {
+    counts.rows += 1;
+    match (&item.what, written) {
+        (What::Record(_), Written::Record | Written::Gap) => counts.records += 1,
+        (What::Record(_), Written::Undecodable) => counts.lost += 1,
+        (What::Lost { count, .. }, _) => counts.lost = counts.lost.saturating_add(*count),
+        (What::Refused(_) | What::TailUnknown, _) => counts.notes += 1,
+    }
 }
 
 /// Reads the log for one lane.
@@ -61,10 +89,17 @@ pub(super) struct Filler<O> {
     applied: watch::Receiver<u64>,
     board: Arc<Board>,
     sink: Arc<dyn Sink>,
+    shaper: Arc<dyn Shaper>,
+    /// When a planned batch is made again: the version of its rules.
+    rules_version: Option<u32>,
     lane: u32,
     lanes: u32,
     records_max: usize,
     bytes_max: usize,
+    /// No batch that begins at or before it goes beyond it.
+    fence: Position,
+    /// Keep the first record of a draft.
+    keeps: bool,
     /// What lies before it belongs to earlier batches.
     from: Position,
     /// When a planned batch is made again: its last record.
@@ -76,7 +111,11 @@ pub(super) struct Filler<O> {
     queue: VecDeque<IndexedSlabs>,
     entry: Option<Entry>,
     writer: Box<dyn RowWriter>,
+    /// What the rules made of a record.
+    shaped: Vec<u8>,
     draft: Draft,
+    /// What became of everything after the draft's last record, or after what is settled where there is no draft.
+    trail: Counts,
     /// Slabs looked at since [`Filler::saved`].
     slabs_unsaved: u64,
 }
@@ -87,6 +126,7 @@ impl<O: Outbox> Filler<O> {
         outbox: Arc<O>,
         board: Arc<Board>,
         sink: Arc<dyn Sink>,
+        shaper: Arc<dyn Shaper>,
         (lane, lanes): (u32, u32),
         records_max: usize,
         bytes_max: usize,
@@ -100,6 +140,10 @@ impl<O: Outbox> Filler<O> {
             lanes,
             records_max: records_max.max(1),
             bytes_max: bytes_max.max(1),
+            shaper,
+            rules_version: None,
+            fence: Position::default(),
+            keeps: false,
             from: Position::default(),
             until: None,
             scanned: Position::default(),
@@ -108,7 +152,9 @@ impl<O: Outbox> Filler<O> {
             entry: None,
             writer: sink.row_writer(),
             sink,
+            shaped: Vec::new(),
             draft: Draft::default(),
+            trail: Counts::default(),
             slabs_unsaved: 0,
         };
         filler.begin_after(watermark);
@@ -123,9 +169,11 @@ impl<O: Outbox> Filler<O> {
         self.queue.clear();
         self.entry = None;
         self.draft = Draft::default();
+        self.trail = Counts::default();
     }
 
-    /// Makes the batch of `plan` again. `None` when the log no longer gives exactly what the plan names.
+    /// Makes the batch of `plan` again. `None` when the log no longer gives exactly what the plan names. The record of a
+    /// batch of one is kept in [`Draft::record`].
     ///
     /// # Errors
     /// What the outbox says.
@@ -134,11 +182,14 @@ impl<O: Outbox> Filler<O> {
             self.outbox.clone(),
             self.board.clone(),
             self.sink.clone(),
+            self.shaper.clone(),
             (self.lane, self.lanes),
             usize::MAX,
             usize::MAX,
             Position::default(),
         );
+        filler.rules_version = Some(plan.rules_version);
+        filler.keeps = plan.first == plan.last;
         filler.from = plan.first;
         filler.until = Some(plan.last);
         filler.read_through = plan.first.index.saturating_sub(1);
@@ -147,13 +198,38 @@ impl<O: Outbox> Filler<O> {
             filler.step().await?;
         }
         let draft = filler.draft;
-        let exact = draft.first() == Some(plan.first) && draft.last() == Some(plan.last);
+        let exact = draft.first() == Some(plan.first)
+            && draft.last() == Some(plan.last)
+            && draft.refusal.is_none();
         Ok(exact.then_some(draft))
     }
 
     /// The version of what its writer writes.
     pub(super) fn encoder_version(&self) -> u32 {
         self.writer.version()
+    }
+
+    /// Whether rules of this version can be applied.
+    pub(super) fn knows(&self, rules_version: u32) -> bool {
+        self.shaper.knows(rules_version)
+    }
+
+    pub(super) fn rules_version(&self) -> u32 {
+        self.shaper.version()
+    }
+
+    pub(super) fn shaper(&self) -> &dyn Shaper {
+        self.shaper.as_ref()
+    }
+
+    /// The largest number of records in a batch from now on.
+    pub(super) fn set_records_max(&mut self, records_max: usize) {
+        self.records_max = records_max.max(1);
+    }
+
+    /// From now on no batch that begins at or before `fence` goes beyond it.
+    pub(super) fn set_fence(&mut self, fence: Position) {
+        self.fence = fence;
     }
 
     /// The largest number of bytes of rows from now on.
@@ -167,6 +243,11 @@ impl<O: Outbox> Filler<O> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.draft.rows.is_empty()
+    }
+
+    /// Whether the draft is a record that the rules refused.
+    pub(super) fn is_refused(&self) -> bool {
+        self.draft.refusal.is_some()
     }
 
     /// Position of the draft's first record.
@@ -188,6 +269,25 @@ impl<O: Outbox> Filler<O> {
         }
     }
 
+    /// What to commit when everything before the draft is done: its [`Filler::floor`], and what became of all up to there
+    /// that was not settled. Whoever asks commits it, or throws this filler's state away.
+    pub(super) fn settle(&mut self) -> (Position, Counts) {
+        let counts = match self.is_empty() {
+            true => &mut self.trail,
+            false => &mut self.draft.before,
+        };
+        let counts = std::mem::take(counts);
+        (self.floor(), counts)
+    }
+
+    /// Whether something lies before the draft that no commit has told of.
+    pub(super) fn has_unsettled(&self) -> bool {
+        match self.is_empty() {
+            true => !self.trail.is_empty(),
+            false => !self.draft.before.is_empty(),
+        }
+    }
+
     /// Slabs looked at since the watermark was last committed.
     pub(super) fn slabs_unsaved(&self) -> u64 {
         self.slabs_unsaved
@@ -196,6 +296,11 @@ impl<O: Outbox> Filler<O> {
     /// The watermark was committed.
     pub(super) fn saved(&mut self) {
         self.slabs_unsaved = 0;
+    }
+
+    /// The log's end.
+    pub(super) fn applied(&self) -> u64 {
+        *self.applied.borrow()
     }
 
     /// Whether there is something to do without waiting.
@@ -253,7 +358,6 @@ impl<O: Outbox> Filler<O> {
 
     /// Looks at the items of one slab, or fewer if the draft is closed before its end.
     fn look_at_slab(&mut self) {
-        let draft = &mut self.draft;
         let entry = match &mut self.entry {
             Some(entry) => entry,
             None => {
@@ -266,60 +370,157 @@ impl<O: Outbox> Filler<O> {
                     slabs,
                     walk: None,
                     item: 0,
+                    requests: 0,
                 })
             }
         };
-        let walk = match &mut entry.walk {
-            Some(walk) => walk,
-            None => match entry.slabs.next() {
-                Some(slab) => entry.walk.insert(Walk::new(slab)),
+        if entry.walk.is_none() {
+            match entry.slabs.next() {
+                Some(slab) => entry.walk = Some(Walk::new(slab)),
                 None => {
+                    if self.lane == 0 {
+                        self.trail.requests = self.trail.requests.saturating_add(entry.requests);
+                    }
                     self.scanned = self.scanned.max(whole(entry.index));
                     self.entry = None;
                     return;
                 }
-            },
-        };
-        loop {
-            let position = Position {
-                index: entry.index,
-                item: entry.item,
-            };
-            let mark = walk.mark();
-            let Some((head, item)) = walk.step() else {
-                let (epoch, next_seq) = (walk.head().epoch, walk.head().next_seq());
-                self.board
-                    .milestone(self.scanned, epoch, next_seq.saturating_sub(1));
-                self.slabs_unsaved = self.slabs_unsaved.saturating_add(1);
-                entry.walk = None;
-                return;
-            };
-            if position >= self.from && item.lane(self.lanes) == self.lane {
-                let start = draft.bytes.len();
-                let written = self.writer.write(head, &item, &mut draft.bytes);
-                let full = draft.bytes.len() > self.bytes_max && start > 0;
-                if full || self.until.is_some_and(|until| position > until) {
-                    draft.bytes.truncate(start);
-                    draft.closed = true;
-                    walk.go_back(mark);
-                    return;
-                }
-                if draft.rows.is_empty() {
-                    draft.floor = self.scanned;
-                    draft.opened_at = Some(Instant::now());
-                }
-                let end = draft.bytes.len();
-                draft.rows.push(Row { position, end });
-                draft.gap_lines += u64::from(written != Written::Record);
-                draft.closed = draft.rows.len() >= self.records_max
-                    || draft.bytes.len() >= self.bytes_max
-                    || self.until == Some(position);
-            }
-            self.scanned = self.scanned.max(position);
-            entry.item = entry.item.saturating_add(1);
-            if draft.closed {
-                return;
             }
         }
+        while !self.draft.closed && self.look_at_item() {}
+    }
+
+    /// Looks at the next item of the slab at hand; `false` at its end, and when the item has to wait for the next batch.
+    fn look_at_item(&mut self) -> bool {
+        let draft = &mut self.draft;
+        let Some(entry) = &mut self.entry else {
+            return false;
+        };
+        let Some(walk) = &mut entry.walk else {
+            return false;
+        };
+        let is_begun = !draft.rows.is_empty();
+        let rules_version = match (self.rules_version, is_begun) {
+            (Some(version), _) => version,
+            (None, false) => self.shaper.version(),
+            (None, true) => draft.rules_version,
+        };
+        let position = Position {
+            index: entry.index,
+            item: entry.item,
+        };
+        let is_over = is_begun && self.rules_version.is_none() && {
+            let is_beyond_fence = position > self.fence && draft.first() <= Some(self.fence);
+            is_beyond_fence || self.shaper.version() != rules_version
+        };
+        if is_over || self.until.is_some_and(|until| position > until) {
+            draft.closed = true;
+            return false;
+        }
+        let mark = walk.mark();
+        let Some((head, item)) = walk.step() else {
+            let (epoch, next_seq) = (walk.head().epoch, walk.head().next_seq());
+            entry.requests = entry.requests.saturating_add(walk.requests_since(&mark));
+            entry.walk = None;
+            self.board
+                .milestone(self.scanned, epoch, next_seq.saturating_sub(1));
+            self.slabs_unsaved = self.slabs_unsaved.saturating_add(1);
+            return false;
+        };
+        let is_ours = position >= self.from && item.lane(self.lanes) == self.lane;
+        let mut counts = Counts::default();
+        if self.lane == 0 && position >= self.from {
+            let requests = Walk::requests_between(&mark, item.seq);
+            counts.requests = entry.requests.saturating_add(requests);
+        }
+        let shaped = match &item.what {
+            What::Record(record) if is_ours => {
+                let stored = Stored {
+                    head,
+                    seq: item.seq,
+                    monotonic_ns: item.monotonic_ns,
+                    record: *record,
+                };
+                self.shaped.clear();
+                let sink = self.sink.name();
+                self.shaper
+                    .shape(rules_version, sink, &stored, &mut self.shaped)
+            }
+            _ => Shaped::Keep,
+        };
+        let (seq, monotonic_ns) = (item.seq, item.monotonic_ns);
+        let row = match shaped {
+            _ if !is_ours => None,
+            Shaped::Keep => Some(Ok(item)),
+            Shaped::Changed => Some(match Record::parse(&self.shaped) {
+                Ok(record) => Ok(Item {
+                    seq,
+                    monotonic_ns,
+                    what: What::Record(record),
+                }),
+                Err(error) => Err((item, format!("the rules made no record of it: {error}"))),
+            }),
+            Shaped::Dropped { reason } => {
+                counts.drop_of(&reason, 1);
+                None
+            }
+            Shaped::Refused { reason } => Some(Err((item, reason))),
+        };
+        if let Some(row) = row {
+            let start = draft.bytes.len();
+            let mut kept = None;
+            let is_written = match row {
+                Ok(item) => {
+                    let written = self.writer.write(head, &item, &mut draft.bytes);
+                    let fits = draft.bytes.len() <= self.bytes_max || start == 0;
+                    if fits {
+                        count_row(&mut counts, &item, written);
+                        draft.gap_lines += u64::from(written != Written::Record);
+                        if self.keeps {
+                            kept = Some(Buried::new(head, &item, written));
+                        }
+                    }
+                    fits
+                }
+                // It becomes a dead letter alone, once everything before it is through.
+                Err((item, reason)) if !is_begun => {
+                    kept = Some(Buried::new(head, &item, Written::Record));
+                    draft.refusal = Some(reason);
+                    true
+                }
+                Err(_) => false,
+            };
+            if !is_written {
+                draft.bytes.truncate(start);
+                draft.closed = true;
+                walk.go_back(mark);
+                return false;
+            }
+            if let Some(kept) = kept {
+                draft.record = Some(kept.with_frame(walk.frame()));
+            }
+            let trail = std::mem::take(&mut self.trail);
+            if is_begun {
+                draft.counts.add(&trail);
+            } else {
+                draft.before = trail;
+                draft.floor = self.scanned;
+                draft.opened_at = Some(Instant::now());
+                draft.rules_version = rules_version;
+            }
+            draft.counts.add(&counts);
+            let end = draft.bytes.len();
+            draft.rows.push(Row { position, end });
+            draft.closed = draft.rows.len() >= self.records_max
+                || end >= self.bytes_max
+                || draft.refusal.is_some()
+                || self.until == Some(position);
+        } else if !counts.is_empty() {
+            self.trail.add(&counts);
+        }
+        entry.requests = 0;
+        self.scanned = self.scanned.max(position);
+        entry.item = entry.item.saturating_add(1);
+        true
     }
 }

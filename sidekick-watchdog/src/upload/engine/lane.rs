@@ -11,12 +11,16 @@ use uuid::Uuid;
 
 use super::courier::{Courier, Delivered};
 use super::fill::{Draft, Filler};
+use super::letter::Buried;
+use super::suspect::Suspect;
 use super::{Drive, LaneEnd};
+use crate::books::{Counts, Letter};
 use crate::position::Position;
 use crate::upload::UploadSettings;
 use crate::upload::outbox::{LaneState, Outbox, OutboxError};
-use crate::upload::plan::{Plan, Uploaded};
+use crate::upload::plan::{Dead, Plan, Settled};
 use crate::upload::retry::Backoff;
+use crate::upload::shape::Shaper;
 use crate::upload::sink::{Batch, Sink};
 use crate::upload::status::{Board, Seat, SinkState};
 
@@ -29,8 +33,8 @@ const SAVE_AFTER: Duration = Duration::from_secs(5);
 const SLABS_AHEAD_MAX: u32 = 64;
 /// Batches are not cut below this after a backend found one too large.
 const BYTES_MAX_FLOOR: usize = 1024;
-/// Version of the rules; there are none yet.
-const RULES_VERSION: u32 = 0;
+/// The code of a record that a rule refused.
+pub(super) const REFUSED_BY_RULES: &str = "schema";
 
 /// Which lane it is.
 #[derive(Clone, Copy, Debug)]
@@ -42,18 +46,25 @@ pub(super) struct Place {
 
 /// A batch on its way, and where its records stand.
 #[derive(Debug)]
-struct Ready {
-    batch: Batch,
+pub(super) struct Ready {
+    pub(super) batch: Batch,
     gap_lines: u64,
+    counts: Counts,
+    /// The record, where the batch has one and it was kept.
+    record: Option<Buried>,
 }
 
 #[derive(Debug)]
 pub(super) struct Lane<O> {
-    outbox: Arc<O>,
+    pub(super) outbox: Arc<O>,
     settings: UploadSettings,
-    place: Place,
-    filler: Filler<O>,
-    courier: Courier,
+    pub(super) place: Place,
+    pub(super) filler: Filler<O>,
+    pub(super) courier: Courier,
+    /// Where a bad record is looked for.
+    suspect: Option<Suspect>,
+    /// The log's end when marked dead letters were looked for.
+    pub(super) replays_seen: Option<u64>,
     /// Bytes of lines in the next batch, at most; shrinks when the backend finds batches too large.
     bytes_max: usize,
     open_plan: Option<Plan>,
@@ -64,6 +75,7 @@ impl<O: Outbox> Lane<O> {
     pub(super) fn new(
         outbox: Arc<O>,
         sink: Arc<dyn Sink>,
+        shaper: Arc<dyn Shaper>,
         settings: UploadSettings,
         board: Arc<Board>,
         drive: watch::Receiver<Drive>,
@@ -79,6 +91,7 @@ impl<O: Outbox> Lane<O> {
             outbox.clone(),
             board.clone(),
             sink.clone(),
+            shaper,
             (place.lane, place.lanes),
             settings.batch_max_records,
             settings.batch_max_bytes,
@@ -105,6 +118,8 @@ impl<O: Outbox> Lane<O> {
             place,
             filler,
             courier,
+            suspect: None,
+            replays_seen: None,
             bytes_max,
             open_plan: state.plan,
         }
@@ -116,7 +131,9 @@ impl<O: Outbox> Lane<O> {
                 Ok(()) => {}
                 Err(OutboxError::Closed) => return LaneEnd::StoreClosed,
                 Err(OutboxError::NotLeader) => return LaneEnd::NotLeader,
-                Err(OutboxError::Failed(reason)) => self.courier.trouble(reason).await,
+                Err(OutboxError::Failed(reason) | OutboxError::LettersFull(reason)) => {
+                    self.courier.trouble(reason).await;
+                }
             }
         }
     }
@@ -139,7 +156,22 @@ impl<O: Outbox> Lane<O> {
                         None => self.next_batch().await?,
                     };
                 }
-                Delivered::TooLarge => ready = self.halve(ready).await?,
+                Delivered::TooLarge => {
+                    let half = usize::try_from(ready.batch.row_bytes() / 2).unwrap_or(usize::MAX);
+                    self.bytes_max =
+                        half.clamp(BYTES_MAX_FLOOR, self.bytes_max.max(BYTES_MAX_FLOOR));
+                    self.filler.set_bytes_max(self.bytes_max);
+                    ready = self.halve(ready, false).await?;
+                }
+                Delivered::Refused { .. } if ready.batch.rows.len() > 1 => {
+                    ready = self.halve(ready, true).await?;
+                }
+                Delivered::Refused { code, reason } => {
+                    ready = match self.bury(ready, code, reason).await? {
+                        Some(ready) => ready,
+                        None => self.next_batch().await?,
+                    };
+                }
                 Delivered::Replan => {
                     let extra = self.prepare(ready.batch.plan.first).await;
                     let plan = Plan {
@@ -156,10 +188,12 @@ impl<O: Outbox> Lane<O> {
     /// Makes the batch of a plan again that an earlier process (or an earlier try) committed.
     async fn resume(&mut self, plan: Plan) -> Result<Ready, OutboxError> {
         let encoder = self.filler.encoder_version();
-        let reason = if plan.encoder_version != encoder || plan.rules_version != RULES_VERSION {
+        let rules = self.filler.rules_version();
+        let is_known = self.filler.knows(plan.rules_version);
+        let reason = if plan.encoder_version != encoder || !is_known {
             format!(
                 "the open batch was planned with encoder {} and rules {}, this program has {encoder} and \
-                 {RULES_VERSION}; run the version that planned it until it is uploaded",
+                 {rules}; run the version that planned it until it is uploaded",
                 plan.encoder_version, plan.rules_version
             )
         } else if let Some(draft) = self.filler.rebuild(&plan).await? {
@@ -177,26 +211,63 @@ impl<O: Outbox> Lane<O> {
                 plan.key(&self.place.group)
             )
         };
-        warn!(sink = plan.sink, lane = plan.lane, reason, "lane parked");
+        self.stand_still(reason).await
+    }
+
+    /// Shows that nothing more can be done here, and waits for the end.
+    pub(super) async fn stand_still<T>(&self, reason: String) -> T {
+        let sink = self.courier.sink.name();
+        warn!(sink, lane = self.place.lane, reason, "lane parked");
         self.courier.show(SinkState::Parked { reason });
         std::future::pending().await
     }
 
-    /// Waits for a batch to be due, plans it and commits the plan.
+    /// Waits for a batch to be due, plans it and commits the plan. Between batches, sends dead letters again and buries
+    /// what the rules refuse.
     async fn next_batch(&mut self) -> Result<Ready, OutboxError> {
-        self.wait_until_due().await?;
-        let extra = self.prepare(self.filler.first()).await;
-        let (plan, draft) = self.draw_up(extra);
-        self.commit_plan(&plan).await?;
-        Ok(self.ready(plan, draft).await)
+        loop {
+            self.replay_all().await?;
+            if !self.wait_until_due().await? {
+                continue;
+            }
+            if self.filler.is_refused() {
+                let (_, mut counts) = self.filler.settle();
+                let draft = self.filler.take();
+                counts.add(&draft.counts);
+                let (position, version) = (draft.first().unwrap_or_default(), draft.rules_version);
+                if let (Some(reason), Some(record)) = (draft.refusal, draft.record) {
+                    let code = REFUSED_BY_RULES.to_owned();
+                    let letter = record.letter(position, version, code, reason);
+                    self.commit_dead(letter, counts).await?;
+                }
+                continue;
+            }
+            let extra = self.prepare(self.filler.first()).await;
+            // A plan is committed with everything before it settled: nothing of the books hangs on what a restart would
+            // have to look at again, with other rules perhaps.
+            let settled = match self.filler.has_unsettled() {
+                true => Some(self.settle(Counts::default())),
+                false => None,
+            };
+            let (plan, draft) = self.draw_up(extra);
+            match settled {
+                Some(settled) => self.commit_settled(settled, Some(plan.clone())).await?,
+                None => self.commit_plan(&plan).await?,
+            }
+            return Ok(self.ready(plan, draft).await);
+        }
     }
 
-    async fn wait_until_due(&mut self) -> Result<(), OutboxError> {
+    /// Waits until the draft is due; `false` when a dead letter is to be sent again before it.
+    async fn wait_until_due(&mut self) -> Result<bool, OutboxError> {
         let mut drive = self.courier.drive.clone();
         let mut unsaved_since = None;
         loop {
+            if self.has_replay() {
+                return Ok(false);
+            }
             if self.is_due() {
-                return Ok(());
+                return Ok(true);
             }
             let draining = *drive.borrow_and_update() >= Drive::Drain;
             self.tell_done();
@@ -252,15 +323,34 @@ impl<O: Outbox> Lane<O> {
             lane: self.place.lane,
             first,
             last,
-            rules_version: RULES_VERSION,
+            rules_version: draft.rules_version,
             encoder_version: self.filler.encoder_version(),
             extra,
         };
+        self.watch_for_suspects(&draft);
         (plan, draft)
     }
 
+    /// The batch of `draft` is the next one: goes on with the search for a bad record.
+    fn watch_for_suspects(&mut self, draft: &Draft) {
+        let suspect = self.suspect.take();
+        let first = draft.first().unwrap_or_default();
+        self.suspect = suspect.and_then(|suspect| suspect.after_batch(first, draft.rows.len()));
+        self.limit_records();
+    }
+
+    /// Sets how many records the batch after the one at hand has.
+    fn limit_records(&mut self) {
+        let (records_max, fence) = match &self.suspect {
+            Some(suspect) if suspect.left > 0 => (suspect.next_records(), suspect.end),
+            _ => (self.settings.batch_max_records, Position::default()),
+        };
+        self.filler.set_records_max(records_max);
+        self.filler.set_fence(fence);
+    }
+
     /// Asks the sink for a plan's `extra` until it gives one.
-    async fn prepare(&mut self, first: Position) -> Vec<u8> {
+    pub(super) async fn prepare(&mut self, first: Position) -> Vec<u8> {
         let sink = self.courier.sink.clone();
         loop {
             match sink.prepare(&self.place.group, first).await {
@@ -285,10 +375,13 @@ impl<O: Outbox> Lane<O> {
             plan,
             body,
             rows: draft.rows,
+            replay: None,
         };
         Ready {
             batch,
             gap_lines: draft.gap_lines,
+            counts: draft.counts,
+            record: draft.record,
         }
     }
 
@@ -297,11 +390,40 @@ impl<O: Outbox> Lane<O> {
         loop {
             match self.outbox.commit_plan(plan.clone()).await {
                 Ok(()) => break,
-                Err(OutboxError::Failed(reason)) => self.courier.trouble(reason).await,
-                Err(error) => return Err(error),
+                Err(error) => self.courier.commit_failed(error).await?,
             }
         }
         self.open_plan = Some(plan.clone());
+        Ok(())
+    }
+
+    /// Everything before the draft is done; `counts` is what became of the batch at hand.
+    fn settle(&mut self, mut counts: Counts) -> Settled {
+        let (up_to, before) = self.filler.settle();
+        counts.add(&before);
+        Settled {
+            sink: self.courier.sink.name().to_owned(),
+            lane: self.place.lane,
+            up_to,
+            counts,
+        }
+    }
+
+    /// Commits what is settled, with the next plan where there is one; tries again until that is known to have worked.
+    async fn commit_settled(
+        &mut self,
+        settled: Settled,
+        next: Option<Plan>,
+    ) -> Result<(), OutboxError> {
+        loop {
+            let (settled, next) = (settled.clone(), next.clone());
+            match self.outbox.commit_settled(settled, next).await {
+                Ok(()) => break,
+                Err(error) => self.courier.commit_failed(error).await?,
+            }
+        }
+        self.open_plan = next;
+        self.filler.saved();
         Ok(())
     }
 
@@ -341,27 +463,18 @@ impl<O: Outbox> Lane<O> {
                 Err(error) => return Err(error),
             }
         }
-        let up_to = self.filler.floor();
+        let settled = self.settle(ready.counts.clone());
+        let up_to = settled.up_to;
         let mut next = None;
-        if self.is_due() {
+        if self.is_due() && !self.filler.is_refused() && !self.has_replay() {
             // A sink that is not ready now is asked again later: that must not hold up this commit.
             let sink = self.courier.sink.clone();
             if let Ok(extra) = sink.prepare(&self.place.group, self.filler.first()).await {
                 next = Some(self.draw_up(extra));
             }
         }
-        let uploaded = self.uploaded(up_to, ready.batch.records());
         let next_plan = next.as_ref().map(|(plan, _)| plan.clone());
-        loop {
-            let (uploaded, next_plan) = (uploaded.clone(), next_plan.clone());
-            match self.outbox.commit_uploaded(uploaded, next_plan).await {
-                Ok(()) => break,
-                Err(OutboxError::Failed(reason)) => self.courier.trouble(reason).await,
-                Err(error) => return Err(error),
-            }
-        }
-        self.open_plan = next_plan;
-        self.filler.saved();
+        self.commit_settled(settled, next_plan).await?;
         let in_flight = next.is_some();
         self.courier
             .board
@@ -381,44 +494,106 @@ impl<O: Outbox> Lane<O> {
         })
     }
 
-    /// The backend finds the batch too large: a plan for its first half takes the place of its plan, and the rest is
-    /// planned anew after it.
-    async fn halve(&mut self, ready: Ready) -> Result<Ready, OutboxError> {
-        let half = ready.batch.rows.len() / 2;
-        let Some(last) = half.checked_sub(1).and_then(|n| ready.batch.rows.get(n)) else {
-            // A single record: the courier keeps trying it and never says that it is too large.
+    /// The backend cannot take the batch as it is: a plan for its first half takes the place of its plan, and the rest is
+    /// planned anew after it. `is_bad`: a record of it is bad, and is looked for.
+    async fn halve(&mut self, ready: Ready, is_bad: bool) -> Result<Ready, OutboxError> {
+        let rows = &ready.batch.rows;
+        let half = rows.len() / 2;
+        let Some(last) = half.checked_sub(1).and_then(|n| rows.get(n)) else {
             return Ok(ready);
         };
         let last = last.position;
-        let half_bytes = usize::try_from(ready.batch.row_bytes() / 2).unwrap_or(usize::MAX);
-        self.bytes_max = half_bytes.clamp(BYTES_MAX_FLOOR, self.bytes_max.max(BYTES_MAX_FLOOR));
+        let rest = rows.len() - half;
+        match &mut self.suspect {
+            Some(suspect) if !is_bad => suspect.left += rest,
+            None if !is_bad => {}
+            suspect => {
+                *suspect = Some(Suspect {
+                    end: ready.batch.plan.last,
+                    left: rest,
+                });
+            }
+        }
         let plan = Plan {
             last,
             ..ready.batch.plan
         };
-        self.filler.set_bytes_max(self.bytes_max);
+        self.limit_records();
         self.filler.begin_after(last);
         self.commit_plan(&plan).await?;
         self.resume(plan).await
     }
 
-    /// Commits the watermark of a lane that has nothing to send.
-    async fn save_watermark(&mut self) -> Result<(), OutboxError> {
-        let uploaded = self.uploaded(self.filler.floor(), 0);
-        self.outbox.commit_uploaded(uploaded, None).await?;
-        self.filler.saved();
-        self.courier.recovered();
+    /// The backend refused a record for good: keeps it as a dead letter and goes on after it. Gives the batch back when
+    /// that cannot be: the log does not give the record again.
+    async fn bury(
+        &mut self,
+        mut ready: Ready,
+        code: String,
+        reason: String,
+    ) -> Result<Option<Ready>, OutboxError> {
+        let plan = &ready.batch.plan;
+        if ready.record.is_none() {
+            // Read again: it was not kept, since next to none comes to this.
+            let again = self.filler.rebuild(plan).await?;
+            ready.record = again.and_then(|draft| draft.record);
+        }
+        let Some(record) = ready.record.take() else {
+            let key = &ready.batch.key;
+            let why = format!("the log no longer holds what the open plan names ({key}): {reason}");
+            return Ok(Some(self.stand_still(why).await));
+        };
+        let letter = record.letter(plan.first, plan.rules_version, code, reason);
+        // Its own row is not among what the backend took; what is lost stays lost.
+        let counts = Counts {
+            rows: 0,
+            records: 0,
+            notes: 0,
+            ..ready.counts
+        };
+        self.commit_dead(letter, counts).await?;
+        self.suspect = None;
+        self.limit_records();
+        Ok(None)
+    }
+
+    async fn commit_dead(&mut self, letter: Letter, counts: Counts) -> Result<(), OutboxError> {
+        let (sink, lane) = (self.courier.sink.name().to_owned(), self.place.lane);
+        warn!(
+            sink,
+            lane,
+            stream = letter.stream,
+            code = letter.code,
+            reason = letter.reason,
+            "a record was refused for good; kept as a dead letter"
+        );
+        let position = letter.position;
+        let dead = Dead {
+            sink,
+            lane,
+            counts,
+            letter,
+        };
+        loop {
+            match self.outbox.commit_dead(dead.clone()).await {
+                Ok(()) => break,
+                Err(error) => self.courier.commit_failed(error).await?,
+            }
+        }
+        self.open_plan = None;
+        self.courier.settled();
+        self.courier
+            .board
+            .update(self.courier.seat, |_, lane| lane.done(position));
         Ok(())
     }
 
-    fn uploaded(&self, up_to: Position, records: u64) -> Uploaded {
-        let sink = self.courier.sink.name().to_owned();
-        Uploaded {
-            sink,
-            lane: self.place.lane,
-            up_to,
-            records,
-        }
+    /// Commits the watermark of a lane that has nothing to send.
+    async fn save_watermark(&mut self) -> Result<(), OutboxError> {
+        let settled = self.settle(Counts::default());
+        self.commit_settled(settled, None).await?;
+        self.courier.recovered();
+        Ok(())
     }
 
     /// With no batch on its way, everything before the draft is through, committed or not.

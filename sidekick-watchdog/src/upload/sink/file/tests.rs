@@ -264,6 +264,7 @@ fn batch(name: &str, offset: u64, body: &'static [u8]) -> Batch {
             position: Position { index: 1, item: 0 },
             end: body.len(),
         }],
+        replay: None,
     }
 }
 

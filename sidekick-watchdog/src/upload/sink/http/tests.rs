@@ -210,6 +210,7 @@ fn batch(extra: &[u8], body: &'static [u8]) -> Batch {
                 end: body.len(),
             })
             .collect(),
+        replay: None,
     }
 }
 

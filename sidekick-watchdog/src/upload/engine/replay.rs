@@ -1,0 +1,202 @@
+//! Dead letters that somebody wants sent again. Their own lane does it, between two batches: it is the only one who
+//! writes to its part of a sink. A replay has a plan of its own, committed before the first try, and a key of its own.
+
+use tracing::info;
+
+use super::courier::Delivered;
+use super::lane::Lane;
+use crate::books::Letter;
+use crate::slab::Slab;
+use crate::upload::encode::{Walk, What};
+use crate::upload::outbox::{Outbox, OutboxError};
+use crate::upload::plan::{Plan, Replay};
+use crate::upload::shape::{Shaped, Shaper, Stored};
+use crate::upload::sink::{Batch, PrepareError, Row, Sink};
+
+/// The code of a letter that the rules as they are now would not send.
+const LEFT_OUT: &str = "rules";
+
+/// The row of a letter, as the rules of `version` have it; otherwise code and reason.
+fn row_of(
+    letter: &Letter,
+    sink: &dyn Sink,
+    shaper: &dyn Shaper,
+    version: u32,
+) -> Result<Vec<u8>, (String, String)> {
+    let mut walk = Walk::new(Slab {
+        head: letter.head.clone(),
+        frames: letter.frame.clone().into(),
+    });
+    let no_row = || (LEFT_OUT.to_owned(), "it holds nothing to send".to_owned());
+    let (head, mut item) = walk.step().ok_or_else(no_row)?;
+    let mut shaped = Vec::new();
+    if let What::Record(record) = &item.what {
+        let stored = Stored {
+            head,
+            seq: item.seq,
+            monotonic_ns: item.monotonic_ns,
+            record: *record,
+        };
+        match shaper.shape(version, sink.name(), &stored, &mut shaped) {
+            Shaped::Keep => {}
+            Shaped::Changed => {
+                let record = sidekick_ipc::frame::Record::parse(&shaped);
+                let record = record.map_err(|error| {
+                    let reason = format!("the rules made no record of it: {error}");
+                    (LEFT_OUT.to_owned(), reason)
+                })?;
+                item.what = What::Record(record);
+            }
+            Shaped::Dropped { reason } => {
+                let reason = format!("the rules would drop it now ({reason}); drop the letter");
+                return Err((LEFT_OUT.to_owned(), reason));
+            }
+            Shaped::Refused { reason } => {
+                return Err((super::lane::REFUSED_BY_RULES.to_owned(), reason));
+            }
+        }
+    }
+    let mut row = Vec::new();
+    let _ = sink.row_writer().write(head, &item, &mut row);
+    Ok(row)
+}
+
+impl<O: Outbox> Lane<O> {
+    /// Whether a dead letter of this lane is to be sent again. Looks only where the log has moved since it looked last.
+    pub(super) fn has_replay(&mut self) -> bool {
+        let applied = self.filler.applied();
+        if self.replays_seen == Some(applied) {
+            return false;
+        }
+        let sink = self.courier.sink.name();
+        let is_marked = self.outbox.next_replay(sink, self.place.lane).is_some();
+        if !is_marked {
+            self.replays_seen = Some(applied);
+        }
+        is_marked
+    }
+
+    /// Sends all marked dead letters of this lane. No batch of it may be planned.
+    pub(super) async fn replay_all(&mut self) -> Result<(), OutboxError> {
+        while self.has_replay() {
+            let sink = self.courier.sink.clone();
+            let Some(replay) = self.outbox.next_replay(sink.name(), self.place.lane) else {
+                continue;
+            };
+            self.replay(replay).await?;
+        }
+        Ok(())
+    }
+
+    async fn replay(&mut self, replay: Replay) -> Result<(), OutboxError> {
+        let Replay {
+            id,
+            number,
+            plan,
+            letter,
+        } = replay;
+        let sink = self.courier.sink.clone();
+        let encoder = self.filler.encoder_version();
+        let rules = plan.as_ref().map(|plan| plan.rules_version);
+        let rules = rules.unwrap_or_else(|| self.filler.rules_version());
+        let planned = plan.as_ref().map_or(encoder, |plan| plan.encoder_version);
+        if planned != encoder || !self.filler.knows(rules) {
+            let why = format!(
+                "the replay of dead letter {id} was planned with encoder {planned} and rules {rules}, which this program \
+                 does not have; run the version that planned it until it is through"
+            );
+            return self.stand_still(why).await;
+        }
+        let row = match row_of(&letter, sink.as_ref(), self.filler.shaper(), rules) {
+            Ok(row) => row,
+            Err(refused) => return self.end_replay(id, number, Some(refused)).await,
+        };
+        let plan = match plan {
+            Some(plan) => plan,
+            None => {
+                let extra = self.prepare(letter.position).await;
+                let plan = Plan {
+                    sink: sink.name().to_owned(),
+                    lane: self.place.lane,
+                    first: letter.position,
+                    last: letter.position,
+                    rules_version: rules,
+                    encoder_version: encoder,
+                    extra,
+                };
+                if !self.plan_replay(id, number, &plan).await? {
+                    return Ok(());
+                }
+                plan
+            }
+        };
+        let end = row.len();
+        let body = loop {
+            match sink.encode(&plan, row.clone()).await {
+                Ok(body) => break body,
+                Err(PrepareError(reason)) => self.courier.trouble(reason).await,
+            }
+        };
+        let mut batch = Batch {
+            key: format!("{}/replay-{number}", plan.key(&self.place.group)),
+            plan,
+            body,
+            rows: vec![Row {
+                position: letter.position,
+                end,
+            }],
+            replay: Some(number),
+        };
+        loop {
+            match self.courier.deliver(&batch).await {
+                // One record alone is never too large: the courier says that it is refused.
+                Delivered::Taken | Delivered::TooLarge => {
+                    info!(sink = sink.name(), id, "dead letter replayed");
+                    return self.end_replay(id, number, None).await;
+                }
+                Delivered::Refused { code, reason } => {
+                    return self.end_replay(id, number, Some((code, reason))).await;
+                }
+                Delivered::Replan => {
+                    batch.plan.extra = self.prepare(letter.position).await;
+                    if !self.plan_replay(id, number, &batch.plan).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Commits a replay's plan; `false` when the letter is gone.
+    async fn plan_replay(
+        &mut self,
+        id: u64,
+        number: u32,
+        plan: &Plan,
+    ) -> Result<bool, OutboxError> {
+        loop {
+            let plan = plan.clone();
+            match self.outbox.commit_replay_plan(id, number, plan).await {
+                Ok(is_there) => return Ok(is_there),
+                Err(error) => self.courier.commit_failed(error).await?,
+            }
+        }
+    }
+
+    async fn end_replay(
+        &mut self,
+        id: u64,
+        number: u32,
+        refused: Option<(String, String)>,
+    ) -> Result<(), OutboxError> {
+        loop {
+            let refused = refused.clone();
+            match self.outbox.commit_replayed(id, number, refused).await {
+                Ok(()) => break,
+                Err(error) => self.courier.commit_failed(error).await?,
+            }
+        }
+        self.courier.settled();
+        Ok(())
+    }
+}
