@@ -10,10 +10,13 @@
 mod check;
 mod decode;
 mod encode;
+pub mod fields;
 mod from_json;
 mod json;
 mod wire;
 
+#[cfg(test)]
+mod fields_tests;
 #[cfg(test)]
 mod golden_tests;
 #[cfg(test)]

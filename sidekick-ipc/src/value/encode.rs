@@ -33,10 +33,7 @@ pub fn encode_into(value: &Value, out: &mut Vec<u8>) {
             }
         },
         Value::Float(value) => float(out, *value),
-        Value::String(value) => {
-            word(out, Type::String as u32);
-            text(out, value, false);
-        }
+        Value::String(value) => string(out, value),
         Value::StringName(value) => {
             word(out, Type::StringName as u32);
             text(out, value, false);
@@ -145,6 +142,12 @@ pub fn encode_into(value: &Value, out: &mut Vec<u8>) {
                 .for_each(|part| out.extend_from_slice(&part.to_le_bytes()));
         }
     }
+}
+
+/// A `String`.
+pub(super) fn string(out: &mut Vec<u8>, value: &str) {
+    word(out, Type::String as u32);
+    text(out, value, false);
 }
 
 fn word(out: &mut Vec<u8>, word: u32) {

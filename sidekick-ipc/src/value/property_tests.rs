@@ -126,7 +126,7 @@ fn container_type() -> impl Strategy<Value = ContainerType> {
 }
 
 /// Any value of any type, containers up to five deep.
-fn value() -> BoxedStrategy<Value> {
+pub(super) fn value() -> BoxedStrategy<Value> {
     leaf()
         .prop_recursive(5, 60, 6, |inner| {
             let entries = || {
