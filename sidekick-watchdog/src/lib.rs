@@ -7,6 +7,7 @@
 //! - [`supervisor`]: launches the engine, watches it, relaunches it, adopts a running one.
 //! - [`intake`]: takes frames out of the ring and forms slabs.
 //! - [`store`]: commits slabs through openraft to a fsynced log; keeps the state.
+//! - [`process`]: what `[[stream]]` rules do to records.
 //! - [`upload`]: brings committed records to the sinks.
 //! - [`api`]: answers operators over HTTP.
 //! - [`slab`], [`position`], [`books`], [`event`], [`schedule`], [`crash`], [`log_line`]: the words that these parts share.
@@ -27,6 +28,7 @@ pub mod logging;
 pub mod metrics;
 pub mod platform;
 pub mod position;
+pub mod process;
 pub mod respawn;
 pub mod schedule;
 pub mod slab;

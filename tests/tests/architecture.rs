@@ -22,8 +22,9 @@ const PARTS: [&str; 6] = ["api", "intake", "process", "store", "supervisor", "up
 const WAY_IN: [&str; 3] = ["main", "lib", "cli"];
 
 /// A dependency, the crate that may name it, and the modules that may; no modules means all of the crate.
-const FENCED: [(&str, &str, &[&str]); 7] = [
+const FENCED: [(&str, &str, &[&str]); 8] = [
     ("godot", "sidekick-gdext", &[]),
+    ("minijinja", "sidekick-watchdog", &["process"]),
     ("openraft", "sidekick-watchdog", &["store"]),
     ("sled", "sidekick-watchdog", &["store"]),
     (

@@ -326,3 +326,12 @@ fn write_count(out: &mut [u8], at: usize, count: u32) {
 pub fn write_text(text: &str, out: &mut Vec<u8>) {
     super::encode::string(out, text);
 }
+
+/// Appends `bytes` as a value of the type of `like`, which is a `String`, `StringName` or `PackedByteArray`.
+pub fn write_bytes_like(like: &[u8], bytes: &[u8], out: &mut Vec<u8>) {
+    let len = bytes.len().min(i32::MAX as usize);
+    out.extend_from_slice(like.get(..4).unwrap_or_default());
+    out.extend_from_slice(&(len as u32).to_le_bytes());
+    out.extend_from_slice(bytes.get(..len).unwrap_or_default());
+    out.resize(out.len().saturating_add(len.wrapping_neg() % 4), 0);
+}

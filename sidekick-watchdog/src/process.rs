@@ -1,0 +1,122 @@
+//! The local processor: what `[[stream]]` rules do to records. Pure: records in, verdicts out; no files, no clock, no
+//! store.
+//!
+//! A rule has two halves. What must act *before anything is stored* (`screen`: leave out, sample, redact) runs in
+//! intake, on bytes that exist nowhere but in the ring. What only matters to the backend (`shape`: filter, rename, set,
+//! check) runs when a batch is made, and again, with the same outcome, when it is made once more: a [`Shape`] is a pure
+//! function of its text and the record. All rules whose pattern matches a record's stream apply, in the order of the
+//! file, each to what the ones before it have left.
+//!
+//! Records are changed in the engine's own encoding ([`edit`]); nothing is made JSON on the way.
+
+use std::borrow::Cow;
+
+pub mod edit;
+mod expression;
+mod pattern;
+mod screen;
+mod shape;
+
+pub use edit::{FieldPath, HashKey, PathError};
+pub use expression::{EXPRESSION_BYTES_MAX, Expression, ExpressionError};
+pub use pattern::StreamPattern;
+pub use screen::{Screen, ScreenSpec, Screened, Verdict};
+pub use shape::{SetSpec, Shape, ShapeSpec, Shaped};
+
+/// Whose record it is, and when it was recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Its stream.
+    pub stream: &'a str,
+    /// The watchdog's configured name.
+    pub source: &'a str,
+    /// The launch that recorded it.
+    pub incarnation: u32,
+    /// Its sequence number.
+    pub seq: u64,
+    /// Nanoseconds since 1970, by the engine's clock.
+    pub time_ns: i128,
+}
+
+/// Why rules cannot be used.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RuleError {
+    /// A field's name.
+    #[error("the rule for {pattern:?}: {key}: the field {field:?} {why}")]
+    Field {
+        /// Which rule.
+        pattern: String,
+        /// Which of its keys.
+        key: &'static str,
+        /// The field as it was written.
+        field: String,
+        /// What is wrong.
+        why: PathError,
+    },
+    /// An expression.
+    #[error("the rule for {pattern:?}: {key}: {why}")]
+    Expression {
+        /// Which rule.
+        pattern: String,
+        /// Which of its keys.
+        key: &'static str,
+        /// What is wrong.
+        why: ExpressionError,
+    },
+    /// Hashes without a key.
+    #[error("the rule for {pattern:?}: hash_fields has no key")]
+    NoHashKey {
+        /// Which rule.
+        pattern: String,
+    },
+    /// The text of a rule set is not one of ours.
+    #[error("the stored rules cannot be read: {why}")]
+    Text {
+        /// What is wrong.
+        why: Cow<'static, str>,
+    },
+}
+
+/// Two buffers that a record goes to and fro between while rules change it. Keep it from record to record.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    data: Vec<u8>,
+    next: Vec<u8>,
+    is_changed: bool,
+}
+
+impl Scratch {
+    /// The record's data as the rules left it, when they changed it.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    fn begin(&mut self) {
+        self.is_changed = false;
+    }
+
+    fn current<'a>(&'a self, given: &'a [u8]) -> &'a [u8] {
+        match self.is_changed {
+            true => &self.data,
+            false => given,
+        }
+    }
+
+    /// Makes `edit` of what is there.
+    fn apply(
+        &mut self,
+        edit: &edit::Edit,
+        values: &[Vec<u8>],
+        given: &[u8],
+    ) -> Result<(), sidekick_ipc::value::DecodeError> {
+        let mut next = std::mem::take(&mut self.next);
+        next.clear();
+        let applied = edit.apply(self.current(given), values, &mut next);
+        self.next = next;
+        if applied? {
+            std::mem::swap(&mut self.data, &mut self.next);
+            self.is_changed = true;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,298 @@
+//! What is done to a record on its way to the backend: filtered, its fields renamed and set.
+//!
+//! A [`Shape`] is made from a text that is kept while a plan needs it (CORRECTNESS rule 16), and gives for the same
+//! record the same bytes for ever. Whoever changes what a text means writes a new form number into new ones and keeps
+//! the old meaning for old ones.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use sidekick_ipc::value::Value as Godot;
+
+use super::edit::{Change, Edit};
+use super::expression::{View, to_godot};
+use super::{Expression, FieldPath, Origin, RuleError, Scratch, StreamPattern};
+
+/// The form of the text. An older one stays readable.
+const FORM: u32 = 1;
+
+/// The second half of a rule, as it was written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShapeSpec {
+    /// Which streams.
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// Only records for which this expression holds go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// Fields and their new names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rename: BTreeMap<String, String>,
+    /// Fields and what they are set to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, SetSpec>,
+    /// The sinks that the records go to, all when there is no such list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sinks: Option<Vec<String>>,
+}
+
+impl ShapeSpec {
+    /// Whether it does nothing.
+    pub fn is_empty(&self) -> bool {
+        self.filter.is_none()
+            && self.rename.is_empty()
+            && self.set.is_empty()
+            && self.sinks.is_none()
+    }
+}
+
+/// What a field is set to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SetSpec {
+    /// Always this.
+    Value(Json),
+    /// What the expression gives for the record as it was before the rule.
+    Expr(String),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    form: u32,
+    rules: Vec<ShapeSpec>,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// Encoded.
+    Value(Vec<u8>),
+    Expression(String, Expression),
+}
+
+#[derive(Debug)]
+struct Rule {
+    pattern: StreamPattern,
+    filter: Option<Expression>,
+    /// First renamed, then set: `set` sees the new names.
+    rename: Edit,
+    set: Edit,
+    sources: Vec<Source>,
+    sinks: Option<Vec<String>>,
+}
+
+/// What becomes of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shaped {
+    /// It is sent as it was stored.
+    Same,
+    /// It is sent as [`Scratch::data`] has it.
+    Changed,
+    /// It is not sent: a filter says so.
+    Dropped,
+    /// A rule could not be applied to it; for the dead letters, with the reason.
+    Refused(String),
+}
+
+/// The second halves of all rules.
+#[derive(Debug, Default)]
+pub struct Shape {
+    rules: Vec<Rule>,
+}
+
+impl Shape {
+    /// The text that stands for these rules; empty for none.
+    pub fn text<'a>(specs: impl IntoIterator<Item = &'a ShapeSpec>) -> String {
+        let specs = specs.into_iter().filter(|spec| !spec.is_empty());
+        let rules: Vec<_> = specs.cloned().collect();
+        if rules.is_empty() {
+            return String::new();
+        }
+        // Maps with texts as keys, and numbers that came out of TOML: nothing that JSON does not take.
+        serde_json::to_string(&Text { form: FORM, rules }).unwrap_or_default()
+    }
+
+    /// Makes rules of a text.
+    ///
+    /// # Errors
+    /// The first mistake found.
+    pub fn parse(text: &str) -> Result<Self, RuleError> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let Text { form, rules } = serde_json::from_str(text).map_err(|error| RuleError::Text {
+            why: error.to_string().into(),
+        })?;
+        if form != FORM {
+            let why = format!("they have form {form}, this watchdog knows {FORM}").into();
+            return Err(RuleError::Text { why });
+        }
+        let rules = rules.iter().map(compile).collect::<Result<_, _>>()?;
+        Ok(Self { rules })
+    }
+
+    /// Whether nothing is ever done to any record.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether anything is ever done to records of this stream.
+    pub fn touches(&self, stream: &str) -> bool {
+        self.rules.iter().any(|rule| rule.pattern.matches(stream))
+    }
+
+    /// Whether records of this stream go to this sink. Of several rules that say so, the last one counts.
+    pub fn goes_to(&self, stream: &str, sink: &str) -> bool {
+        let mut rules = self.rules.iter().rev();
+        rules
+            .find_map(|rule| match &rule.sinks {
+                Some(sinks) if rule.pattern.matches(stream) => {
+                    Some(sinks.iter().any(|name| name == sink))
+                }
+                _ => None,
+            })
+            .unwrap_or(true)
+    }
+
+    /// Judges a record. `data` is its encoded value as it was stored.
+    pub fn shape(&self, origin: &Origin<'_>, data: &[u8], scratch: &mut Scratch) -> Shaped {
+        scratch.begin();
+        for rule in &self.rules {
+            if !rule.pattern.matches(origin.stream) {
+                continue;
+            }
+            match rule.apply(origin, data, scratch) {
+                Ok(true) => {}
+                Ok(false) => return Shaped::Dropped,
+                Err(why) => {
+                    return Shaped::Refused(format!(
+                        "the rule for {:?}: {why}",
+                        rule.pattern.as_str()
+                    ));
+                }
+            }
+        }
+        match scratch.is_changed {
+            true => Shaped::Changed,
+            false => Shaped::Same,
+        }
+    }
+}
+
+impl Rule {
+    /// False when the filter does not hold.
+    fn apply(
+        &self,
+        origin: &Origin<'_>,
+        data: &[u8],
+        scratch: &mut Scratch,
+    ) -> Result<bool, String> {
+        if let Some(filter) = &self.filter {
+            let view = View::new(origin, scratch.current(data));
+            if !filter
+                .holds(&view)
+                .map_err(|why| format!("filter: {why}"))?
+            {
+                return Ok(false);
+            }
+        }
+        let malformed = |error| format!("the record cannot be decoded: {error}");
+        if !self.rename.is_empty() {
+            scratch.apply(&self.rename, &[], data).map_err(malformed)?;
+        }
+        if !self.set.is_empty() {
+            let view = View::new(origin, scratch.current(data));
+            let mut values = Vec::with_capacity(self.sources.len());
+            for source in &self.sources {
+                values.push(source.value(&view)?);
+            }
+            scratch.apply(&self.set, &values, data).map_err(malformed)?;
+        }
+        Ok(true)
+    }
+}
+
+impl Source {
+    fn value(&self, view: &View) -> Result<Vec<u8>, String> {
+        match self {
+            Self::Value(encoded) => Ok(encoded.clone()),
+            Self::Expression(field, expression) => {
+                let value = expression.eval(view);
+                let value = value.map_err(|why| format!("set: {field:?}: {why}"))?;
+                let value = to_godot(&value, 0)
+                    .ok_or_else(|| format!("set: {field:?} is nothing that a record can hold"))?;
+                Ok(sidekick_ipc::value::encode(&value))
+            }
+        }
+    }
+}
+
+fn compile(spec: &ShapeSpec) -> Result<Rule, RuleError> {
+    let pattern = || spec.pattern.clone();
+    let expression = |key, text: &str| {
+        Expression::compile(text).map_err(|why| RuleError::Expression {
+            pattern: pattern(),
+            key,
+            why,
+        })
+    };
+    let add = |edit: &mut Edit, key, field: &str, change| {
+        let path = FieldPath::parse(field).and_then(|path| match path.is_single() {
+            true => edit.add(&path, change),
+            false => Err(super::PathError::Star),
+        });
+        path.map_err(|why| RuleError::Field {
+            pattern: pattern(),
+            key,
+            field: field.to_owned(),
+            why,
+        })
+    };
+    let (mut rename, mut set, mut sources) = (Edit::default(), Edit::default(), Vec::new());
+    for (field, name) in &spec.rename {
+        add(&mut rename, "rename", field, Change::Rename(name.clone()))?;
+    }
+    for (field, source) in &spec.set {
+        add(&mut set, "set", field, Change::Set(sources.len()))?;
+        sources.push(match source {
+            SetSpec::Value(json) => Source::Value(sidekick_ipc::value::encode(&from_json(json))),
+            SetSpec::Expr(text) => Source::Expression(field.clone(), expression("set", text)?),
+        });
+    }
+    Ok(Rule {
+        pattern: StreamPattern::new(&spec.pattern),
+        filter: match &spec.filter {
+            Some(text) => Some(expression("filter", text)?),
+            None => None,
+        },
+        rename,
+        set,
+        sources,
+        sinks: spec.sinks.clone(),
+    })
+}
+
+/// JSON as a game would have recorded it.
+pub fn from_json(json: &Json) -> Godot {
+    match json {
+        Json::Null => Godot::Nil,
+        Json::Bool(value) => Godot::Bool(*value),
+        Json::Number(number) => match number.as_i64() {
+            Some(number) => Godot::Int(number),
+            None => Godot::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Godot::String(text.clone()),
+        Json::Array(items) => Godot::Array(items.iter().map(from_json).collect()),
+        Json::Object(entries) => Godot::Dictionary(
+            entries
+                .iter()
+                .map(|(key, value)| (Godot::String(key.clone()), from_json(value)))
+                .collect(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! Claims about what is done on the way to the backend.
+
+use sidekick_ipc::value::{decode, encode};
+
+use super::*;
+
+fn shape(specs: &[ShapeSpec]) -> Shape {
+    Shape::parse(&Shape::text(specs)).unwrap()
+}
+
+fn spec(pattern: &str) -> ShapeSpec {
+    ShapeSpec {
+        pattern: pattern.into(),
+        ..ShapeSpec::default()
+    }
+}
+
+fn shaped(shape: &Shape, stream: &str, json: Json) -> (Shaped, Json) {
+    let origin = Origin {
+        stream,
+        source: "lobby-1",
+        incarnation: 2,
+        seq: 9,
+        time_ns: 0,
+    };
+    let data = encode(&from_json(&json));
+    let mut scratch = Scratch::default();
+    let shaped = shape.shape(&origin, &data, &mut scratch);
+    let left = match shaped {
+        Shaped::Changed => decode(scratch.data()).unwrap().to_json(),
+        _ => json,
+    };
+    (shaped, left)
+}
+
+#[test]
+fn records_are_filtered_renamed_and_set() {
+    let shape = shape(&[ShapeSpec {
+        filter: Some("kind == 'buy'".into()),
+        rename: [("pl".to_owned(), "player".to_owned())].into(),
+        set: [
+            ("region".to_owned(), SetSpec::Value("eu".into())),
+            ("server".to_owned(), SetSpec::Expr("source".into())),
+            ("total".to_owned(), SetSpec::Expr("price * count".into())),
+            ("who".to_owned(), SetSpec::Expr("player".into())),
+        ]
+        .into(),
+        ..spec("shop.*")
+    }]);
+    let buy = serde_json::json!({"kind": "buy", "pl": 7, "price": 3, "count": 4});
+    assert_eq!(
+        shaped(&shape, "shop.buy", buy.clone()),
+        (
+            Shaped::Changed,
+            serde_json::json!({
+                "kind": "buy", "player": 7, "price": 3, "count": 4,
+                "region": "eu", "server": "lobby-1", "total": 12, "who": 7
+            })
+        )
+    );
+    assert_eq!(shaped(&shape, "duel", buy.clone()).0, Shaped::Same);
+    let look = serde_json::json!({"kind": "look"});
+    assert_eq!(shaped(&shape, "shop.look", look).0, Shaped::Dropped);
+}
+
+#[test]
+fn what_a_rule_cannot_do_is_refused_with_the_reason() {
+    let shape = shape(&[ShapeSpec {
+        set: [("total".to_owned(), SetSpec::Expr("price * count".into()))].into(),
+        ..spec("shop.*")
+    }]);
+    let odd = serde_json::json!({"price": [], "count": {}});
+    let (Shaped::Refused(why), _) = shaped(&shape, "shop.buy", odd) else {
+        panic!("it must be refused");
+    };
+    assert!(
+        why.starts_with("the rule for \"shop.*\": set: \"total\": "),
+        "{why}"
+    );
+}
+
+#[test]
+fn a_stream_goes_where_the_last_rule_says() {
+    let to = |pattern: &str, sinks: &[&str]| ShapeSpec {
+        sinks: Some(sinks.iter().map(|name| (*name).to_owned()).collect()),
+        ..spec(pattern)
+    };
+    let shape = shape(&[to("*", &["http"]), to("chat.*", &["file", "postgres"])]);
+    assert!(shape.goes_to("duel", "http") && !shape.goes_to("duel", "file"));
+    assert!(shape.goes_to("chat.say", "file") && !shape.goes_to("chat.say", "http"));
+    assert!(Shape::default().goes_to("duel", "http"));
+}
+
+#[test]
+fn rules_are_their_text() {
+    let specs = [
+        ShapeSpec {
+            filter: Some("a".into()),
+            set: [("v".to_owned(), SetSpec::Value(serde_json::json!(1.0)))].into(),
+            ..spec("a*")
+        },
+        spec("empty"),
+    ];
+    let text = Shape::text(&specs);
+    // Plans name rules by this text: a change of its form must keep the old one readable.
+    assert_eq!(
+        text,
+        r#"{"form":1,"rules":[{"match":"a*","filter":"a","set":{"v":{"value":1.0}}}]}"#
+    );
+    assert_eq!(Shape::text(&[spec("empty")]), "");
+    assert!(Shape::parse("").unwrap().is_empty());
+    assert!(Shape::parse(r#"{"form":2,"rules":[]}"#).is_err());
+    assert!(Shape::parse("{}").is_err());
+}
