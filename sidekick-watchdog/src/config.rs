@@ -26,6 +26,7 @@ pub mod ring;
 pub mod secret;
 pub mod shutdown;
 pub mod store;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 pub mod upload;
@@ -42,6 +43,7 @@ pub use restart::{RestartConfig, RestartWhen};
 pub use ring::{RING_BYTES_MAX, RING_BYTES_MIN, RingConfig, WhenFull};
 pub use shutdown::ShutdownConfig;
 pub use store::StoreConfig;
+pub use streams::{StreamRule, StreamsConfig};
 pub use upload::{Compression, FileSinkConfig, HttpSinkConfig, SinkKind, UploadConfig};
 pub use value::{HiddenMap, Size};
 pub use write::{effective, template};
@@ -58,10 +60,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 const NAME_BYTES_MAX: usize = 64;
 
 /// Keys and sections of the design whose features do not exist yet, at the top of the file.
-const LATER: &[(&str, &str)] = &[
-    ("stream", "rules per stream"),
-    ("cluster", "groups of several nodes"),
-];
+const LATER: &[(&str, &str)] = &[("cluster", "groups of several nodes")];
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug)]
@@ -88,6 +87,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Where records go and in which batches.
     pub upload: UploadConfig,
+    /// What is done to records of which streams.
+    pub streams: StreamsConfig,
     /// Where operators are answered over HTTP.
     pub api: ApiConfig,
     /// What the watchdog itself tells, and where.
@@ -289,6 +290,8 @@ fn read_all(pass: &mut Pass<'_>) -> Config {
     }
     let engine = EngineConfig::read(pass);
     let hooks = HooksConfig::read(pass);
+    let upload = UploadConfig::read(pass, &data_dir);
+    let sinks: Vec<&str> = upload.sinks.iter().map(|sink| sink.word()).collect();
     Config {
         engine,
         health: HealthConfig::read(pass),
@@ -297,7 +300,8 @@ fn read_all(pass: &mut Pass<'_>) -> Config {
         hooks,
         ring: RingConfig::read(pass),
         store: StoreConfig::read(pass),
-        upload: UploadConfig::read(pass, &data_dir),
+        streams: StreamsConfig::read(pass, &sinks),
+        upload,
         api: ApiConfig::read(pass),
         log: LogConfig::read(pass),
         file: sources.file.as_ref().map(|(path, _)| path.clone()),

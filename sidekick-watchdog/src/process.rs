@@ -13,15 +13,15 @@ use std::borrow::Cow;
 
 pub mod edit;
 mod expression;
-mod pattern;
 mod screen;
 mod shape;
+mod trial;
 
 pub use edit::{FieldPath, HashKey, PathError};
 pub use expression::{EXPRESSION_BYTES_MAX, Expression, ExpressionError};
-pub use pattern::StreamPattern;
 pub use screen::{Screen, ScreenSpec, Screened, Verdict};
-pub use shape::{SetSpec, Shape, ShapeSpec, Shaped};
+pub use shape::{SetSpec, Shape, ShapeSpec, Shaped, from_json};
+pub use trial::{Expected, Trial};
 
 /// Whose record it is, and when it was recorded.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +41,9 @@ pub struct Origin<'a> {
 /// Why rules cannot be used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RuleError {
+    /// A pattern.
+    #[error(transparent)]
+    Pattern(sidekick_ipc::stream::StreamPatternError),
     /// A field's name.
     #[error("the rule for {pattern:?}: {key}: the field {field:?} {why}")]
     Field {

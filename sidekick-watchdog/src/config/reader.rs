@@ -231,7 +231,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn complain_at(&mut self, place: Place, key: String, message: String) {
+    pub(super) fn complain_at(&mut self, place: Place, key: String, message: String) {
         self.complaints.push(Complaint {
             place,
             key,
@@ -312,8 +312,29 @@ impl<'a> Pass<'a> {
         self.complaints.sort_by(|a, b| a.place.cmp(&b.place));
     }
 
+    /// The tables of a list, written as `[[name]]`, and where each begins.
+    pub(super) fn tables(&mut self, name: &'static str) -> Vec<(Place, &'a DeTable<'a>)> {
+        self.sections.insert(name);
+        let Some(found) = self.root.and_then(|root| root.get(name)) else {
+            return Vec::new();
+        };
+        let items = found.get_ref().as_array().map(|items| items.iter());
+        let mut tables = Vec::new();
+        for item in items.into_iter().flatten() {
+            if let Some(table) = item.get_ref().as_table() {
+                tables.push((self.at(item.span()), table));
+            }
+        }
+        if found.get_ref().as_array().map(|items| items.len()) != Some(tables.len()) {
+            let place = self.at(found.span());
+            let why = format!("must be a list of tables, each written as [[{name}]]");
+            self.complain_at(place, name.to_owned(), why);
+        }
+        tables
+    }
+
     /// The place of a byte range of the file.
-    fn at(&self, span: Range<usize>) -> Place {
+    pub(super) fn at(&self, span: Range<usize>) -> Place {
         let Some((path, text)) = &self.sources.file else {
             return Place::Default;
         };
@@ -531,7 +552,7 @@ pub(super) fn between<T: Value + PartialOrd>(min: T, max: T) -> impl Fn(&T) -> R
 }
 
 /// The folder that paths in the file, and default paths, are relative to.
-fn file_folder(sources: &Sources) -> PathBuf {
+pub(super) fn file_folder(sources: &Sources) -> PathBuf {
     match &sources.file {
         Some((path, _)) => sources
             .working_dir
@@ -556,7 +577,7 @@ fn not_available(feature: &str) -> String {
     format!("is not available in this version ({feature}); remove it")
 }
 
-fn unknown<'k>(what: &str, name: &str, known: impl Iterator<Item = &'k str>) -> String {
+pub(super) fn unknown<'k>(what: &str, name: &str, known: impl Iterator<Item = &'k str>) -> String {
     format!("is an unknown {what}{}", did_you_mean(name, known))
 }
 

@@ -59,7 +59,7 @@ listen = "0.0.0.0:7117"
 x = 1
 
 [[stream]]
-match = "chat.*"
+mtach = "chat.*"
 "#;
     let expected = [
         r#"sidekick.toml:1:8: name must be 1 to 64 characters of A-Z a-z 0-9 . _ -, not "lobby 1""#,
@@ -78,7 +78,8 @@ match = "chat.*"
         r#"sidekick.toml:24:11: upload.http.headers has "Authorization"; put the token into token_file"#,
         "sidekick.toml:27:10: api.listen is 0.0.0.0:7117, which others can reach: set api.token_file, or listen on 127.0.0.1",
         r#"sidekick.toml:29:2: helth is an unknown section; did you mean "health"?"#,
-        "sidekick.toml:32:3: stream is not available in this version (rules per stream); remove it",
+        "sidekick.toml:32:1: stream.match is missing: name the streams, such as \"chat.*\"",
+        r#"sidekick.toml:33:1: stream.mtach is an unknown key; did you mean "match"?"#,
     ];
     let found = complaints(&sources(text));
     assert_eq!(found, expected, "{found:#?}");
@@ -306,6 +307,9 @@ fn the_template_passes_its_own_check_with_every_key_uncommented() {
     uncommented = uncommented
         .replace("/etc/sidekick/ca.pem", authority.path().to_str().unwrap())
         .replace("working_dir = \".\"", "working_dir = \"/\"");
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), "0123456789abcdef").unwrap();
+    uncommented = uncommented.replace("\"hash.key\"", &format!("{:?}", key.path()));
     let config = resolve(&sources(&uncommented)).unwrap_or_else(|e| panic!("{e}\n{uncommented}"));
     let in_file = config
         .entries

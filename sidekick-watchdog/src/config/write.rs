@@ -41,6 +41,7 @@ pub fn template() -> String {
             ),
         };
     }
+    text.push_str(super::streams::TEMPLATE);
     text
 }
 
@@ -73,5 +74,8 @@ pub fn effective(config: &Config, working_dir: &Path) -> String {
         Some(file) => working_dir.join(file).display().to_string(),
         None => "none".into(),
     };
-    format!("# configuration file: {file}\n{text}")
+    format!(
+        "# configuration file: {file}\n{text}{}",
+        config.streams.shown
+    )
 }

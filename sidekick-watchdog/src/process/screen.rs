@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use ring::digest;
+use sidekick_ipc::stream::StreamPattern;
 use sidekick_ipc::value::fields::{Look, look};
 
 use super::edit::{Change, Edit};
 use super::expression::View;
-use super::{Expression, FieldPath, HashKey, Origin, RuleError, Scratch, StreamPattern};
+use super::{Expression, FieldPath, HashKey, Origin, RuleError, Scratch};
 
 /// The first half of a rule, as it was written.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ScreenSpec {
     /// Which streams.
     pub pattern: StreamPattern,
@@ -31,6 +32,20 @@ pub struct ScreenSpec {
 }
 
 impl ScreenSpec {
+    /// One that does nothing.
+    pub fn new(pattern: StreamPattern) -> Self {
+        Self {
+            pattern,
+            drop: None,
+            sample: None,
+            sample_by: None,
+            drop_fields: Vec::new(),
+            hash_fields: Vec::new(),
+            hash_key: None,
+            truncate: BTreeMap::new(),
+        }
+    }
+
     /// Whether it does nothing.
     pub fn is_empty(&self) -> bool {
         self.drop.is_none()

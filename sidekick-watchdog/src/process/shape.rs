@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use sidekick_ipc::stream::StreamPattern;
 use sidekick_ipc::value::Value as Godot;
 
 use super::edit::{Change, Edit};
 use super::expression::{View, to_godot};
-use super::{Expression, FieldPath, Origin, RuleError, Scratch, StreamPattern};
+use super::{Expression, FieldPath, Origin, RuleError, Scratch};
 
 /// The form of the text. An older one stays readable.
 const FORM: u32 = 1;
@@ -262,7 +263,7 @@ fn compile(spec: &ShapeSpec) -> Result<Rule, RuleError> {
         });
     }
     Ok(Rule {
-        pattern: StreamPattern::new(&spec.pattern),
+        pattern: spec.pattern.parse().map_err(RuleError::Pattern)?,
         filter: match &spec.filter {
             Some(text) => Some(expression("filter", text)?),
             None => None,

@@ -15,10 +15,7 @@ fn origin(stream: &str, seq: u64) -> Origin<'_> {
 }
 
 fn spec(pattern: &str) -> ScreenSpec {
-    ScreenSpec {
-        pattern: StreamPattern::new(pattern),
-        ..ScreenSpec::default()
-    }
+    ScreenSpec::new(pattern.parse().unwrap())
 }
 
 fn record(entries: &[(&str, Value)]) -> Vec<u8> {

@@ -1,0 +1,184 @@
+//! Rules in the file: what is read, and where mistakes are told.
+
+use std::path::PathBuf;
+
+use super::super::{Sources, resolve, template};
+use super::*;
+
+fn load(text: &str, folder: &Path) -> Result<StreamsConfig, Vec<String>> {
+    let sources = Sources {
+        file: Some((PathBuf::from("sidekick.toml"), text.to_owned())),
+        working_dir: folder.to_owned(),
+        hostname: "host-1".into(),
+        ..Sources::default()
+    };
+    match resolve(&sources) {
+        Ok(config) => Ok(config.streams),
+        Err(errors) => Err(errors.complaints.iter().map(ToString::to_string).collect()),
+    }
+}
+
+#[test]
+fn rules_and_tests_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("hash.key"), "0123456789abcdef\n").unwrap();
+    let text = r#"
+[[stream]]
+match = "chat.*"
+keep = true
+drop_fields = ["ip", "player.email"]
+hash_fields = ["player.id"]
+hash_key_file = "hash.key"
+truncate = { text = 500 }
+filter = "text != ''"
+rename = { pl = "player" }
+set = { region = "eu", build = 7, server = { expr = "source" }, at = [1, 2.5] }
+sink = ["file"]
+
+[[stream]]
+match = "*"
+drop = true
+sample = 0.1
+sample_by = "player.id"
+
+[[test]]
+name = "no addresses"
+stream = "chat.say"
+input = { text = "hi" }
+expect = { text = "hi" }
+
+[[test]]
+stream = "x"
+input = 1
+dropped = true
+
+[[test]]
+stream = "x"
+input = "y"
+refused = "no"
+"#;
+    let config = load(text, folder.path()).unwrap();
+    let [chat, all] = &config.rules[..] else {
+        panic!("two rules")
+    };
+    assert!(chat.keep && !all.keep);
+    assert_eq!(chat.screen.drop_fields, ["ip", "player.email"]);
+    assert!(chat.screen.hash_key.is_some());
+    assert_eq!(chat.screen.truncate.get("text"), Some(&500));
+    assert_eq!(chat.shape.sinks, Some(vec!["file".to_owned()]));
+    assert_eq!(chat.shape.set.len(), 4);
+    assert_eq!(
+        chat.shape.set.get("server"),
+        Some(&SetSpec::Expr("source".into()))
+    );
+    assert_eq!(all.screen.drop.as_deref(), Some("true"));
+    assert_eq!(all.screen.sample, Some(0.1));
+    let expected: Vec<_> = config.trials.iter().map(|trial| &trial.expected).collect();
+    assert_eq!(
+        expected,
+        [
+            &Expected::Data(serde_json::json!({"text": "hi"})),
+            &Expected::Dropped,
+            &Expected::Refused("no".into())
+        ]
+    );
+    assert_eq!(config.trials[1].name, "sidekick.toml:26:1");
+    // What is shown reads back as the same, and holds no secret.
+    let again = load(&config.shown, folder.path()).unwrap();
+    assert_eq!(again.shape_text(), config.shape_text());
+    assert!(!config.shown.contains("0123456789abcdef"));
+    assert!(!format!("{config:?}").contains("0123456789abcdef"));
+}
+
+#[test]
+fn each_mistake_is_told_at_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("short.key"), "short").unwrap();
+    let text = r#"
+[[stream]]
+drop = true
+
+[[stream]]
+match = ""
+
+[[stream]]
+match = "chat.*"
+drop = "1 +"
+sample = 1.5
+sample_by = "a.*"
+drop_fields = ["a..b"]
+hash_fields = ["id"]
+hash_key_file = "short.key"
+truncate = { text = -1, "x." = 3 }
+filter = 7
+rename = { a = "" }
+set = { a = { expr = "b c" }, b = { expr = "b", c = 1 } }
+sink = ["http"]
+dorp_fields = ["x"]
+
+[[stream]]
+match = "a"
+hash_fields = ["id"]
+sample_by = "id"
+
+[[stream]]
+match = "b"
+drop_fields = ["id"]
+truncate = { id = 1 }
+
+[[test]]
+stream = "a"
+input = {}
+"#;
+    let complaints = load(text, folder.path()).unwrap_err();
+    let key = folder.path().join("short.key");
+    let expected = [
+        "sidekick.toml:2:1: stream.match is missing: name the streams, such as \"chat.*\"".to_owned(),
+        "sidekick.toml:6:9: stream.match cannot be used: a stream pattern cannot be empty; \"*\" means every stream".into(),
+        "sidekick.toml:10:8: stream.drop is no expression that can be used: syntax error: unexpected end of input, expected expression".into(),
+        "sidekick.toml:11:10: stream.sample is 1.5: must be from 0 to 1".into(),
+        "sidekick.toml:12:13: stream.sample_by must name one field, without *".into(),
+        "sidekick.toml:13:15: stream.drop_fields the field \"a..b\" has an empty name in it".into(),
+        format!("sidekick.toml:15:17: stream.hash_key_file cannot be used: {} holds 5 bytes, at least 16 are needed; try: openssl rand -hex 32", key.display()),
+        "sidekick.toml:16:21: stream.truncate of the field \"text\" must be a whole number from 0 to 4294967295, not the number -1 (bytes)".into(),
+        "sidekick.toml:16:32: stream.truncate the field \"x.\" has an empty name in it".into(),
+        "sidekick.toml:17:10: stream.filter must be a string, not the number 7".into(),
+        "sidekick.toml:18:16: stream.rename of the field \"a\" must not be empty".into(),
+        "sidekick.toml:19:13: stream.set of the field \"a\" is no expression that can be used: syntax error: unexpected input after expression".into(),
+        "sidekick.toml:19:35: stream.set of the field \"b\" has more than expr in its table".into(),
+        "sidekick.toml:20:8: stream.sink names \"http\", which is not in upload.sinks".into(),
+        "sidekick.toml:21:1: stream.dorp_fields is an unknown key; did you mean \"drop_fields\"?".into(),
+        "sidekick.toml:25:15: stream.hash_fields needs hash_key_file, a file with a secret of at least 16 characters".into(),
+        "sidekick.toml:26:13: stream.sample_by means nothing without sample".into(),
+        "sidekick.toml:28:1: stream cannot be used: the rule for \"b\": truncate: the field \"id\" is named twice in one rule".into(),
+        "sidekick.toml:33:1: test needs a stream, an input, and one of expect, dropped = true and refused".into(),
+    ];
+    assert_eq!(complaints, expected);
+}
+
+#[test]
+fn a_rule_that_is_no_list_is_told() {
+    let complaints = load("[stream]\nmatch = \"a\"\n", Path::new("/")).unwrap_err();
+    assert_eq!(
+        complaints,
+        ["sidekick.toml:1:1: stream must be a list of tables, each written as [[stream]]"]
+    );
+}
+
+/// With the file that it names, what `init` shows can be used, and its own test passes.
+#[test]
+fn the_example_of_init_works() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("hash.key"), "0123456789abcdef\n").unwrap();
+    assert!(template().ends_with(TEMPLATE));
+    let lines = TEMPLATE.lines().filter_map(|line| line.strip_prefix('#'));
+    let text: Vec<_> = lines.filter(|line| !line.starts_with(' ')).collect();
+    let config = load(&text.join("\n"), folder.path()).unwrap();
+    assert_eq!((config.rules.len(), config.trials.len()), (2, 1));
+    let shape = Shape::parse(&config.shape_text()).unwrap();
+    let trial = &config.trials[0];
+    assert_eq!(
+        trial.run(&config.screen().unwrap(), &shape, "lobby-1"),
+        Ok(())
+    );
+}
