@@ -481,6 +481,10 @@ pub mod hole_cause {
     pub const TAIL_UNKNOWN: u8 = 5;
     /// The record was of a stream that only the watchdog may write to.
     pub const RESERVED: u8 = 6;
+    /// The operator's rules leave the record out: nothing is lost that was wanted.
+    pub const RULE: u8 = 7;
+    /// The operator's rules would have taken something out of the record, and it could not be read.
+    pub const RULE_FAILED: u8 = 8;
 }
 
 /// Payload of a [`FrameKind::Gap`]: records that the engine refused, which have no sequence numbers.

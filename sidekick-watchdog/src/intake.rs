@@ -30,11 +30,13 @@ use crate::slab::{OpAt, RingCheckpoint, Slab};
 mod answers;
 mod bell;
 mod drain;
+mod filter;
 mod requests;
 #[cfg(test)]
 mod tests;
 
 pub use drain::SessionProgress;
+pub use filter::{Filter, FilterOrigin, Filtered};
 
 /// Commands that may wait for the intake thread; more make the caller wait.
 const COMMANDS_MAX: usize = 16;
@@ -157,6 +159,11 @@ pub trait Committer: Send + Sync + 'static {
 
     /// Resolves when the state changes after this call. Polled by any thread, woken by any.
     fn changed(&self) -> Changed;
+
+    /// What judges records before they are stored, as of now; `None` when none is to be judged.
+    fn filter(&self) -> Option<Arc<dyn Filter>> {
+        None
+    }
 }
 
 /// Who asks.

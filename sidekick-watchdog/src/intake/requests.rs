@@ -105,7 +105,8 @@ pub(super) fn list(frames: &[u8], last_op: &mut u64, seen: u64) -> Listed {
     listed
 }
 
-fn header(frames: &[u8], at: usize) -> Option<FrameHeader> {
+/// The header of the frame at `at`, if a whole one lies there.
+pub(super) fn header(frames: &[u8], at: usize) -> Option<FrameHeader> {
     let bytes = frames.get(at..)?.first_chunk::<FRAME_HEADER_BYTES>()?;
     let mut words = [0; 4];
     let (chunks, _) = bytes.as_chunks::<8>();

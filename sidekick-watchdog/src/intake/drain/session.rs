@@ -27,6 +27,10 @@ pub struct SessionProgress {
     pub committed: AtomicU64,
     /// Numbers that were lost to corruption and stand as holes.
     pub holes: AtomicU64,
+    /// Records that a rule left out before they were stored. Counted since this watchdog reads.
+    pub dropped: AtomicU64,
+    /// Records that could not be read by a rule that had to, and were not stored. Counted since this watchdog reads.
+    pub unreadable: AtomicU64,
     /// Bytes copied out of the ring.
     pub bytes: AtomicU64,
     /// Nobody knows what its ring still held when it ended.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use sidekick_ipc::attach::{DrainError, ReaderCheckpoint};
 use tracing::{error, warn};
 
+use super::super::filter::{self, Filter, FilterOrigin};
 use super::super::{CommitError, requests};
 use super::Drain;
 use super::settle::InFlight;
@@ -36,9 +37,14 @@ impl Drain {
             None => Vec::new(),
         };
         let before = frames.len();
+        let filter = self.committer.filter();
+        let growth = filter.as_ref().map_or(1, |filter| filter.growth().max(1));
         let drained = self
             .attachment
-            .drain(&mut frames, self.config.slab_bytes_max);
+            .drain(&mut frames, self.config.slab_bytes_max / growth);
+        if let (Some(filter), Ok(_)) = (&filter, &drained) {
+            self.judge(&**filter, &mut frames, before);
+        }
         let new = match &drained {
             Ok(drained) if drained.count > 0 => {
                 let seen = self.progress.recorded.load(Ordering::Relaxed);
@@ -116,6 +122,25 @@ impl Drain {
         }
         self.send(held, ops);
         Ok(drained.count)
+    }
+
+    /// Lets the rules have their say on the frames from `from` on.
+    fn judge(&self, filter: &dyn Filter, frames: &mut Vec<u8>, from: usize) {
+        let info = self.attachment.info();
+        let origin = FilterOrigin {
+            source: &self.source,
+            epoch: info.epoch,
+            incarnation: info.launch,
+            realtime_offset_ns: self.attachment.realtime_offset_ns(),
+        };
+        let done = filter::run(filter, &origin, frames, from);
+        let progress = &self.progress;
+        (progress.dropped).fetch_add(done.dropped, Ordering::Relaxed);
+        if done.unreadable > 0
+            && (progress.unreadable).fetch_add(done.unreadable, Ordering::Relaxed) == 0
+        {
+            warn!(epoch = %info.epoch, count = done.unreadable, "records cannot be read by the rules that would take something out of them; they are not stored, and a gap is uploaded in their place");
+        }
     }
 
     /// Sends what was held back.
