@@ -250,7 +250,6 @@ fn gap_words(cause: u8) -> Cow<'static, str> {
     Cow::Borrowed(match cause {
         gap_cause::FULL => "refused by the engine: ring full",
         gap_cause::SPILL_FAILED => "refused by the engine: the spill file could not be written",
-        gap_cause::QUOTA => "refused by the engine: the watchdog's disk quota is nearly used up",
         gap_cause::UNKNOWN => "refused by the engine, which died before it told why",
         other => return Cow::Owned(format!("refused by the engine: unknown cause {other}")),
     })
