@@ -20,6 +20,8 @@ pub const REASONS_MAX: usize = 64;
 pub const REASON_BYTES_MAX: usize = 64;
 /// The reason that stands for all that are not counted apart.
 pub const OTHER_REASONS: &str = "other";
+/// The reason of a record that rules left out before it was stored.
+pub const DROPPED_BEFORE_STORING: &str = "rule before storing";
 /// The reason of a dead letter that an operator dropped.
 pub const DROPPED_BY_OPERATOR: &str = "operator";
 /// The reason of a dead letter that was kept long enough.

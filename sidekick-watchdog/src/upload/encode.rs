@@ -44,6 +44,11 @@ pub enum What<'a> {
         /// Why, for the backend to read.
         cause: Cow<'static, str>,
     },
+    /// Sequence numbers whose records the operator's rules left out before they were stored. No row tells of them.
+    Dropped {
+        /// How many, from [`Item::seq`] on.
+        count: u64,
+    },
     /// The session ended here as far as anybody knows; what its ring still held is unknown. Has a number of its own.
     TailUnknown,
 }
@@ -52,7 +57,7 @@ impl Item<'_> {
     /// How many sequence numbers it stands for.
     pub fn numbers(&self) -> u64 {
         match &self.what {
-            What::Lost { count, .. } => *count,
+            What::Lost { count, .. } | What::Dropped { count } => *count,
             What::Record(_) | What::Refused(_) | What::TailUnknown => 1,
         }
     }
@@ -61,7 +66,9 @@ impl Item<'_> {
     pub fn stream(&self) -> &str {
         match &self.what {
             What::Record(record) => record.stream,
-            What::Refused(_) | What::Lost { .. } | What::TailUnknown => GAP_STREAM,
+            What::Refused(_) | What::Lost { .. } | What::Dropped { .. } | What::TailUnknown => {
+                GAP_STREAM
+            }
         }
     }
 
@@ -69,8 +76,15 @@ impl Item<'_> {
     pub fn lane(&self, lanes: u32) -> u32 {
         match &self.what {
             What::Record(record) => lane_of(record.stream, lanes),
-            What::Refused(_) | What::Lost { .. } | What::TailUnknown => lane_of(GAP_STREAM, lanes),
+            What::Refused(_) | What::Lost { .. } | What::Dropped { .. } | What::TailUnknown => {
+                lane_of(GAP_STREAM, lanes)
+            }
         }
+    }
+
+    /// Whether a row tells of it.
+    pub fn has_row(&self) -> bool {
+        !matches!(self.what, What::Dropped { .. })
     }
 }
 
@@ -189,9 +203,17 @@ impl Walk {
             mark.offset = at.offset.saturating_add(header.frame_bytes());
             mark.frame = at.offset;
             mark.monotonic_ns = header.monotonic_ns;
-            if header.seq < at.next_seq {
+            let hole = match FrameKind::from_u16(header.kind) {
+                Some(FrameKind::Hole) => Hole::parse(frame.payload).ok(),
+                _ => None,
+            };
+            let end = hole.map_or(1, |hole| hole.count.max(1));
+            let end = header.seq.saturating_add(end);
+            if end <= at.next_seq {
                 continue; // Seen before: the part of a repeated slab that apply has cut off.
             }
+            // Cut off inside of a hole: what is left of it counts.
+            let seq = header.seq.max(at.next_seq);
             if FrameKind::is_request(header.kind) {
                 // The store's business, not the backend's.
                 mark.next_seq = header.seq.saturating_add(1);
@@ -205,12 +227,13 @@ impl Walk {
                     if hole.cause == hole_cause::TAIL_UNKNOWN {
                         return What::TailUnknown;
                     }
-                    covers = hole
-                        .count
-                        .clamp(1, end_seq.saturating_sub(header.seq).max(1));
-                    What::Lost {
-                        count: covers,
-                        cause: hole_words(hole.cause),
+                    covers = end.min(end_seq).saturating_sub(seq).max(1);
+                    match hole.cause {
+                        hole_cause::RULE => What::Dropped { count: covers },
+                        cause => What::Lost {
+                            count: covers,
+                            cause: hole_words(cause),
+                        },
                     }
                 }),
                 Some(FrameKind::Op | FrameKind::Query | FrameKind::Message) | None => {
@@ -224,9 +247,9 @@ impl Walk {
                 count: 1,
                 cause: Cow::Owned(format!("damaged: {error}")),
             });
-            mark.next_seq = header.seq.saturating_add(covers);
+            mark.next_seq = seq.saturating_add(covers);
             let item = Item {
-                seq: header.seq,
+                seq,
                 monotonic_ns: header.monotonic_ns,
                 what,
             };
@@ -242,6 +265,10 @@ fn hole_words(cause: u8) -> Cow<'static, str> {
         hole_cause::ROTATED => "the ring was rotated before it was whole",
         hole_cause::SPILL => "a spill file is missing or damaged",
         hole_cause::RESERVED => "a record of a stream that only the watchdog may write to",
+        hole_cause::RULE => "left out by a rule",
+        hole_cause::RULE_FAILED => {
+            "not stored: a rule had to change the record and could not read it"
+        }
         other => return Cow::Owned(format!("hole of unknown cause {other}")),
     })
 }
@@ -250,6 +277,7 @@ fn gap_words(cause: u8) -> Cow<'static, str> {
     Cow::Borrowed(match cause {
         gap_cause::FULL => "refused by the engine: ring full",
         gap_cause::SPILL_FAILED => "refused by the engine: the spill file could not be written",
+        gap_cause::QUOTA => "refused by the engine: the watchdog's disk quota is nearly used up",
         gap_cause::UNKNOWN => "refused by the engine, which died before it told why",
         other => return Cow::Owned(format!("refused by the engine: unknown cause {other}")),
     })
@@ -339,6 +367,12 @@ impl RowWriter for LineWriter {
             What::Lost { count, cause } => {
                 self.write_until_data(head, item, GAP_STREAM, out);
                 write_lost(out, item.seq, *count, cause, None);
+                Written::Gap
+            }
+            // Never asked for: it has no row.
+            What::Dropped { count } => {
+                self.write_until_data(head, item, GAP_STREAM, out);
+                write_lost(out, item.seq, *count, &hole_words(hole_cause::RULE), None);
                 Written::Gap
             }
             What::TailUnknown => {

@@ -87,6 +87,7 @@ fn items(slab: Slab) -> Vec<(u64, u64, String)> {
             What::Record(record) => (item.seq, 1, record.stream.to_owned()),
             What::Refused(_) => (item.seq, 1, "refused".to_owned()),
             What::Lost { count, cause } => (item.seq, count, cause.into_owned()),
+            What::Dropped { count } => (item.seq, count, "dropped".to_owned()),
             What::TailUnknown => (item.seq, 1, "tail unknown".to_owned()),
         });
     }
@@ -275,4 +276,39 @@ fn what_a_session_could_not_tell_at_its_end_is_told() {
     );
     assert_eq!(lines[1]["time"], "2026-11-22T13:20:00.000000Z");
     assert_eq!(Slab::closing(head(31, 0), &[], false, now), None);
+}
+
+/// A hole stands for several numbers, and a repeated slab may be cut off inside of it: what is left of it still counts,
+/// and what rules left out is no loss.
+#[test]
+fn what_rules_left_out_is_told_apart_wherever_it_is_cut() {
+    let mut frames = Vec::new();
+    put_record(&mut frames, 17, "a", &Value::Nil);
+    for (seq, count, cause) in [(18, 5, hole_cause::RULE), (23, 2, hole_cause::RULE_FAILED)] {
+        let mut hole = Vec::new();
+        Hole { count, cause }.encode(&mut hole);
+        put(&mut frames, FrameKind::Hole as u16, seq, &hole);
+    }
+    put_record(&mut frames, 25, "b", &Value::Nil);
+    let failed = "not stored: a rule had to change the record and could not read it";
+    let whole = [
+        (17, 1, "a"),
+        (18, 5, "dropped"),
+        (23, 2, failed),
+        (25, 1, "b"),
+    ];
+    for first in 17..=25 {
+        let found = items(Slab {
+            head: head(first, 26 - first),
+            frames: frames.clone().into(),
+        });
+        let left = whole.iter().filter(|(seq, count, _)| seq + count > first);
+        let expected: Vec<_> = left
+            .map(|(seq, count, what)| {
+                let seq_left = (*seq).max(first);
+                (seq_left, seq + count - seq_left, (*what).to_owned())
+            })
+            .collect();
+        assert_eq!(found, expected, "cut off before {first}");
+    }
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::letter::Buried;
-use crate::books::Counts;
+use crate::books::{Counts, DROPPED_BEFORE_STORING};
 use crate::position::Position;
 use crate::slab::Slab;
 use crate::upload::encode::{Item, RowWriter, Walk, What, Written};
@@ -79,6 +79,8 @@ fn count_row(counts: &mut Counts, item: &Item<'_>, written: Written) {
         (What::Record(_), Written::Undecodable) => counts.lost += 1,
         (What::Lost { count, .. }, _) => counts.lost = counts.lost.saturating_add(*count),
         (What::Refused(_) | What::TailUnknown, _) => counts.notes += 1,
+        // It has no row; see `look_at_item`.
+        (What::Dropped { .. }, _) => {}
     }
 }
 
@@ -451,6 +453,10 @@ impl<O: Outbox> Filler<O> {
         let (seq, monotonic_ns) = (item.seq, item.monotonic_ns);
         let row = match shaped {
             _ if !is_ours => None,
+            _ if !item.has_row() => {
+                counts.drop_of(DROPPED_BEFORE_STORING, item.numbers());
+                None
+            }
             Shaped::Keep => Some(Ok(item)),
             Shaped::Changed => Some(match Record::parse(&self.shaped) {
                 Ok(record) => Ok(Item {
