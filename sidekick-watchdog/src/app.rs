@@ -45,6 +45,7 @@ use self::board::Board;
 pub use self::error::AppError;
 use self::history::History;
 use self::operator::StopNote;
+pub use self::parts::postgres_sink;
 use self::plane::life::Life;
 use self::service::{Probe, Service};
 use self::ticker::Ticker;

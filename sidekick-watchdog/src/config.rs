@@ -44,7 +44,10 @@ pub use ring::{RING_BYTES_MAX, RING_BYTES_MIN, RingConfig, WhenFull};
 pub use shutdown::ShutdownConfig;
 pub use store::StoreConfig;
 pub use streams::{StreamRule, StreamsConfig};
-pub use upload::{Compression, FileSinkConfig, HttpSinkConfig, SinkKind, UploadConfig};
+pub use upload::{
+    Compression, FileSinkConfig, HttpSinkConfig, PostgresMode, PostgresSinkConfig, SinkKind,
+    UploadConfig,
+};
 pub use value::{HiddenMap, Size};
 pub use write::{effective, template};
 

@@ -10,6 +10,7 @@
 //! - [`process`]: what `[[stream]]` rules do to records.
 //! - [`upload`]: brings committed records to the sinks.
 //! - [`api`]: answers operators over HTTP.
+//! - [`postgres`]: how a PostgreSQL server is reached, and what its errors mean.
 //! - [`slab`], [`position`], [`books`], [`event`], [`schedule`], [`crash`], [`log_line`]: the words that these parts share.
 //!
 //! Supervisor, intake, store, process and upload never import one another (a test enforces it).
@@ -28,6 +29,7 @@ pub mod logging;
 pub mod metrics;
 pub mod platform;
 pub mod position;
+pub mod postgres;
 pub mod process;
 pub mod respawn;
 pub mod schedule;

@@ -22,7 +22,7 @@ const PARTS: [&str; 6] = ["api", "intake", "process", "store", "supervisor", "up
 const WAY_IN: [&str; 3] = ["main", "lib", "cli"];
 
 /// A dependency, the crate that may name it, and the modules that may; no modules means all of the crate.
-const FENCED: [(&str, &str, &[&str]); 8] = [
+const FENCED: [(&str, &str, &[&str]); 10] = [
     ("godot", "sidekick-gdext", &[]),
     ("minijinja", "sidekick-watchdog", &["process"]),
     ("openraft", "sidekick-watchdog", &["store"]),
@@ -38,6 +38,12 @@ const FENCED: [(&str, &str, &[&str]); 8] = [
         "sidekick-watchdog",
         &["api", "upload::sink::http::tests"],
     ),
+    (
+        "tokio_postgres",
+        "sidekick-watchdog",
+        &["postgres", "upload::sink::postgres"],
+    ),
+    ("tokio_rustls", "sidekick-watchdog", &["postgres::tls"]),
     ("memmap2", "sidekick-ipc", &[]),
     ("loom", "sidekick-ipc", &[]),
 ];

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::AppError;
 use crate::config::Config;
 use crate::config::HeartbeatPolicy;
-use crate::config::{Compression, SinkKind};
+use crate::config::{Compression, PostgresMode, PostgresSinkConfig, SinkKind};
 use crate::config::{RestartPolicy, RestartWhen};
 use crate::crash::reporter::PostMortem;
 use crate::store::StoreConfig;
@@ -18,6 +18,7 @@ use crate::supervisor::planned::RestartPlan;
 use crate::supervisor::pre_start::PreStart;
 use crate::supervisor::spawn::{EngineCommand, RingEnvironment};
 use crate::supervisor::{NoMoreStarts, SupervisorConfig};
+use crate::upload::sink::postgres::{Mode, PostgresSettings, PostgresSink};
 use crate::upload::sink::{self, FileSettings, FileSink, HttpSettings, HttpSink};
 use crate::upload::{Sink, UploadSettings};
 
@@ -95,7 +96,7 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Arc<dyn Sink>>, AppError> {
                 })?;
                 sinks.push(Arc::new(sink));
             }
-            // Both are refused when the configuration is read.
+            // This one and PostgreSQL without a URL are refused when the configuration is read.
             (SinkKind::Http, None) => {
                 return Err(AppError::Sink {
                     sink: "http",
@@ -103,14 +104,32 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Arc<dyn Sink>>, AppError> {
                 });
             }
             (SinkKind::Postgres, _) => {
-                return Err(AppError::Sink {
+                let postgres = config.upload.postgres.as_ref();
+                let postgres = postgres.ok_or_else(|| AppError::Sink {
                     sink: "postgres",
-                    reason: "is not in this version".into(),
-                });
+                    reason: "is missing".into(),
+                })?;
+                let settings = postgres_sink(postgres, config.upload.concurrency_max);
+                sinks.push(Arc::new(PostgresSink::new(settings)));
             }
         }
     }
     Ok(sinks)
+}
+
+/// What the PostgreSQL sink wants to know; also for `doctor`.
+pub fn postgres_sink(config: &PostgresSinkConfig, concurrency_max: u32) -> PostgresSettings {
+    PostgresSettings {
+        server: config.server.clone(),
+        table: config.table.clone(),
+        tables: config.tables.clone(),
+        mode: match config.mode {
+            PostgresMode::Copy => Mode::Copy,
+            PostgresMode::Insert => Mode::Insert,
+        },
+        create_tables: config.create_tables,
+        concurrency_max,
+    }
 }
 
 pub(super) fn supervisor(

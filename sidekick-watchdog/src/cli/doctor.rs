@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ConfigArgs;
-use crate::config::{Config, SinkKind, Size};
+use crate::config::{Config, PostgresSinkConfig, SinkKind, Size};
 use crate::exit::ExitCode;
 use crate::platform::{is_executable, kernel_release};
+use crate::upload::sink::PostgresSink;
 
 mod filesystem;
 mod project;
@@ -225,6 +226,9 @@ fn sinks(config: &Config) -> Vec<Finding> {
             ),
         });
     }
+    if let Some(postgres) = &config.upload.postgres {
+        findings.push(database(postgres));
+    }
     if config.upload.sinks.is_empty() {
         findings.push(warning(
             "upload",
@@ -232,6 +236,41 @@ fn sinks(config: &Config) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// Can the database be connected to, and are the tables there?
+fn database(config: &PostgresSinkConfig) -> Finding {
+    let mut settings = crate::app::postgres_sink(config, 1);
+    settings.server.timeout = settings.server.timeout.min(BACKEND_TIMEOUT);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return warning("upload.postgres", error.to_string()),
+    };
+    // What is wrong with it is no failure: records wait for it.
+    match runtime.block_on(PostgresSink::new(settings).examine()) {
+        Ok(missing) if missing.is_empty() => {
+            fine("upload.postgres", "connects, the tables are there")
+        }
+        Ok(missing) if config.create_tables => fine(
+            "upload.postgres",
+            format!("connects; {} would be made", missing.join(", ")),
+        ),
+        Ok(missing) => warning(
+            "upload.postgres",
+            format!(
+                "connects, but {} is missing; create it, or set [upload.postgres] create_tables = true. Records would \
+                 wait until then",
+                missing.join(", ")
+            ),
+        ),
+        Err(trouble) => warning(
+            "upload.postgres",
+            format!("{trouble}; records would wait until it does"),
+        ),
+    }
 }
 
 /// A size in words for a finding.

@@ -297,6 +297,10 @@ fn the_template_passes_its_own_check_with_every_key_uncommented() {
     for example in [
         "/run/secrets/sidekick-token",
         "/run/secrets/sidekick-api-token",
+        "/run/secrets/database-url",
+        "/run/secrets/database-password",
+        "/etc/sidekick/client.pem",
+        "/etc/sidekick/client.key",
     ] {
         uncommented = uncommented.replace(example, token.path().to_str().unwrap());
     }
@@ -320,6 +324,61 @@ fn the_template_passes_its_own_check_with_every_key_uncommented() {
         in_file,
         config.entries.len(),
         "every key is in the template"
+    );
+}
+
+/// Tables are read in full, mistakes are named, and no password gets into the configuration.
+#[test]
+fn a_database_is_read_with_its_tables_and_without_a_password() {
+    let text = "[upload]\nsinks = [\"postgres\"]\n[upload.postgres]\nurl = \"postgres://game@db/game\"\n\
+                table = \"game.records\"\nmode = \"insert\"\ncreate_tables = true\n\
+                [[upload.postgres.tables]]\nmatch = \"damage.*\"\ntable = \"damage\"\n\
+                columns = { amount = \"amount\", n = \"$seq\", who = \"attacker.name\" }\n";
+    let config = resolve(&sources(text)).unwrap_or_else(|e| panic!("{e}"));
+    let postgres = config.upload.postgres.clone().unwrap();
+    assert_eq!(postgres.table.to_string(), "\"game\".\"records\"");
+    assert_eq!(postgres.tables.len(), 1);
+    assert_eq!(postgres.tables[0].columns.len(), 3);
+    let printed = effective(&config, Path::new("/"));
+    assert!(printed.contains("who = \"attacker.name\""), "{printed}");
+    resolve(&sources(&printed)).unwrap_or_else(|e| panic!("{e}\n{printed}"));
+    for (line, said) in [
+        (
+            "url = \"postgres://u:hunter2@h/d\"",
+            "put it into password_file",
+        ),
+        (
+            "url = \"mysql://h/hunter2\"",
+            "is not of the form postgres://",
+        ),
+        ("table = \"a b\"", "must be 1 to 63"),
+        ("tables = [{ match = \"a\" }]", "lacks match or table"),
+        (
+            "tables = [{ match = \"a\", table = \"t\", colums = {} }]",
+            "unknown key \"colums\"",
+        ),
+        (
+            "tables = [{ match = \"a\", table = \"t\", columns = { c = \"$sequence\" } }]",
+            "is none of $source",
+        ),
+        (
+            "tables = [{ match = \"a\", table = \"t\", columns = { \"c;\" = \"x\" } }]",
+            "\"c;\" must be",
+        ),
+        ("tls_cert_file = \"c.pem\"", "without tls_key_file"),
+        ("password_file = \"/no/such/file\"", "cannot be used"),
+    ] {
+        let text = format!("[upload]\nsinks = [\"postgres\"]\n[upload.postgres]\n{line}\n");
+        let said_all = resolve(&sources(&text)).unwrap_err().to_string();
+        assert!(
+            said_all.contains(said) && !said_all.contains("hunter2"),
+            "{line}: {said_all}"
+        );
+    }
+    let none = resolve(&sources("[upload]\nsinks = [\"postgres\"]\n")).unwrap_err();
+    assert!(
+        none.to_string().contains("upload.postgres.url is not set"),
+        "{none}"
     );
 }
 

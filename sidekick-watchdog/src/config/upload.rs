@@ -1,4 +1,6 @@
-//! `[upload]`, `[upload.http]`, `[upload.file]`: where records go and in which batches.
+//! `[upload]`, `[upload.http]`, `[upload.file]` ([`postgres`] has its own file): where records go and in which batches.
+
+pub mod postgres;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +13,8 @@ use super::reader::{Pass, any, between};
 use super::secret;
 use super::value::{DURATION_MAX, HiddenMap, Size, keywords};
 
+pub use postgres::{PostgresMode, PostgresSinkConfig};
+
 keywords! {
     /// A place that records are uploaded to.
     pub enum SinkKind {
@@ -18,7 +22,7 @@ keywords! {
         File = "file",
         /// `POST` to a backend.
         Http = "http",
-        /// Rows of a table; not in this version.
+        /// Rows of a table.
         Postgres = "postgres",
     }
 }
@@ -56,6 +60,8 @@ pub struct UploadConfig {
     pub concurrency_max: u32,
     /// `[upload.http]`; set when `sinks` has `"http"`.
     pub http: Option<HttpSinkConfig>,
+    /// `[upload.postgres]`; set when `sinks` has `"postgres"`.
+    pub postgres: Option<PostgresSinkConfig>,
     /// `[upload.file]`.
     pub file: FileSinkConfig,
 }
@@ -89,11 +95,11 @@ impl UploadConfig {
         let mut section = pass.section("upload");
         section.subsection("http");
         section.subsection("file");
-        section.later("postgres", "the PostgreSQL sink");
+        section.subsection("postgres");
         let sinks = section.get(
             "sinks",
             vec![SinkKind::File],
-            "Where records go: any of \"file\" and \"http\"; [] keeps nothing to upload.",
+            "Where records go: any of \"file\", \"http\" and \"postgres\"; [] keeps nothing to upload.",
             |sinks: &Vec<SinkKind>| check_sinks(sinks),
         );
         let batch_records_max = section.get(
@@ -154,6 +160,7 @@ impl UploadConfig {
         }
         Self {
             http: HttpSinkConfig::read(pass, &sinks),
+            postgres: PostgresSinkConfig::read(pass, &sinks),
             file: FileSinkConfig::read(pass, data_dir),
             sinks,
             batch_records_max,
@@ -263,11 +270,6 @@ impl FileSinkConfig {
 
 fn check_sinks(sinks: &[SinkKind]) -> Result<(), String> {
     for (at, sink) in sinks.iter().enumerate() {
-        if *sink == SinkKind::Postgres {
-            return Err("has \"postgres\", which is not available in this version; \
-                        use \"http\" or \"file\""
-                .into());
-        }
         if sinks[..at].contains(sink) {
             return Err(format!("has {:?} twice", sink.word()));
         }

@@ -273,7 +273,7 @@ fn hole_words(cause: u8) -> Cow<'static, str> {
     })
 }
 
-fn gap_words(cause: u8) -> Cow<'static, str> {
+pub(super) fn gap_words(cause: u8) -> Cow<'static, str> {
     Cow::Borrowed(match cause {
         gap_cause::FULL => "refused by the engine: ring full",
         gap_cause::SPILL_FAILED => "refused by the engine: the spill file could not be written",
@@ -450,7 +450,7 @@ fn write_lost(out: &mut Vec<u8>, first_seq: u64, count: u64, cause: &str, stream
     out.push(b'}');
 }
 
-fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+pub(super) fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     // Writing to a Vec cannot fail.
     let _ = out.write_fmt(text);
 }
@@ -469,13 +469,13 @@ fn put_string(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-fn realtime_ns(head: &SlabHead, monotonic_ns: u64) -> i128 {
+pub(super) fn realtime_ns(head: &SlabHead, monotonic_ns: u64) -> i128 {
     i128::from(monotonic_ns) + i128::from(head.realtime_offset_ns)
 }
 
 /// Writes instants as RFC 3339 in UTC with microseconds, and keeps the last second's text.
 #[derive(Debug, Default)]
-struct Clock {
+pub(super) struct Clock {
     second: Option<i64>,
     /// `2026-11-22T12:00:00.`
     text: Vec<u8>,
@@ -485,7 +485,7 @@ impl Clock {
     /// 9999-12-31T23:59:59Z. What lies beyond it, or before 1970, is clamped: the numbers come from the engine.
     const SECOND_MAX: i64 = 253_402_300_799;
 
-    fn write(&mut self, realtime_ns: i128, out: &mut Vec<u8>) {
+    pub(super) fn write(&mut self, realtime_ns: i128, out: &mut Vec<u8>) {
         let micros = realtime_ns
             .div_euclid(1000)
             .clamp(0, i128::from(Self::SECOND_MAX) * 1_000_000);

@@ -2,6 +2,7 @@
 
 pub mod file;
 pub mod http;
+pub mod postgres;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -17,6 +18,7 @@ use crate::position::Position;
 
 pub use file::{FileSettings, FileSink};
 pub use http::{Compression, HttpSettings, HttpSink};
+pub use postgres::{PostgresSettings, PostgresSink};
 
 /// A boxed future, so that sinks of several kinds fit one list.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
