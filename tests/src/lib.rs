@@ -13,6 +13,7 @@
 //! - [`engine`]: an engine without Godot, made of the test's own executable.
 //! - [`mount`]: file systems that are small or read-only.
 //! - [`receiver`]: an HTTP backend with faults on demand; [`ledger`] is what it took.
+//! - [`postgres`]: a PostgreSQL server of a test's own.
 //! - [`history`]: what is seen of an engine over the lives of its watchdogs.
 //! - [`scene`]: a game that plays one act, and what must hold afterwards.
 //! - [`journal`]: what a game says it recorded, to be held against the ledger.
@@ -37,6 +38,7 @@ pub mod match_stage;
 pub mod mount;
 pub mod port_watch;
 pub mod ports;
+pub mod postgres;
 pub mod process;
 pub mod project;
 pub mod receiver;

@@ -9,6 +9,7 @@
 use std::error::Error as _;
 
 use tokio_postgres::Error;
+use tokio_postgres::error::Severity;
 
 /// Why something could not be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,7 +83,11 @@ pub fn trouble(error: &Error) -> Trouble {
     match of_code(code) {
         Meaning::Passes => Trouble::Passing {
             reason: format!("PostgreSQL says {code}: {reason}"),
-            lost: false,
+            // The session ends with it.
+            lost: matches!(
+                said.parsed_severity(),
+                Some(Severity::Fatal | Severity::Panic)
+            ),
         },
         Meaning::Data => Trouble::Data {
             code: code.to_owned(),
