@@ -92,7 +92,7 @@ pub fn place(text: &str) -> String {
 fn place_of(config: &Config) -> String {
     let hosts = config.get_hosts().iter().enumerate().map(|(at, host)| {
         let ports = config.get_ports();
-        let port = ports.get(at).or(ports.first()).unwrap_or(&5432);
+        let port = ports.get(at).or_else(|| ports.first()).unwrap_or(&5432);
         match host {
             Host::Tcp(name) => format!("{name}:{port}"),
             #[allow(

@@ -129,6 +129,7 @@ impl Bench {
         Batch {
             key: plan.key(&GROUP),
             plan,
+            replay: None,
             body,
             rows,
         }

@@ -153,7 +153,10 @@ pub(super) fn supervisor(
                 when_full: config.ring.when_full.word().to_owned(),
                 block_max: config.ring.block_max,
                 spill_bytes_max: config.ring.spill_bytes_max,
-                keep: Vec::new(),
+                keep: (config.streams.rules.iter())
+                    .filter(|rule| rule.keep)
+                    .map(|rule| rule.pattern.to_string())
+                    .collect(),
             },
             quit_without_watchdog: config.engine.quit_without_watchdog,
         },

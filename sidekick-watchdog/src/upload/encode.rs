@@ -258,7 +258,7 @@ impl Walk {
     }
 }
 
-fn hole_words(cause: u8) -> Cow<'static, str> {
+pub(super) fn hole_words(cause: u8) -> Cow<'static, str> {
     Cow::Borrowed(match cause {
         hole_cause::CORRUPT => "the ring was damaged",
         hole_cause::OVERWRITTEN => "overwritten in the ring before it was read",

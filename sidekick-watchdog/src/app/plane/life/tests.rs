@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::app::plane::Setup;
+use crate::app::tree::OpenTree;
 use crate::config::{self, Flags};
 use crate::slab::{RingCheckpoint, Slab, SlabHead};
 use crate::store::StoreConfig;
@@ -93,6 +94,7 @@ fn life(folder: &std::path::Path, closer: Closer) -> Life {
         data_dir,
         runtime_dir,
         events,
+        tree: Arc::new(OpenTree::new()),
     };
     let opener: Opener = Box::new(move || Box::pin(Plane::open(setup.clone(), Vec::new())));
     let mut life = Life::begin(opener);

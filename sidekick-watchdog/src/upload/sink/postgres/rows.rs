@@ -7,11 +7,14 @@
 
 use std::sync::Arc;
 
+use sidekick_ipc::frame::hole_cause;
 use sidekick_ipc::value::{self, Value as Variant};
 
 use super::tables::{GAPS_INDEX, Tables, Value};
 use crate::slab::SlabHead;
-use crate::upload::encode::{Clock, Item, RowWriter, What, Written, gap_words, put, realtime_ns};
+use crate::upload::encode::{
+    Clock, Item, RowWriter, What, Written, gap_words, hole_words, put, realtime_ns,
+};
 
 /// The version of this form. NDJSON's are below 100.
 pub const COPY_VERSION: u32 = 101;
@@ -196,6 +199,12 @@ impl RowWriter for CopyWriter {
             }
             What::Lost { count, cause } => {
                 self.write_gap(head, item, &GapRow::lost(item.seq, *count, cause), out);
+                Written::Gap
+            }
+            // Never asked for: it has no row.
+            What::Dropped { count } => {
+                let cause = hole_words(hole_cause::RULE);
+                self.write_gap(head, item, &GapRow::lost(item.seq, *count, &cause), out);
                 Written::Gap
             }
             What::TailUnknown => {
