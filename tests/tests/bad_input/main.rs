@@ -11,6 +11,7 @@ mod data_dir;
 mod full_disk;
 mod isolation;
 mod port;
+mod quota;
 mod ring;
 mod stored;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         full_disk::trials(),
         isolation::trials(),
         backend::trials(),
+        quota::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
