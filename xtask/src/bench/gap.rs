@@ -1,5 +1,6 @@
 //! How long players are without their server: from `kill -9` of a real engine to the first tick that goes on with the
-//! restored state, as a raw UDP bot receives it; with a cold start and with a standby, beside the bare engine's own boot.
+//! restored state, as a raw UDP bot receives it, and to the moment at which a client that is connected over ENet goes on;
+//! with a cold start and with a standby, beside the bare engine's own boot.
 //!
 //! Each sample is checked: the state is the last checkpoint's whose call had returned, or a later one's, and it is the
 //! standby that took over where there is one. One that is not so fails the bench: a fast wrong server is worth nothing.
@@ -8,7 +9,7 @@ use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Signal, pidfd_send_signal};
 use serde_json::Value;
@@ -21,6 +22,9 @@ use sidekick_tests::watchdog::{Setup, Watchdog};
 
 use super::line::{Line, Printer, Target};
 use crate::godot;
+use client::Client;
+
+mod client;
 
 const SCRIPT: &str = include_str!("gap/server.gd");
 const CONFIG: &str = "[restart]\nbackoff_first = \"1ms\"\nbackoff_max = \"1ms\"\nstable_after = \"1s\"\n\
@@ -35,14 +39,13 @@ const DATAGRAM_BYTES_MAX: usize = 256;
 /// Above the bare engine's own boot, p95 beside p95.
 const COLD_ABOVE_BOOT_MS_MAX: f64 = 50.0;
 const STANDBY_P95_MS_MAX: f64 = 50.0;
-/// `SidekickReconnect.lost_after_s` as it is by default.
-const DETECTION_MS: f64 = 300.0;
 
 pub(super) fn run(printer: Printer, samples: usize) -> Result<(), Box<dyn Error>> {
     let tools = Tools {
         godot: godot::locate()?,
         project: Project::shipped(SCRIPT),
         bare: Project::without_extension(SCRIPT),
+        client: client::project(),
     };
     printer.tell("gap, with a cold start");
     let gaps = tools.measure(false, samples)?;
@@ -61,6 +64,8 @@ struct Gaps {
     server: Vec<f64>,
     /// From the start of the bare engine to its first tick.
     boot: Vec<f64>,
+    /// As the client had them.
+    client: Vec<client::Gap>,
 }
 
 fn boot_p95(gaps: &Gaps) -> f64 {
@@ -79,16 +84,14 @@ fn print(printer: Printer, case: &str, gaps: &Gaps, p95_max: f64) {
     );
     let tail = line(&format!("{case}_p95"), &gaps.server).with_value(p95);
     printer.print(&tail.target(Target::AtMost(p95_max)));
-    // What a player sees: the handshake, which depends on frame rate and network, comes on top.
-    let client: Vec<f64> = gaps.server.iter().map(|gap| gap + DETECTION_MS).collect();
-    let name = format!("{case}_enet_client_less_handshake");
-    printer.print(&line(&name, &client).beside("detection", DETECTION_MS));
+    client::print(printer, case, &gaps.server, &gaps.client);
 }
 
 struct Tools {
     godot: Godot,
     project: Project,
     bare: Project,
+    client: Project,
 }
 
 impl Tools {
@@ -96,15 +99,20 @@ impl Tools {
     fn measure(&self, has_standby: bool, samples: usize) -> Result<Gaps, Box<dyn Error>> {
         let bot = Bot::new()?;
         let (port, its) = (ports::free_udp().to_string(), bot.port.to_string());
+        let door = ports::free_udp().to_string();
         let mut setup = Setup::with_profile(sidekick_tests::build::Profile::Dist);
         let standby = u8::from(has_standby);
         setup.set_config(&format!(
             "[engine]\nrestart = \"always\"\nstandby = {standby}\n{CONFIG}"
         ));
-        setup.set_engine(self.project.command_line(&self.godot, &[&port, &its]));
+        setup.set_engine(
+            self.project
+                .command_line(&self.godot, &[&port, &its, &door]),
+        );
         let watchdog = setup.start();
         let (mut gaps, mut serves_since) = (Gaps::default(), Instant::now());
         bot.receive()?.ok_or_else(|| silent(&watchdog))?;
+        let client = Client::start(&self.client, &self.godot, &door)?;
         for _ in 0..samples {
             gaps.boot.push(self.boot()?);
             let active = bot.latest()?.ok_or_else(|| silent(&watchdog))?;
@@ -114,13 +122,15 @@ impl Tools {
             };
             let settled = SETTLE.saturating_sub(serves_since.elapsed());
             thread::sleep(settled + Duration::from_millis(fastrand::u64(..CHECKPOINT_EVERY_MS)));
-            let (gap, next) = bot.kill(&setup.token)?.ok_or_else(|| silent(&watchdog))?;
+            let killed = bot.kill(&setup.token)?.ok_or_else(|| silent(&watchdog))?;
+            let Killed { at, gap, next } = killed;
             serves_since = Instant::now();
             if parked.is_some_and(|pid| pid != next.pid) {
                 let text = format!("{} serves, not the standby {parked:?}", next.pid);
                 return Err(text.into());
             }
             gaps.server.push(gap.as_secs_f64() * 1e3);
+            gaps.client.push(client.resumed(at, gap)?);
         }
         watchdog.stop(PATIENCE);
         Ok(gaps)
@@ -130,8 +140,9 @@ impl Tools {
     fn boot(&self) -> Result<f64, Box<dyn Error>> {
         let bot = Bot::new()?;
         let (port, its) = (ports::free_udp().to_string(), bot.port.to_string());
+        let door = ports::free_udp().to_string();
         let options = Options {
-            user_arguments: vec![&port, &its],
+            user_arguments: vec![&port, &its, &door],
             ..Options::default()
         };
         let started = Instant::now();
@@ -211,6 +222,15 @@ impl Tick {
     }
 }
 
+/// One kill.
+struct Killed {
+    at: SystemTime,
+    /// Until the first tick of who serves next.
+    gap: Duration,
+    /// That tick.
+    next: Tick,
+}
+
 /// A client without an engine, which hears of each tick.
 struct Bot {
     socket: UdpSocket,
@@ -249,8 +269,8 @@ impl Bot {
         self.receive()
     }
 
-    /// Kills who serves; the time to the first tick of who serves next, and that tick. `None` when none comes.
-    fn kill(&self, token: &Token) -> Result<Option<(Duration, Tick)>, Box<dyn Error>> {
+    /// Kills who serves; `None` when nobody serves next.
+    fn kill(&self, token: &Token) -> Result<Option<Killed>, Box<dyn Error>> {
         let Some(mut last) = self.latest()? else {
             return Ok(None);
         };
@@ -258,13 +278,14 @@ impl Bot {
             .ok_or_else(|| format!("the server {} died by itself", last.pid))?;
         // Not always right after a tick.
         thread::sleep(Duration::from_micros(fastrand::u64(..20_000)));
-        let killed = Instant::now();
+        let (at, killed) = (SystemTime::now(), Instant::now());
         pidfd_send_signal(&handle, Signal::KILL)?;
         while let Some(tick) = self.receive()? {
             let gap = killed.elapsed();
             if tick.pid != last.pid {
                 tick.check_after(&last)?;
-                return Ok(Some((gap, tick)));
+                let next = tick;
+                return Ok(Some(Killed { at, gap, next }));
             }
             last = tick;
             if gap > PATIENCE {

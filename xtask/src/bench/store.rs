@@ -36,7 +36,8 @@ pub(super) fn run(printer: Printer) -> Result<(), Box<dyn Error>> {
     watchdog.stop(PATIENCE);
     let results = Results(serde_json::from_str(&text)?);
     results.check()?;
-    // Bytes are copied by var_to_bytes and nothing else, so there is no target beside it: it is the floor of a checkpoint.
+    // Bytes are copied by var_to_bytes and nothing else, so there is no target beside it: it is the floor of a checkpoint, which copies
+    // them twice more (behind the request's head, and into the ring) and reads them once more (the checksum).
     for (kind, has_target) in [("dictionary", true), ("bytes", false)] {
         let (ours, peers) = (
             results.samples(&format!("checkpoint_{kind}"))?,
@@ -55,7 +56,7 @@ pub(super) fn run(printer: Printer) -> Result<(), Box<dyn Error>> {
         let line = line.with_n(ours.len() as u64);
         printer.print(&match has_target {
             true => line.target(Target::AtMost(OF_VAR_TO_BYTES_MAX)),
-            false => line,
+            false => line.beside("copies", 3.0).beside("peer_copies", 1.0),
         });
     }
     // Waits for the checkpoints of the same frame to be on disk.

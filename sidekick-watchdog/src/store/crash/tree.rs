@@ -11,9 +11,9 @@ use super::super::tree::model_tests::{Model, as_model};
 use super::*;
 use crate::slab::OpAt;
 
-/// How many kills; 1000 take a quarter of an hour.
+/// How many kills; each takes about a second.
 const KILLS: &str = "SIDEKICK_STORE_TREE_KILLS";
-const KILLS_DEFAULT: u32 = 6;
+const KILLS_DEFAULT: u32 = 25;
 
 fn path(writer: u64, random: &mut fastrand::Rng) -> Path {
     let mut text = format!("/w{writer}");

@@ -3,12 +3,15 @@ extends Node
 ##
 ## The same script is the bare engine's, without the extension: there it counts from 0 and keeps nothing.
 ##
-## User arguments: the UDP port that it binds, the UDP port of the bot. A datagram is [code]PID COUNTER RESTORED SAVED[/code]: this tick,
+## User arguments: the UDP port that it binds, the UDP port of the bot, the UDP port of its ENet host. A datagram is [code]PID COUNTER RESTORED SAVED[/code]: this tick,
 ## the tick that was restored, the tick of the last checkpoint whose call returned.
 
 const KEY := "match"
 ## 100 ms.
 const CHECKPOINT_EVERY := 6
+const RECONNECT := "res://addons/sidekick/client/sidekick_reconnect.gd"
+## Several times as many as there are clients.
+const CLIENTS_MAX := 32
 
 var _udp := PacketPeerUDP.new()
 ## Not by its name: the bare engine does not know it.
@@ -35,9 +38,26 @@ func _ready() -> void:
 		get_tree().quit(1)
 		return
 	_udp.set_dest_address("127.0.0.1", arguments[1].to_int())
+	_open_door(arguments[2].to_int())
 	_is_active = true
 	if _sidekick != null:
 		_sidekick.mark_ready()
+
+
+## For the client. The bare engine has an ENet host as well, and nobody to talk to.
+func _open_door(port: int) -> void:
+	var peer := ENetMultiplayerPeer.new()
+	var error := peer.create_server(port, CLIENTS_MAX)
+	if error != OK:
+		push_error("the port %d is taken: %s" % [port, error_string(error)])
+		get_tree().quit(1)
+		return
+	multiplayer.multiplayer_peer = peer
+	if _sidekick != null:
+		var reconnect: Node = load(RECONNECT).new()
+		reconnect.name = "Reconnect"
+		add_child(reconnect)
+		reconnect.serve()
 
 
 func _physics_process(_delta: float) -> void:
