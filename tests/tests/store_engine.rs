@@ -1,0 +1,105 @@
+//! The state store with the real engine and the real watchdog, where the two have to agree on what is wrong: leases that ended while the
+//! game stood still, transactions beyond the limits.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sidekick_tests::godot::Godot;
+use sidekick_tests::project::Project;
+use sidekick_tests::wait;
+use sidekick_tests::watchdog::Setup;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the script's function `work`, which returns a dictionary, has found.
+fn found(godot: &Godot, work: &str) -> Value {
+    let project = Project::new(&format!(
+        "extends Node\n\n\nfunc _ready() -> void:\n\tSidekick.mark_ready()\n\tvar found: Dictionary = await work()\n\
+         \tvar path: String = OS.get_cmdline_user_args()[0]\n\
+         \tvar file: FileAccess = FileAccess.open(path + \".part\", FileAccess.WRITE)\n\
+         \tfile.store_string(JSON.stringify(found))\n\tfile.close()\n\
+         \tDirAccess.rename_absolute(path + \".part\", path)\n\n\n{work}"
+    ));
+    let mut setup = Setup::new();
+    setup.set_config("[upload]\nsinks = []\n");
+    let out = setup.scratch().join("found.json");
+    setup.set_engine(project.command_line(godot, &[&out.display().to_string()]));
+    let watchdog = setup.start();
+    let Some(text) = wait::poll(PATIENCE, || fs::read_to_string(&out).ok()) else {
+        panic!("nothing was found: {:#?}", watchdog.running.lines.all());
+    };
+    watchdog.stop(PATIENCE);
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// The game stands still for longer than its lease lives: what hung on it is gone, whoever relies on it is told, and it can be had again.
+fn a_lease_that_ended_during_a_hang_is_told_as_lost(godot: &Godot) {
+    let found = found(
+        godot,
+        r#"func work() -> Dictionary:
+	var store: SidekickStore = Sidekick.store
+	var granted: Dictionary = await store.lease("/l", 0.5).wait()
+	var hanging: Dictionary = await store.put("/hangs", 1, {"lease": granted}).wait()
+	OS.delay_msec(2500)
+	var found: Dictionary = {"granted": granted.ok, "hanging": hanging.ok}
+	found.late = Time.get_ticks_msec() > granted.lease.use_until_ms
+	found.renewed = (await store.renew_lease(granted).wait()).error
+	found.put = (await store.put("/b", 1, {"lease": granted}).wait()).error
+	found.released = (await store.release_lease(granted).wait()).error
+	found.value = store.get_value("/hangs", "default")
+	var again: Dictionary = await store.lease("/l", 5.0).wait()
+	found.again = again.ok
+	found.higher = again.lease.token > granted.lease.token
+	return found
+"#,
+    );
+    let expected = json!({
+        "granted": true, "hanging": true, "late": true, "renewed": "lease_lost", "put": "lease_lost",
+        "released": "lease_lost", "value": "default", "again": true, "higher": true,
+    });
+    assert_eq!(found, expected);
+}
+
+/// Too many ops, or too large ones, change nothing and are told with the limit; the game goes on.
+fn a_transaction_beyond_the_limits_changes_nothing(godot: &Godot) {
+    let found = found(
+        godot,
+        r#"func work() -> Dictionary:
+	var store: SidekickStore = Sidekick.store
+	var many: Array = []
+	for number: int in 129:
+		many.append({"put": "/many/%d" % number, "value": number})
+	var large: PackedByteArray = []
+	large.resize(600000)
+	var big: Array = [{"put": "/big/1", "value": large}, {"put": "/big/2", "value": large}]
+	var found: Dictionary = {}
+	var result: Dictionary = await store.transaction({}, many).wait()
+	found.many = [result.ok, result.error, result.message.contains("128")]
+	result = await store.transaction({}, big).wait()
+	found.big = [result.ok, result.error, result.message.contains("1048576")]
+	found.count = (await store.count("/**").wait()).count
+	found.fits = (await store.transaction({}, many.slice(1)).wait()).ok
+	found.after = (await store.count("/many/*").wait()).count
+	return found
+"#,
+    );
+    println!("{found}");
+    assert_eq!(found["many"][0], json!(false));
+    assert_eq!(found["big"][0], json!(false));
+    for kind in ["many", "big"] {
+        let error = found[kind][1].as_str().unwrap_or_default();
+        assert!(["too_large", "invalid"].contains(&error), "{found}");
+        assert_eq!(found[kind][2], json!(true), "{found}");
+    }
+    assert_eq!(found["count"], json!(0));
+    assert_eq!(
+        (&found["fits"], &found["after"]),
+        (&json!(true), &json!(128))
+    );
+}
+
+sidekick_tests::godot_claims!(
+    a_lease_that_ended_during_a_hang_is_told_as_lost,
+    a_transaction_beyond_the_limits_changes_nothing,
+);
