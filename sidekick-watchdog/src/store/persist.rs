@@ -9,6 +9,8 @@
 mod database;
 pub(crate) mod helper;
 #[cfg(test)]
+mod large_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
