@@ -13,6 +13,7 @@ use crate::api::operator::Verb;
 use crate::config::{self, Config, ConfigErrors, Flags};
 use crate::exit::ExitCode;
 
+mod backend;
 mod check;
 mod client;
 mod config_print;
@@ -92,6 +93,14 @@ enum Command {
     /// Read, write and watch the state store of the running watchdog
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Receive records over HTTP, for trying things out (a reference, not for production)
+    #[command(
+        after_help = "Examples:\n  sidekick-watchdog backend --dir received\n  \
+                            sidekick-watchdog backend --postgres postgres://postgres@localhost/game\n\n\
+                            Then, in sidekick.toml: [upload] sinks = [\"http\"] and [upload.http] url = \"http://127.0.0.1:7118/records\".\n\
+                            It may be killed at any moment: what it has answered for is on the disk, each record once."
+    )]
+    Backend(backend::BackendArgs),
     /// Show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -188,6 +197,7 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Stop(args) => order::end(Verb::Stop, args),
         Command::Drain(args) => order::end(Verb::Drain, args),
         Command::Store(command) => store::run(command),
+        Command::Backend(args) => backend::run(args),
         Command::Config(ConfigCommand::Print(args)) => config_print::run(args),
         Command::Respawn(args) => respawn::run(args),
         Command::State(args) => state::run(args),

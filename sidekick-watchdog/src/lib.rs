@@ -10,6 +10,7 @@
 //! - [`process`]: what `[[stream]]` rules do to records.
 //! - [`upload`]: brings committed records to the sinks.
 //! - [`api`]: answers operators over HTTP.
+//! - [`backend`]: a small receiver of what the HTTP sink sends, for trying things out and for tests.
 //! - [`postgres`]: how a PostgreSQL server is reached, and what its errors mean.
 //! - [`slab`], [`position`], [`books`], [`event`], [`schedule`], [`crash`], [`log_line`]: the words that these parts share.
 //!
@@ -17,6 +18,7 @@
 
 pub mod api;
 pub mod app;
+pub mod backend;
 pub mod books;
 pub mod cli;
 pub mod config;

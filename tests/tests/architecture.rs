@@ -36,12 +36,12 @@ const FENCED: [(&str, &str, &[&str]); 10] = [
     (
         "axum",
         "sidekick-watchdog",
-        &["api", "upload::sink::http::tests"],
+        &["api", "backend", "upload::sink::http::tests"],
     ),
     (
         "tokio_postgres",
         "sidekick-watchdog",
-        &["postgres", "upload::sink::postgres"],
+        &["postgres", "upload::sink::postgres", "backend::rows"],
     ),
     ("tokio_rustls", "sidekick-watchdog", &["postgres::tls"]),
     ("memmap2", "sidekick-ipc", &[]),
