@@ -98,7 +98,7 @@ enum Stored {
 #[derive(Debug)]
 enum Store {
     Folder(Arc<FolderStore>),
-    Rows(RowStore),
+    Rows(Box<RowStore>),
 }
 
 #[derive(Debug)]
@@ -125,7 +125,7 @@ pub async fn serve(
             Ok(store) => Store::Folder(Arc::new(store)),
             Err(error) => return Err(BackendError::Folder(dir, error)),
         },
-        Place::Postgres(server) => Store::Rows(RowStore::new(server)),
+        Place::Postgres(server) => Store::Rows(Box::new(RowStore::new(server))),
     };
     let backend = Backend {
         store,

@@ -23,6 +23,9 @@ use uuid::Uuid;
 const GROUP: Uuid = Uuid::from_u128(0x6009);
 const EPOCH: Uuid = Uuid::from_u128(0xE90C);
 
+/// The amount that a record of this number has.
+type Amount = fn(u64) -> Variant;
+
 /// A sink and what drives it.
 struct Bench {
     runtime: Runtime,
@@ -298,7 +301,7 @@ fn poison_is_refused_and_writes_nothing(server: &Postgres) {
             ..settings(database.url())
         });
         database.query("truncate hits; drop table if exists sidekick_progress, sidekick_records, sidekick_gaps");
-        let batch = |first, last, amount: fn(u64) -> Variant| {
+        let batch = |first, last, amount: Amount| {
             bench.batch(0, first, last, move |seq| {
                 let who = vec![("name".into(), Variant::from("a\\b\t\"c\"\n"))];
                 let fields = vec![
@@ -309,7 +312,7 @@ fn poison_is_refused_and_writes_nothing(server: &Postgres) {
                 (stream.into(), Variant::Dictionary(fields))
             })
         };
-        let bad: [(&str, fn(u64) -> Variant); 4] = [
+        let bad: [(&str, Amount); 4] = [
             ("22P02", |seq| {
                 if seq == 5 {
                     Variant::from("much")
