@@ -242,6 +242,26 @@ fn what_was_seen_is_not_written_again(server: &Postgres) {
     }
 }
 
+/// A dead letter that is replayed lies behind the watermark, and is written all the same: once, however often it is sent,
+/// and by whichever replay.
+fn a_replayed_dead_letter_is_one_row(server: &Postgres) {
+    let database = server.database("letters");
+    let bench = Bench::of(&database);
+    bench.takes(&bench.plain(1, 6));
+    bench.takes(&bench.plain(8, 20));
+    drop_key(&database);
+    for number in [1, 1, 2] {
+        let mut replay = bench.plain(7, 7);
+        replay.replay = Some(number);
+        replay.key = format!("{}/replay-{number}", replay.key);
+        bench.takes(&replay);
+        assert_once(&database, 20);
+    }
+    // The lane stands where it stood.
+    bench.takes(&bench.plain(15, 25));
+    assert_once(&database, 25);
+}
+
 /// Two leaders send overlapping batches at the same time: one waits for the other and writes the rest.
 fn overlapping_leaders_write_each_record_once(server: &Postgres) {
     let database = server.database("leaders");
@@ -756,6 +776,7 @@ fn tls_is_checked(server: &Postgres) {
 fn main() -> ExitCode {
     postgres_claims!(
         what_was_seen_is_not_written_again,
+        a_replayed_dead_letter_is_one_row,
         overlapping_leaders_write_each_record_once,
         a_progress_that_stands_still_is_found_out,
         poison_is_refused_and_writes_nothing,

@@ -59,18 +59,26 @@ impl Session {
         mode: Mode,
     ) -> Result<(), Trouble> {
         let (progress, plan) = (&tables.progress, &batch.plan);
+        let sink = match batch.replay {
+            None => plan.sink.clone(),
+            // A dead letter lies behind the lane's mark, so each has one of its own: it is written once as well.
+            Some(_) => {
+                let Position { index, item } = plan.first;
+                format!("{} replay {index}.{item}", plan.sink)
+            }
+        };
         let lane = format!(
-            "group_id = '{group}' and sink = '{}' and lane = {}",
-            plan.sink, plan.lane
+            "group_id = '{group}' and sink = '{sink}' and lane = {}",
+            plan.lane
         );
         let look = format!("select log_index, item from {progress} where {lane} for update");
         let mut seen = self.position(&format!("begin; {look}")).await?;
         if seen.is_none() {
             // The first batch of the lane. Another one that comes for it at the same time waits here.
             let first = format!(
-                "insert into {progress} (group_id, sink, lane, log_index, item) values ('{group}', '{}', {}, 0, -1) on \
+                "insert into {progress} (group_id, sink, lane, log_index, item) values ('{group}', '{sink}', {}, 0, -1) on \
                  conflict do nothing; {look}",
-                plan.sink, plan.lane
+                plan.lane
             );
             seen = self.position(&first).await?;
         }
