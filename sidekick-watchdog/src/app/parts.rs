@@ -18,6 +18,7 @@ use crate::supervisor::planned::RestartPlan;
 use crate::supervisor::pre_start::PreStart;
 use crate::supervisor::spawn::{EngineCommand, RingEnvironment};
 use crate::supervisor::{NoMoreStarts, SupervisorConfig};
+use crate::upload::pace::Pacer;
 use crate::upload::sink::postgres::{Mode, PostgresSettings, PostgresSink};
 use crate::upload::sink::{self, FileSettings, FileSink, HttpSettings, HttpSink};
 use crate::upload::{Sink, UploadSettings};
@@ -70,6 +71,11 @@ pub(super) fn upload(config: &Config) -> UploadSettings {
 
 pub(super) fn sinks(config: &Config) -> Result<Vec<Arc<dyn Sink>>, AppError> {
     let mut sinks: Vec<Arc<dyn Sink>> = Vec::new();
+    // One for all sinks but files, which stay on this machine.
+    let pacer = config
+        .upload
+        .rate_max
+        .map(|rate| Arc::new(Pacer::new(rate)));
     for kind in &config.upload.sinks {
         match (kind, &config.upload.http) {
             (SinkKind::File, _) => sinks.push(Arc::new(FileSink::new(FileSettings {
@@ -89,6 +95,8 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Arc<dyn Sink>>, AppError> {
                     },
                     concurrency_max: config.upload.concurrency_max,
                     tls_ca_file: http.tls_ca_file.clone(),
+                    tls_client: http.tls_client.clone(),
+                    pacer: pacer.clone(),
                 };
                 let sink = HttpSink::new(settings).map_err(|error| AppError::Sink {
                     sink: "http",
@@ -110,7 +118,11 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Arc<dyn Sink>>, AppError> {
                     reason: "is missing".into(),
                 })?;
                 let settings = postgres_sink(postgres, config.upload.concurrency_max);
-                sinks.push(Arc::new(PostgresSink::new(settings)));
+                let sink: Arc<dyn Sink> = Arc::new(PostgresSink::new(settings));
+                sinks.push(match &pacer {
+                    Some(pacer) => Arc::new(sink::Paced::new(sink, pacer.clone())),
+                    None => sink,
+                });
             }
         }
     }

@@ -46,7 +46,14 @@ pub(super) fn check(pass: &mut Pass<'_>, key: &str, path: Option<&Path>) {
     };
     if let Err(why) = read_file(path) {
         pass.complain(key, format!("cannot be used: {why}"));
-    } else if is_readable_by_all(path) {
+    } else {
+        warn_of_readers(pass, key, path);
+    }
+}
+
+/// Warns of a secret's file that everybody can read.
+pub(super) fn warn_of_readers(pass: &mut Pass<'_>, key: &str, path: &Path) {
+    if is_readable_by_all(path) {
         let file = path.display();
         pass.warnings.push(format!(
             "{key}: every user of this machine can read {file}; run: chmod o-r {file}"

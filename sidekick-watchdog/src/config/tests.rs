@@ -308,8 +308,18 @@ fn the_template_passes_its_own_check_with_every_key_uncommented() {
     let authority = tempfile::NamedTempFile::new().unwrap();
     let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     std::fs::write(authority.path(), pem).unwrap();
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), pem.replace("CERTIFICATE", "PRIVATE KEY")).unwrap();
     uncommented = uncommented
         .replace("/etc/sidekick/ca.pem", authority.path().to_str().unwrap())
+        .replace(
+            "/etc/sidekick/client.pem",
+            authority.path().to_str().unwrap(),
+        )
+        .replace(
+            "/run/secrets/sidekick-client.key",
+            key.path().to_str().unwrap(),
+        )
         .replace("working_dir = \".\"", "working_dir = \"/\"");
     let key = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(key.path(), "0123456789abcdef").unwrap();
@@ -437,6 +447,41 @@ fn what_is_printed_reads_back_and_hides_secrets() {
     let again = resolve(&sources(&printed)).unwrap();
     assert_eq!(again.ring.bytes, config.ring.bytes);
     assert_eq!(again.data_dir, config.data_dir);
+}
+
+/// A certificate and its key go together, and what is in the key's file is never shown.
+#[test]
+fn a_client_certificate_needs_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
+    let pem = |kind: &str| format!("-----BEGIN {kind}-----\nAAAA\n-----END {kind}-----\n");
+    std::fs::write(&cert, pem("CERTIFICATE")).unwrap();
+    std::fs::write(&key, pem("PRIVATE KEY")).unwrap();
+    let text = |rest: String| {
+        format!(
+            "[engine]\ncommand = [\"x\"]\n[upload]\nsinks = [\"http\"]\n[upload.http]\n\
+             url = \"https://x.example/\"\n{rest}"
+        )
+    };
+    let both = text(format!(
+        "tls_client_cert_file = {cert:?}\ntls_client_key_file = {key:?}\n"
+    ));
+    let config = resolve(&sources(&both)).unwrap();
+    let http = config.upload.http.unwrap();
+    assert_eq!(http.tls_client, Some((cert.clone(), key.clone())));
+    for (one, path) in [("cert", &cert), ("key", &key)] {
+        let found = complaints(&sources(&text(format!(
+            "tls_client_{one}_file = {path:?}\n"
+        ))));
+        assert!(found[0].contains("is set, but"), "{found:?}");
+    }
+    std::fs::write(&key, "hunter2").unwrap();
+    let found = complaints(&sources(&both));
+    assert!(
+        found[0].contains("tls_client_key_file cannot be used"),
+        "{found:?}"
+    );
+    assert!(!found[0].contains("hunter2"), "{found:?}");
 }
 
 /// What `run` would stumble over is told by `check`, all at once and with its place.

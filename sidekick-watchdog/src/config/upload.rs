@@ -5,8 +5,8 @@ pub mod postgres;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 
 use super::reader::{Pass, any, between};
@@ -39,6 +39,9 @@ keywords! {
     }
 }
 
+/// The longest time for which dead letters are kept: ten years.
+const DEAD_LETTERS_KEEP_MAX: Duration = Duration::from_secs(3660 * 24 * 3600);
+
 /// Where records go and in which batches.
 #[derive(Clone, Debug)]
 pub struct UploadConfig {
@@ -58,6 +61,10 @@ pub struct UploadConfig {
     pub retry_max: Duration,
     /// Batches under way at once over all lanes of a sink.
     pub concurrency_max: u32,
+    /// Bytes a second that go to backends, after compression; `None`: as fast as they go.
+    pub rate_max: Option<u64>,
+    /// How long dead letters are kept.
+    pub dead_letters_keep: Duration,
     /// `[upload.http]`; set when `sinks` has `"http"`.
     pub http: Option<HttpSinkConfig>,
     /// `[upload.postgres]`; set when `sinks` has `"postgres"`.
@@ -79,6 +86,8 @@ pub struct HttpSinkConfig {
     pub timeout: Duration,
     /// Certificate authorities to trust beside the system's, as PEM.
     pub tls_ca_file: Option<PathBuf>,
+    /// The certificate that is shown to the backend, and its key, as PEM files.
+    pub tls_client: Option<(PathBuf, PathBuf)>,
 }
 
 /// `[upload.file]`: NDJSON files.
@@ -141,8 +150,20 @@ impl UploadConfig {
         let concurrency_max = section.get(
             "concurrency_max",
             4,
-            "Batches under way at once.",
+            "Batches under way at once; fewer while the backend is in trouble.",
             between(1, 64),
+        );
+        let rate_max: Option<Size> = section.optional(
+            "rate_max",
+            "\"2 MiB\"",
+            "The most that goes to backends in a second, after compression, all sinks together.",
+            between(Size(1 << 10), Size(1 << 40)),
+        );
+        let dead_letters_keep = section.get(
+            "dead_letters_keep",
+            Duration::from_secs(30 * 24 * 3600),
+            "How long records that a backend refused for good are kept, while the watchdog runs.",
+            between(Duration::from_secs(60), DEAD_LETTERS_KEEP_MAX),
         );
         section.finish();
         if retry_first > retry_max {
@@ -170,6 +191,8 @@ impl UploadConfig {
             retry_first,
             retry_max,
             concurrency_max,
+            rate_max: rate_max.map(|rate| rate.0),
+            dead_letters_keep,
         }
     }
 }
@@ -205,9 +228,19 @@ impl HttpSinkConfig {
             "\"/etc/sidekick/ca.pem\"",
             "PEM file of certificate authorities to trust beside the system's.",
         );
-        section.later("tls", "client certificates; tls_ca_file names an authority");
+        let tls_client_cert_file = section.optional_path(
+            "tls_client_cert_file",
+            "\"/etc/sidekick/client.pem\"",
+            "PEM file of the certificate shown to the backend, with those between it and its authority.",
+        );
+        let tls_client_key_file = section.optional_path(
+            "tls_client_key_file",
+            "\"/run/secrets/sidekick-client.key\"",
+            "PEM file of that certificate's key.",
+        );
         section.finish();
         let wanted = sinks.contains(&SinkKind::Http);
+        let tls_client = check_client(pass, tls_client_cert_file, tls_client_key_file);
         secret::check(pass, "upload.http.token_file", token_file.as_deref());
         if let Some(Err(why)) = tls_ca_file.as_deref().map(check_authorities) {
             pass.complain("upload.http.tls_ca_file", format!("cannot be used: {why}"));
@@ -220,6 +253,7 @@ impl HttpSinkConfig {
                 token_file,
                 timeout,
                 tls_ca_file,
+                tls_client,
             }),
             None if wanted => {
                 let given = pass.complaints.iter().any(|c| c.key == "upload.http.url");
@@ -291,6 +325,52 @@ fn check_authorities(path: &Path) -> Result<(), String> {
         return Err(problem("holds no certificate"));
     }
     Ok(())
+}
+
+/// Certificate and key, both or neither, that can be read.
+fn check_client(
+    pass: &mut Pass<'_>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Option<(PathBuf, PathBuf)> {
+    const CERT: &str = "upload.http.tls_client_cert_file";
+    const KEY: &str = "upload.http.tls_client_key_file";
+    let (cert, key) = match (cert, key) {
+        (Some(cert), Some(key)) => (cert, key),
+        (None, None) => return None,
+        (Some(_), None) => {
+            pass.complain(
+                CERT,
+                "is set, but tls_client_key_file is not; a certificate needs its key",
+            );
+            return None;
+        }
+        (None, Some(_)) => {
+            pass.complain(
+                KEY,
+                "is set, but tls_client_cert_file is not; a key needs its certificate",
+            );
+            return None;
+        }
+    };
+    if let Err(why) = check_authorities(&cert) {
+        pass.complain(CERT, format!("cannot be used: {why}"));
+    }
+    match PrivateKeyDer::from_pem_file(&key) {
+        Ok(_) => secret::warn_of_readers(pass, KEY, &key),
+        Err(error) => {
+            let why = match error {
+                pem::Error::NoItemsFound => "holds no private key".to_owned(),
+                other => in_words(&other),
+            };
+            let key = key.display();
+            pass.complain(
+                KEY,
+                format!("cannot be used: {key}: {why}; name a PEM file of a key"),
+            );
+        }
+    }
+    Some((cert, key))
 }
 
 fn in_words(error: &pem::Error) -> String {

@@ -572,6 +572,27 @@ mod tests {
         };
         let uuid = "100000000000000000000000000000000000000000000102";
         let a = "010000000000000061";
+        let at = "030000000000000004000000";
+        let counted = format!(
+            "0100000000000000020000000000000003000000000000000400000000000000\
+             05000000000000000100000000000000{a}0600000000000000"
+        );
+        let counts = || Counts {
+            rows: 1,
+            records: 2,
+            notes: 3,
+            lost: 4,
+            requests: 5,
+            dropped: [("a".to_owned(), 6)].into(),
+        };
+        let letters = |change| Command::Letters { change, time_ns: 5 };
+        let small_plan = Plan {
+            first: position(3, 4),
+            last: position(3, 4),
+            rules_version: 5,
+            encoder_version: 6,
+            extra: Vec::new(),
+        };
         let golden = [
             (Command::Init { group: epoch }, format!("00000000{uuid}")),
             (
@@ -680,6 +701,78 @@ mod tests {
                     time_ns: 5,
                 },
                 format!("0b000000{uuid}02000000000000000100000000000000090500000000000000"),
+            ),
+            (
+                Command::Settle {
+                    sink: "a".into(),
+                    lane: 1,
+                    up_to: position(3, 4),
+                    counts: counts(),
+                },
+                format!("0c000000{a}01000000{at}{counted}"),
+            ),
+            (
+                Command::DeadLetter {
+                    sink: "a".into(),
+                    lane: 1,
+                    counts: counts(),
+                    letter: Letter {
+                        position: position(3, 4),
+                        stream: "a".into(),
+                        code: "a".into(),
+                        reason: "a".into(),
+                        rules_version: 5,
+                        numbers: 1,
+                        head: head(1, 1),
+                        frame: vec![9],
+                    },
+                    time_ns: 5,
+                },
+                format!(
+                    "0d000000{a}01000000{counted}{at}{a}{a}{a}050000000100000000000000\
+                     {a}100000000000000000000000000000000000000000000007\
+                     03000000fbffffffffffffff01000000000000000100000000000000\
+                     010000000200000000000000030000000400000000000000\
+                     0100000000000000090500000000000000"
+                ),
+            ),
+            (
+                letters(LetterChange::Mark { ids: vec![2] }),
+                "0e000000000000000100000000000000020000000000000005000000000000\
+                 00"
+                .to_owned(),
+            ),
+            (
+                letters(LetterChange::Drop { ids: vec![2] }),
+                "0e00000001000000010000000000000002000000000000000500000000000000".to_owned(),
+            ),
+            (
+                letters(LetterChange::Expire { keep_ns: 2 }),
+                "0e0000000200000002000000000000000500000000000000".to_owned(),
+            ),
+            (
+                letters(LetterChange::Plan {
+                    id: 2,
+                    number: 3,
+                    plan: small_plan,
+                }),
+                format!(
+                    "0e00000003000000020000000000000003000000{at}{at}0500000006000000000000000000000005\
+                         00000000000000"
+                ),
+            ),
+            (
+                letters(LetterChange::Replayed { id: 2, number: 3 }),
+                "0e000000040000000200000000000000030000000500000000000000".to_owned(),
+            ),
+            (
+                letters(LetterChange::Refused {
+                    id: 2,
+                    number: 3,
+                    code: "a".into(),
+                    reason: "a".into(),
+                }),
+                format!("0e00000005000000020000000000000003000000{a}{a}0500000000000000"),
             ),
         ];
         for (command, expected) in golden {

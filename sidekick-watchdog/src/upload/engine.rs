@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::UploadSettings;
+use super::gate::Gate;
 use super::outbox::{Outbox, OutboxError};
 use super::plan::whole;
 use super::shape::{KeepAll, Shaper};
@@ -114,6 +115,7 @@ impl<O: Outbox> Engine<O> {
             }
             let watermarks: Vec<Position> = states.iter().map(|s| s.watermark).collect();
             let number = self.board.seat(sink.name(), &watermarks);
+            let gate = Arc::new(Gate::new(lanes));
             for (lane, state) in (0..lanes).zip(states) {
                 let seat = Seat {
                     sink: number,
@@ -127,6 +129,7 @@ impl<O: Outbox> Engine<O> {
                     self.board.clone(),
                     self.drive.clone(),
                     seat,
+                    gate.clone(),
                     lane::Place { group, lane, lanes },
                     state,
                 );

@@ -2,6 +2,7 @@
 
 pub mod file;
 pub mod http;
+pub mod paced;
 pub mod postgres;
 
 use std::fmt::Debug;
@@ -18,6 +19,7 @@ use crate::position::Position;
 
 pub use file::{FileSettings, FileSink};
 pub use http::{Compression, HttpSettings, HttpSink};
+pub use paced::Paced;
 pub use postgres::{PostgresSettings, PostgresSink};
 
 /// A boxed future, so that sinks of several kinds fit one list.

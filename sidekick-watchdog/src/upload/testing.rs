@@ -1,6 +1,6 @@
 //! Slabs, an outbox and a backend for the tests of this folder, and a fuse that stops the world at any of its points.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::engine::{Drive, Engine, LaneEnd};
 use super::outbox::{IndexedSlabs, LaneState, Outbox, OutboxError};
 use super::plan::{Dead, Plan, Replay, Settled, lane_of};
+use super::shape::{KeepAll, Shaper};
 use super::sink::{Batch, BoxFuture, Outcome, PrepareError, Sink};
 use super::{UploadSettings, UploadStatus};
 use crate::books::{Counts, Letter};
@@ -129,6 +130,8 @@ pub(super) struct State {
     pub(super) books: Counts,
     pub(super) letters: Vec<FakeLetter>,
     pub(super) letters_max: usize,
+    /// Numbers of records that rules drop.
+    pub(super) left_out: BTreeSet<u64>,
     pub(super) last_letter: u64,
     pub(super) commits: u64,
     pub(super) watermark_commits: u64,
@@ -249,6 +252,11 @@ impl FakeOutbox {
         }
     }
 
+    /// After a command: it took effect, but whether whoever asked hears of that is another matter.
+    async fn answered(&self) -> Result<(), OutboxError> {
+        self.call().await
+    }
+
     /// A command moves the log on by an entry, as in the real store.
     fn committed(&self, state: &mut State) {
         state.commits += 1;
@@ -313,8 +321,7 @@ impl Outbox for FakeOutbox {
             self.put_plan(&mut state, plan);
             self.committed(&mut state);
         }
-        self.fuse.point().await;
-        Ok(())
+        self.answered().await
     }
 
     async fn commit_settled(
@@ -340,8 +347,7 @@ impl Outbox for FakeOutbox {
             }
             self.committed(&mut state);
         }
-        self.fuse.point().await;
-        Ok(())
+        self.answered().await
     }
 
     async fn commit_dead(&self, dead: Dead) -> Result<(), OutboxError> {
@@ -366,8 +372,7 @@ impl Outbox for FakeOutbox {
             }
             self.committed(&mut state);
         }
-        self.fuse.point().await;
-        Ok(())
+        self.answered().await
     }
 
     fn next_replay(&self, _sink: &str, lane: u32) -> Option<Replay> {
@@ -412,8 +417,7 @@ impl Outbox for FakeOutbox {
             self.committed(&mut state);
             is_there
         };
-        self.fuse.point().await;
-        Ok(is_there)
+        self.answered().await.map(|()| is_there)
     }
 
     async fn commit_replayed(
@@ -442,8 +446,7 @@ impl Outbox for FakeOutbox {
             }
             self.committed(&mut state);
         }
-        self.fuse.point().await;
-        Ok(())
+        self.answered().await
     }
 }
 
@@ -457,6 +460,10 @@ pub(super) struct FakeSink {
     pub(super) fails_of_ten: u32,
     /// More lines than this are a 413.
     pub(super) lines_max: usize,
+    /// Numbers of records that it will never take.
+    pub(super) poison: BTreeSet<u64>,
+    /// The broken variant: says that it took what it refused, so the lane drops it.
+    pub(super) drops_refused: bool,
     /// The broken variant: the body has the number of the try in it.
     pub(super) unsteady: bool,
     pub(super) seen: Mutex<Seen>,
@@ -469,6 +476,8 @@ pub(super) struct Seen {
     /// Keys that were taken, in the order of their first time.
     pub(super) taken: Vec<String>,
     pub(super) tries: u64,
+    /// Batches that it said it took, for the first time.
+    pub(super) good: u64,
     pub(super) complaints: Vec<String>,
 }
 
@@ -480,6 +489,8 @@ impl FakeSink {
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             fails_of_ten: 3,
             lines_max: 3,
+            poison: BTreeSet::new(),
+            drops_refused: false,
             unsteady: false,
             seen: Mutex::default(),
         }
@@ -569,11 +580,23 @@ impl Sink for FakeSink {
                     seen.complaints.push(format!("two bodies under {key}"));
                 }
                 let taken = seen.taken.contains(key);
-                if !taken && lines(&batch.body).len() > self.lines_max {
+                let is_bad = lines(&batch.body)
+                    .iter()
+                    .any(|(_, seq)| self.poison.contains(seq));
+                if is_bad && fault >= self.fails_of_ten {
+                    match self.drops_refused {
+                        true => Outcome::Taken,
+                        false => Outcome::Refused {
+                            code: "HTTP 400".into(),
+                            reason: "bad".into(),
+                        },
+                    }
+                } else if !taken && lines(&batch.body).len() > self.lines_max {
                     Outcome::TooLarge {
                         reason: "413".into(),
                     }
                 } else if fault >= self.fails_of_ten {
+                    seen.good += u64::from(!taken);
                     if !taken {
                         seen.taken.push(key.clone());
                     }
@@ -581,7 +604,7 @@ impl Sink for FakeSink {
                 } else {
                     let reason = "503".to_owned();
                     match fault % 3 {
-                        0 => {
+                        0 if !is_bad => {
                             // The answer is lost after the batch was taken.
                             if !taken {
                                 seen.taken.push(key.clone());
@@ -623,8 +646,17 @@ pub(super) async fn start<O: Outbox>(
     sinks: Vec<Arc<dyn Sink>>,
     settings: UploadSettings,
 ) -> Running {
+    start_shaped(outbox, sinks, settings, Arc::new(KeepAll)).await
+}
+
+pub(super) async fn start_shaped<O: Outbox>(
+    outbox: Arc<O>,
+    sinks: Vec<Arc<dyn Sink>>,
+    settings: UploadSettings,
+    shaper: Arc<dyn Shaper>,
+) -> Running {
     let (drive, steering) = watch::channel(Drive::Run);
-    let engine = Engine::new(outbox, sinks, settings, steering);
+    let engine = Engine::new(outbox, sinks, settings, steering).shaped_by(shaper);
     let status = engine.status();
     let mut tasks = JoinSet::new();
     for (_, task) in engine.tasks().await.unwrap() {
@@ -658,7 +690,7 @@ impl Running {
     }
 }
 
-/// Compares what came to the sink with what was recorded.
+/// Compares what came to the sink with what was recorded, but for dead letters and what rules left out.
 pub(super) fn check(outbox: &FakeOutbox, sink: &FakeSink) -> Result<(), String> {
     let state = outbox.state.lock().unwrap();
     let seen = sink.seen.lock().unwrap();
@@ -671,7 +703,13 @@ pub(super) fn check(outbox: &FakeOutbox, sink: &FakeSink) -> Result<(), String> 
         came.entry(stream).or_default().push(seq);
     }
     let mut recorded: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for (_, stream, seq) in &state.records {
+    let dead: BTreeSet<u64> = state
+        .letters
+        .iter()
+        .map(|kept| kept.letter.head.first_seq)
+        .collect();
+    let goes = |seq: &u64| !dead.contains(seq) && !state.left_out.contains(seq);
+    for (_, stream, seq) in state.records.iter().filter(|(.., seq)| goes(seq)) {
         recorded.entry(stream.clone()).or_default().push(*seq);
     }
     if came != recorded {
@@ -697,10 +735,15 @@ pub(super) fn check_books(outbox: &FakeOutbox) -> Result<(), String> {
 pub(super) fn check_watermarks(outbox: &FakeOutbox, sink: &FakeSink) -> Result<(), String> {
     let came = sink.records();
     let state = outbox.state.lock().unwrap();
+    let is_dead = |seq: u64| {
+        let mut letters = state.letters.iter();
+        letters.any(|kept| kept.letter.head.first_seq == seq) || state.left_out.contains(&seq)
+    };
     for (position, stream, seq) in &state.records {
         let lane = lane_of(stream, sink.lanes);
         let watermark = state.lanes[&("fake".to_owned(), lane)].watermark;
-        if *position <= watermark && !came.contains(&(stream.clone(), *seq)) {
+        let is_there = came.contains(&(stream.clone(), *seq)) || is_dead(*seq);
+        if *position <= watermark && !is_there {
             return Err(format!(
                 "{stream} {seq} at {position:?} is behind {watermark:?}, but not there"
             ));

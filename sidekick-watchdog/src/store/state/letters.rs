@@ -289,3 +289,6 @@ impl State {
         &self.letters
     }
 }
+
+#[cfg(test)]
+mod tests;

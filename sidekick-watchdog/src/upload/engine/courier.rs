@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::Drive;
+use crate::upload::gate::{Gate, Verdict};
 use crate::upload::outbox::OutboxError;
 use crate::upload::retry::Backoff;
 use crate::upload::sink::{Batch, Outcome, Sink};
@@ -42,6 +43,8 @@ pub(super) struct Courier {
     pub(super) board: Arc<Board>,
     pub(super) drive: watch::Receiver<Drive>,
     pub(super) seat: Seat,
+    /// Shared by all lanes of the sink.
+    pub(super) gate: Arc<Gate>,
     pub(super) backoff: Backoff,
     pub(super) retry_max: Duration,
 }
@@ -49,9 +52,15 @@ pub(super) struct Courier {
 impl Courier {
     pub(super) async fn deliver(&mut self, batch: &Batch) -> Delivered {
         self.board.update(self.seat, |_, lane| lane.in_flight(true));
-        let sink = self.sink.clone();
+        let (sink, gate) = (self.sink.clone(), self.gate.clone());
         loop {
-            match sink.send(batch).await {
+            let pass = gate.enter().await;
+            let outcome = sink.send(batch).await;
+            if let Outcome::Wait { pause, .. } = outcome {
+                gate.quiet(pause);
+            }
+            pass.leave(Verdict::of(&outcome));
+            match outcome {
                 Outcome::Taken => {
                     self.backoff.reset();
                     return Delivered::Taken;
@@ -65,8 +74,8 @@ impl Courier {
                 }
                 Outcome::Wait { pause, reason } => {
                     let reason = format!("{reason}; waiting {} as asked", in_words(pause));
+                    // The gate keeps everybody from knocking until then.
                     self.failed(SinkState::Retrying { reason });
-                    tokio::time::sleep(pause).await;
                 }
                 Outcome::Retry { reason } => self.trouble(reason).await,
                 Outcome::Refused { code, reason } => return Delivered::Refused { code, reason },
@@ -149,13 +158,16 @@ impl Courier {
         self.board.update(self.seat, |_, lane| lane.state(state));
     }
 
-    /// Pauses; the grace of a shutdown cuts it short.
+    /// Pauses; the grace of a shutdown cuts it short, and so does a backend that is back.
     async fn pause(&mut self, pause: Duration) {
         if *self.drive.borrow() >= Drive::Drain {
             return tokio::time::sleep(pause.min(DRAIN_PAUSE_MAX)).await;
         }
+        let gate = self.gate.clone();
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            // Another lane found the backend well again.
+            () = gate.reopened() => {}
             // The engine ends this lane when the sender is gone.
             Ok(_) = self.drive.wait_for(|drive| *drive >= Drive::Drain) => {}
         }

@@ -131,8 +131,7 @@ impl<O: Outbox> Filler<O> {
         sink: Arc<dyn Sink>,
         shaper: Arc<dyn Shaper>,
         (lane, lanes): (u32, u32),
-        records_max: usize,
-        bytes_max: usize,
+        (records_max, bytes_max): (usize, usize),
         watermark: Position,
     ) -> Self {
         let mut filler = Self {
@@ -187,8 +186,7 @@ impl<O: Outbox> Filler<O> {
             self.sink.clone(),
             self.shaper.clone(),
             (self.lane, self.lanes),
-            usize::MAX,
-            usize::MAX,
+            (usize::MAX, usize::MAX),
             Position::default(),
         );
         filler.rules_version = Some(plan.rules_version);

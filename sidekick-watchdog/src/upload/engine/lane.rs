@@ -17,6 +17,7 @@ use super::{Drive, LaneEnd};
 use crate::books::{Counts, Letter};
 use crate::position::Position;
 use crate::upload::UploadSettings;
+use crate::upload::gate::Gate;
 use crate::upload::outbox::{LaneState, Outbox, OutboxError};
 use crate::upload::plan::{Dead, Plan, Settled};
 use crate::upload::retry::Backoff;
@@ -80,6 +81,7 @@ impl<O: Outbox> Lane<O> {
         board: Arc<Board>,
         drive: watch::Receiver<Drive>,
         seat: Seat,
+        gate: Arc<Gate>,
         place: Place,
         state: LaneState,
     ) -> Self {
@@ -93,8 +95,7 @@ impl<O: Outbox> Lane<O> {
             sink.clone(),
             shaper,
             (place.lane, place.lanes),
-            settings.batch_max_records,
-            settings.batch_max_bytes,
+            (settings.batch_max_records, settings.batch_max_bytes),
             start,
         );
         let backoff = Backoff::new(
@@ -108,6 +109,7 @@ impl<O: Outbox> Lane<O> {
             board,
             drive,
             seat,
+            gate,
             backoff,
             retry_max,
         };

@@ -1,6 +1,8 @@
 //! The engine between an outbox and a backend that both survive its crashes. It is crashed at every point where it could
 //! be told apart from outside: before and after each read, commit and send.
 
+mod faults;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -3,11 +3,12 @@
 //! | answer | what follows |
 //! |---|---|
 //! | 2xx, 409 | taken, now or before |
-//! | 413 | the lane halves the batch |
+//! | 413 | the lane halves the batch; a single record becomes a dead letter |
 //! | 429, 503 | all lanes of the sink wait, `Retry-After` is obeyed in both forms |
 //! | 408, 425, other 5xx, time-out, no connection | tried again without end |
 //! | 401 | the token file is read again; a new token is tried at once |
-//! | 401, 403, 404, 3xx, other 4xx | parked: shown, tried rarely, nothing dropped |
+//! | 401, 403, 404, 3xx | parked: shown, tried rarely, nothing dropped |
+//! | other 4xx | a record of the batch is bad: the lane looks for it and keeps it as a dead letter |
 //!
 //! The body of a batch and its `Idempotency-Key` are the same at every try, also after a restart, also when the
 //! configured compression has changed meanwhile: the plan's `extra` pins it.
@@ -16,26 +17,30 @@
 //! answer was lost) brings the records again under the keys of the halves. What never changes is `(source, epoch, seq)`
 //! of each record; dedup by that is right in any case, the key is the cheap way to it.
 
+mod body;
+
 use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
-    RETRY_AFTER,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue,
+    LOCATION, RETRY_AFTER,
 };
-use reqwest::{Client, Response, StatusCode, Url};
-use tokio::time::Instant;
+use reqwest::{Body, Client, Identity, Response, StatusCode, Url};
 use uuid::Uuid;
 
 use super::{Batch, BoxFuture, Outcome, PrepareError, Sink};
 use crate::position::Position;
+use crate::upload::pace::Pacer;
 use crate::upload::plan::Plan;
 use crate::upload::retry::retry_after;
+
+use body::PacedBody;
 
 /// How much of an answer is read: enough to keep the connection, never what a broken backend might send.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -109,6 +114,11 @@ pub struct HttpSettings {
     pub concurrency_max: u32,
     /// PEM file of certificate authorities to trust beside the system's.
     pub tls_ca_file: Option<PathBuf>,
+    /// PEM files of a certificate, with those between it and its authority, and of its key: what this client shows to the
+    /// backend.
+    pub tls_client: Option<(PathBuf, PathBuf)>,
+    /// Says when bytes may go.
+    pub pacer: Option<Arc<Pacer>>,
 }
 
 impl fmt::Debug for HttpSettings {
@@ -122,6 +132,8 @@ impl fmt::Debug for HttpSettings {
             .field("compression", &self.compression)
             .field("concurrency_max", &self.concurrency_max)
             .field("tls_ca_file", &self.tls_ca_file)
+            .field("tls_client", &self.tls_client)
+            .field("pacer", &self.pacer)
             .finish()
     }
 }
@@ -152,6 +164,16 @@ pub enum HttpSinkError {
         /// Why.
         reason: String,
     },
+    /// The client's certificate or key cannot be used.
+    #[error("tls_client_cert_file {} and tls_client_key_file {} cannot be used: {reason}", cert.display(), key.display())]
+    ClientFiles {
+        /// As configured.
+        cert: PathBuf,
+        /// As configured.
+        key: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The client cannot be made.
     #[error("the HTTP client cannot be made: {0}")]
     Client(String),
@@ -169,8 +191,6 @@ pub struct HttpSink {
 /// What the lanes share.
 #[derive(Debug, Default)]
 struct Shared {
-    /// The backend asked to be left alone until then.
-    quiet_until: Option<(Instant, String)>,
     token: Token,
 }
 
@@ -236,6 +256,14 @@ impl HttpSink {
             }
             builder = builder.tls_certs_merge(certificates);
         }
+        if let Some((cert, key)) = &settings.tls_client {
+            let identity = identity(cert, key).map_err(|reason| HttpSinkError::ClientFiles {
+                cert: cert.clone(),
+                key: key.clone(),
+                reason,
+            })?;
+            builder = builder.identity(identity);
+        }
         let client = builder
             .build()
             .map_err(|error| HttpSinkError::Client(in_full(&error)))?;
@@ -252,9 +280,6 @@ impl HttpSink {
             let reason = format!("the plan {} names no compression known here", batch.key);
             return Outcome::Park { reason };
         };
-        if let Some((pause, reason)) = self.quiet() {
-            return Outcome::Wait { pause, reason };
-        }
         let mut token = match self.token(false).await {
             Ok(token) => token,
             Err(reason) => return Outcome::Park { reason },
@@ -265,7 +290,12 @@ impl HttpSink {
                 .post(self.url.clone())
                 .header(CONTENT_TYPE, "application/x-ndjson")
                 .header("idempotency-key", &batch.key)
-                .body(batch.body.clone());
+                .body(self.body(&batch.body));
+            if let Some(pacer) = &self.settings.pacer {
+                // All lanes may be waiting for the line.
+                let line = pacer.span(batch.body.len()).saturating_mul(self.lanes());
+                request = request.timeout(self.settings.timeout.saturating_add(line));
+            }
             if compression != Compression::None {
                 request = request.header(CONTENT_ENCODING, compression.as_str());
             }
@@ -292,11 +322,11 @@ impl HttpSink {
                     Err(reason) => return Outcome::Park { reason },
                 }
             }
-            return self.judge(response).await;
+            return self.judge(response, batch.records()).await;
         }
     }
 
-    async fn judge(&self, response: Response) -> Outcome {
+    async fn judge(&self, response: Response, records: u64) -> Outcome {
         let status = response.status();
         let header = |name| {
             response
@@ -305,7 +335,7 @@ impl HttpSink {
                 .and_then(|v| v.to_str().ok())
                 .map(str::to_owned)
         };
-        let (asked, location) = (header(RETRY_AFTER), header(LOCATION));
+        let (asked, location, date) = (header(RETRY_AFTER), header(LOCATION), header(DATE));
         let text = answer_text(response).await;
         let said = if text.is_empty() {
             String::new()
@@ -315,20 +345,13 @@ impl HttpSink {
         let reason = format!("the backend answered {status}{said}");
         match status.as_u16() {
             200..=299 | 409 => Outcome::Taken,
-            413 => Outcome::TooLarge { reason },
+            413 if records > 1 => Outcome::TooLarge { reason },
             429 | 503 => {
-                let pause = asked
-                    .and_then(|value| retry_after(&value, SystemTime::now()))
-                    .unwrap_or(RETRY_AFTER_DEFAULT);
-                let until = Instant::now() + pause;
-                let mut shared = self.lock();
-                if shared
-                    .quiet_until
-                    .as_ref()
-                    .is_none_or(|(known, _)| *known < until)
-                {
-                    shared.quiet_until = Some((until, reason.clone()));
-                }
+                // A date is meant by the backend's clock, which it tells.
+                let now = date.and_then(|date| httpdate::parse_http_date(&date).ok());
+                let now = now.unwrap_or_else(SystemTime::now);
+                let pause = asked.and_then(|value| retry_after(&value, now));
+                let pause = pause.unwrap_or(RETRY_AFTER_DEFAULT);
                 Outcome::Wait { pause, reason }
             }
             408 | 425 | 500..=599 => Outcome::Retry { reason },
@@ -347,20 +370,20 @@ impl HttpSink {
             404 => Outcome::Park {
                 reason: format!("{reason}; check [upload.http] url"),
             },
+            code @ 400..=499 => Outcome::Refused {
+                code: format!("HTTP {code}"),
+                reason,
+            },
             _ => Outcome::Park { reason },
         }
     }
 
-    /// How long the backend still wants to be left alone.
-    fn quiet(&self) -> Option<(Duration, String)> {
-        let mut shared = self.lock();
-        let (until, reason) = shared.quiet_until.as_ref()?;
-        let pause = until.saturating_duration_since(Instant::now());
-        if pause.is_zero() {
-            shared.quiet_until = None;
-            return None;
+    /// The body of a request, in chunks as the pacer lets them go.
+    fn body(&self, bytes: &Bytes) -> Body {
+        match &self.settings.pacer {
+            None => Body::from(bytes.clone()),
+            Some(pacer) => Body::wrap(PacedBody::new(bytes.clone(), pacer.clone())),
         }
-        Some((pause, reason.clone()))
     }
 
     /// The `Authorization` header, read from the token file at first and when `again`.
@@ -434,6 +457,16 @@ impl Sink for HttpSink {
     fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome> {
         Box::pin(self.try_once(batch))
     }
+}
+
+/// What the client shows to the backend. Never tells what is in the files.
+fn identity(cert: &Path, key: &Path) -> Result<Identity, String> {
+    let read = |path: &Path| std::fs::read(path).map_err(|error| error.to_string());
+    let mut pem = read(cert)?;
+    pem.push(b'\n');
+    pem.extend_from_slice(&read(key)?);
+    Identity::from_pem(&pem)
+        .map_err(|_| "they do not hold a certificate and its key in PEM format".to_owned())
 }
 
 /// An error with all that caused it: reqwest's own text says little.

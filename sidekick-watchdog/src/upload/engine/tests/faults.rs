@@ -1,0 +1,460 @@
+//! What goes wrong with records, backends and operators: poison, rules, outages, dead letters and their replays. In every
+//! case the books add up: what was committed is uploaded, dead, dropped for a reason, or told of.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sidekick_ipc::frame::Record;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{append_random, steady};
+use crate::position::Position;
+use crate::upload::engine::Drive;
+use crate::upload::gate::{FAILURES_MAX, PROBE_EVERY};
+use crate::upload::plan::Plan;
+use crate::upload::shape::{Shaped, Shaper, Stored};
+use crate::upload::sink::{Batch, BoxFuture, Outcome, PrepareError};
+use crate::upload::status::SinkState;
+use crate::upload::testing::{
+    FakeOutbox, FakeSink, Fuse, REQUEST, Running, check, check_books, check_watermarks,
+    small_batches, start, start_shaped,
+};
+use crate::upload::{Sink, UploadSettings};
+
+/// Numbers of the dead letters, in their order.
+fn dead(outbox: &FakeOutbox) -> Vec<u64> {
+    let state = outbox.state.lock().unwrap();
+    let letters = state.letters.iter();
+    letters.map(|kept| kept.letter.head.first_seq).collect()
+}
+
+/// Waits until everything is through, and lanes that only looked have committed that.
+async fn settle(running: &mut Running, outbox: &FakeOutbox) {
+    running.through(outbox.index()).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+}
+
+/// One bad record in a batch of 10,000: all others arrive, in order, at the price of a few requests.
+#[tokio::test(start_paused = true)]
+async fn a_poison_record_costs_a_few_requests_and_nobody_else() {
+    for poison in [1, 2, 4_711, 5_000, 9_999, 10_000] {
+        let fuse = Fuse::new();
+        let outbox = Arc::new(FakeOutbox::new(fuse.clone(), &[("fake", 1)]));
+        let sink = Arc::new(FakeSink {
+            poison: BTreeSet::from([poison]),
+            ..steady(1, &fuse)
+        });
+        for _ in 0..100 {
+            outbox.append(&[&["a"; 100]]);
+        }
+        let settings = UploadSettings {
+            batch_max_records: 10_000,
+            batch_max_bytes: 64 << 20,
+            ..UploadSettings::default()
+        };
+        let mut running = start(outbox.clone(), vec![sink.clone()], settings).await;
+        settle(&mut running, &outbox).await;
+        check(&outbox, &sink).unwrap();
+        check_books(&outbox).unwrap();
+        assert_eq!(dead(&outbox), [poison]);
+        let came = sink.records();
+        assert_eq!(came.len(), 9_999);
+        assert!(came.is_sorted_by_key(|(_, seq)| *seq), "the order is lost");
+        let tries = sink.seen.lock().unwrap().tries;
+        // The batch itself, and no more than 2 * log2(10,000) + 2 others.
+        assert!(
+            tries <= 1 + 2 * 13 + 2,
+            "{tries} requests for number {poison}"
+        );
+        let state = outbox.state.lock().unwrap();
+        let letter = &state.letters[0].letter;
+        let said = (letter.code.as_str(), letter.reason.as_str());
+        assert_eq!(said, ("HTTP 400", "bad"));
+        assert_eq!((letter.stream.as_str(), letter.numbers), ("a", 1));
+    }
+}
+
+/// Rules for these tests: the stream says what becomes of a record. Reloaded all the time.
+#[derive(Debug, Default)]
+struct ByStream {
+    version: Mutex<u32>,
+}
+
+impl Shaper for ByStream {
+    fn version(&self) -> u32 {
+        let mut version = self.version.lock().unwrap();
+        *version = (*version + 1) % 30;
+        *version / 10
+    }
+
+    fn knows(&self, version: u32) -> bool {
+        version < 3
+    }
+
+    fn shape(&self, version: u32, _: &str, stored: &Stored<'_>, out: &mut Vec<u8>) -> Shaped {
+        match stored.record.stream {
+            "score" if stored.seq.is_multiple_of(2) => Shaped::Dropped {
+                reason: "even".into(),
+            },
+            "move" if stored.seq.is_multiple_of(3) => Shaped::Refused {
+                reason: format!("version {version} wants no {}", stored.seq),
+            },
+            stream @ "damage" => {
+                Record::encode_head(stream, out);
+                out.extend_from_slice(stored.record.variant);
+                Shaped::Changed
+            }
+            _ => Shaped::Keep,
+        }
+    }
+}
+
+/// One run through crashes, with everything that can become of a record.
+struct Case {
+    seed: u64,
+    crash_at: i64,
+    counts_twice: bool,
+    drops_refused: bool,
+}
+
+impl Case {
+    fn new(seed: u64, crash_at: i64) -> Self {
+        Self {
+            seed,
+            crash_at,
+            counts_twice: false,
+            drops_refused: false,
+        }
+    }
+
+    async fn run(&self) -> Result<i64, String> {
+        let lanes = if self.seed.is_multiple_of(2) { 1 } else { 3 };
+        let fuse = Fuse::new();
+        let mut outbox = FakeOutbox::new(fuse.clone(), &[("fake", lanes)]);
+        outbox.counts_twice = self.counts_twice;
+        outbox.fails_every = self.seed.is_multiple_of(3).then_some(7);
+        let outbox = Arc::new(outbox);
+        let mut random = fastrand::Rng::with_seed(self.seed);
+        append_random(&outbox, &mut random, 6);
+        {
+            let mut state = outbox.state.lock().unwrap();
+            let records = state.records.clone();
+            let is_even = |(_, stream, seq): &&(_, String, u64)| stream == "score" && seq % 2 == 0;
+            state.left_out = records
+                .iter()
+                .filter(is_even)
+                .map(|(.., seq)| *seq)
+                .collect();
+        }
+        let sink = Arc::new(FakeSink {
+            drops_refused: self.drops_refused,
+            poison: (0..100).filter(|_| random.u32(0..8) == 0).collect(),
+            lines_max: 4,
+            ..FakeSink::new(lanes, fuse.clone(), self.seed)
+        });
+        let begin = |settings| {
+            let sinks: Vec<Arc<dyn Sink>> = vec![sink.clone()];
+            start_shaped(
+                outbox.clone(),
+                sinks,
+                settings,
+                Arc::new(ByStream::default()),
+            )
+        };
+        fuse.set(self.crash_at);
+        let mut passed = 0;
+        for crash in 0..100 {
+            let before = fuse.left();
+            let settings = UploadSettings {
+                batch_max_records: random.usize(2..9),
+                ..small_batches()
+            };
+            let running = begin(settings).await;
+            let blown = running.until_blown(outbox.index(), &fuse).await;
+            passed += before - fuse.left().max(0);
+            check_watermarks(&outbox, &sink)?;
+            if blown {
+                let crash_again = crash < 20 && self.crash_at > 10;
+                fuse.set(if crash_again { self.crash_at } else { i64::MAX });
+                continue;
+            }
+            fuse.set(i64::MAX);
+            let mut running = begin(small_batches()).await;
+            running.drive.send_replace(Drive::Drain);
+            settle(&mut running, &outbox).await;
+            check(&outbox, &sink)?;
+            check_books(&outbox)?;
+            self.check_ends(&outbox, &sink)?;
+            return Ok(passed);
+        }
+        Err("no end after 100 crashes".into())
+    }
+
+    /// Dropped is what the rules drop, dead is what they or the backend refuse.
+    fn check_ends(&self, outbox: &FakeOutbox, sink: &FakeSink) -> Result<(), String> {
+        let found: BTreeSet<u64> = dead(outbox).into_iter().collect();
+        let state = outbox.state.lock().unwrap();
+        let dropped = state.books.dropped.get("even").copied().unwrap_or_default();
+        if dropped != state.left_out.len() as u64 {
+            return Err(format!("{dropped} dropped, not {}", state.left_out.len()));
+        }
+        let is_dead = |(_, stream, seq): &&(_, String, u64)| {
+            let by_rules = stream == "move" && seq % 3 == 0;
+            by_rules || (sink.poison.contains(seq) && !state.left_out.contains(seq))
+        };
+        let dead = state.records.iter().filter(is_dead);
+        let expected: BTreeSet<u64> = dead.map(|(.., seq)| *seq).collect();
+        match found == expected {
+            true => Ok(()),
+            false => Err(format!("dead are {found:?}, expected {expected:?}")),
+        }
+    }
+}
+
+/// Poison, rules that are reloaded all the time, 413, 503, lost answers, a store that fails, and a crash at each point:
+/// everything ends in exactly one place, and the books say so.
+#[tokio::test(start_paused = true)]
+async fn in_is_uploaded_and_dead_and_dropped_whatever_happens() {
+    for seed in 0..4 {
+        let points = Case::new(seed, i64::MAX).run().await.unwrap();
+        assert!(points > 40, "{points} points");
+        for crash_at in (1..points).step_by(2) {
+            let run = Case::new(seed, crash_at).run().await;
+            run.unwrap_or_else(|e| panic!("seed {seed}, point {crash_at}: {e}"));
+        }
+    }
+    for seed in 4..60 {
+        let run = Case::new(seed, i64::MAX).run().await;
+        run.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    }
+}
+
+/// Must fail: books that do not hang on the watermark count what a retry brings again.
+#[tokio::test(start_paused = true)]
+async fn broken_books_without_dedup_would_count_twice() {
+    let mut caught = 0;
+    for seed in [0, 3, 6, 9, 12] {
+        let case = Case {
+            counts_twice: true,
+            ..Case::new(seed, i64::MAX)
+        };
+        let run = case.run().await;
+        caught += u32::from(run.is_err_and(|error| error.contains("the books")));
+    }
+    assert!(caught > 0, "the check does not see what is counted twice");
+}
+
+/// Must fail: a lane that lets go of what was refused.
+#[tokio::test(start_paused = true)]
+async fn broken_lane_that_drops_what_is_refused_would_be_noticed() {
+    let mut caught = 0;
+    for seed in 0..8 {
+        let case = Case {
+            drops_refused: true,
+            ..Case::new(seed, i64::MAX)
+        };
+        caught += u32::from(case.run().await.is_err());
+    }
+    assert!(caught >= 6, "{caught} of 8");
+}
+
+/// No room for another dead letter: the lane stands still and says why, drops nothing, and goes on when there is room.
+#[tokio::test(start_paused = true)]
+async fn full_dead_letters_park_the_lane() {
+    let fuse = Fuse::new();
+    let outbox = Arc::new(FakeOutbox::new(fuse.clone(), &[("fake", 1)]));
+    outbox.state.lock().unwrap().letters_max = 1;
+    outbox.append(&[&["a", "b", "c", "d"]]);
+    let sink = Arc::new(FakeSink {
+        poison: BTreeSet::from([2, 3]),
+        ..steady(1, &fuse)
+    });
+    let mut running = start(outbox.clone(), vec![sink.clone()], small_batches()).await;
+    let is_parked = |status: &crate::upload::UploadStatus| {
+        status.sinks.first().is_some_and(
+            |s| matches!(&s.state, SinkState::Parked { reason } if reason.contains("full")),
+        )
+    };
+    running.status.wait_for(is_parked).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!((dead(&outbox), sink.records().len()), (vec![2], 1));
+    outbox.state.lock().unwrap().letters_max = 2;
+    settle(&mut running, &outbox).await;
+    assert_eq!(dead(&outbox), [2, 3]);
+    check(&outbox, &sink).unwrap();
+    check_books(&outbox).unwrap();
+    assert_eq!(running.status.borrow().sinks[0].state, SinkState::Ok);
+}
+
+fn mark_all(outbox: &FakeOutbox) {
+    let mut state = outbox.state.lock().unwrap();
+    for kept in &mut state.letters {
+        kept.marked = true;
+    }
+    state.index += 1;
+    outbox.applied.send_replace(state.index);
+}
+
+/// Letters are replayed by their lanes, each under a key of its own, whatever is killed when; one that is refused again
+/// stays, with the new reason.
+#[tokio::test(start_paused = true)]
+async fn marked_letters_are_sent_again_wherever_the_engine_is_killed() {
+    for crash_at in 0..40 {
+        let fuse = Fuse::new();
+        let outbox = Arc::new(FakeOutbox::new(fuse.clone(), &[("fake", 3)]));
+        outbox.append(&[&["damage", "score", "move", "damage", REQUEST, "chat.say"]]);
+        let sink = Arc::new(FakeSink {
+            poison: BTreeSet::from([1, 3, 6]),
+            ..steady(3, &fuse)
+        });
+        let mut running = start(outbox.clone(), vec![sink.clone()], small_batches()).await;
+        settle(&mut running, &outbox).await;
+        running.tasks.shutdown().await;
+        assert_eq!(dead(&outbox).len(), 3);
+        // Number 3 stays bad.
+        let seen = std::mem::take(&mut *sink.seen.lock().unwrap());
+        let healed = Arc::new(FakeSink {
+            poison: BTreeSet::from([3]),
+            fails_of_ten: 3,
+            seen: Mutex::new(seen),
+            ..steady(3, &fuse)
+        });
+        mark_all(&outbox);
+        outbox.append(&[&["damage", "move"]]);
+        fuse.set(crash_at);
+        let running = start(outbox.clone(), vec![healed.clone()], small_batches()).await;
+        running.until_blown(outbox.index(), &fuse).await;
+        fuse.set(i64::MAX);
+        let mut running = start(outbox.clone(), vec![healed.clone()], small_batches()).await;
+        settle(&mut running, &outbox).await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(dead(&outbox), [3], "crash at {crash_at}");
+        check_books(&outbox).unwrap();
+        let mut came: Vec<u64> = healed.records().iter().map(|(_, seq)| *seq).collect();
+        came.sort_unstable();
+        assert_eq!(came, [1, 2, 4, 6, 7, 8], "crash at {crash_at}");
+        let seen = healed.seen.lock().unwrap();
+        assert_eq!(seen.complaints, Vec::<String>::new());
+        let replays = seen.taken.iter().filter(|key| key.ends_with("/replay-1"));
+        assert_eq!(replays.count(), 2);
+        let state = outbox.state.lock().unwrap();
+        assert_eq!(state.complaints, Vec::<String>::new());
+        assert!(!state.letters[0].marked && state.letters[0].replays == 1);
+    }
+}
+
+/// A backend that answers in one way until a moment, and well from then on.
+#[derive(Debug)]
+struct Outage {
+    inner: FakeSink,
+    until: Instant,
+    answer: Outcome,
+    tries: Mutex<Vec<Instant>>,
+}
+
+impl Sink for Outage {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn lanes(&self) -> u32 {
+        self.inner.lanes()
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        group: &'a Uuid,
+        first: Position,
+    ) -> BoxFuture<'a, Result<Vec<u8>, PrepareError>> {
+        self.inner.prepare(group, first)
+    }
+
+    fn encode<'a>(
+        &'a self,
+        plan: &'a Plan,
+        rows: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Bytes, PrepareError>> {
+        self.inner.encode(plan, rows)
+    }
+
+    fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome> {
+        Box::pin(async move {
+            self.tries.lock().unwrap().push(Instant::now());
+            if Instant::now() < self.until {
+                return self.answer.clone();
+            }
+            self.inner.send(batch).await
+        })
+    }
+}
+
+/// 12 s of 503, 60 s of 401, half an hour without a connection, all with the default settings: nothing is lost, dead or
+/// dropped, nobody knocks more than once a second, and what waited goes soon after.
+#[tokio::test(start_paused = true)]
+async fn outages_lose_nothing_with_default_settings() {
+    let reason = || "it is away".to_owned();
+    let busy = Outcome::Wait {
+        pause: Duration::from_secs(1),
+        reason: reason(),
+    };
+    for (seconds, answer) in [
+        (12, busy),
+        (60, Outcome::Park { reason: reason() }),
+        (1800, Outcome::Retry { reason: reason() }),
+    ] {
+        let fuse = Fuse::new();
+        let outbox = Arc::new(FakeOutbox::new(fuse.clone(), &[("fake", 4)]));
+        let until = Instant::now() + Duration::from_secs(seconds);
+        let sink = Arc::new(Outage {
+            inner: steady(4, &fuse),
+            until,
+            answer,
+            tries: Mutex::default(),
+        });
+        let settings = UploadSettings::default();
+        let mut running = start(outbox.clone(), vec![sink.clone()], settings.clone()).await;
+        while Instant::now() < until {
+            outbox.append(&[&["damage", "chat.say", "score", "move", "match.end"]]);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        settle(&mut running, &outbox).await;
+        assert_eq!(dead(&outbox), Vec::<u64>::new());
+        check(&outbox, &sink.inner).unwrap();
+        check_books(&outbox).unwrap();
+        let tries = sink.tries.lock().unwrap();
+        let during: Vec<Instant> = tries.iter().copied().filter(|at| *at < until).collect();
+        // Until the breaker opens all lanes may try.
+        let probes = during.get(FAILURES_MAX as usize..).unwrap_or_default();
+        for pair in probes.windows(2) {
+            assert!(pair[1] - pair[0] >= PROBE_EVERY, "{seconds} s: {pair:?}");
+        }
+        let first_after = tries.iter().find(|at| **at >= until).unwrap();
+        let waited = *first_after - until;
+        assert!(waited <= settings.retry_max, "{seconds} s: {waited:?}");
+    }
+}
+
+/// A letter holds the frame of the record that was refused, and says which numbers are on the books for it.
+#[tokio::test(start_paused = true)]
+async fn a_letter_holds_its_record() {
+    let fuse = Fuse::new();
+    let outbox = Arc::new(FakeOutbox::new(fuse.clone(), &[("fake", 1)]));
+    outbox.append(&[&[REQUEST, "a", REQUEST, "b"]]);
+    let sink = Arc::new(FakeSink {
+        poison: BTreeSet::from([4]),
+        ..steady(1, &fuse)
+    });
+    let mut running = start(outbox.clone(), vec![sink.clone()], small_batches()).await;
+    settle(&mut running, &outbox).await;
+    let state = outbox.state.lock().unwrap();
+    let (letter, books) = (&state.letters[0].letter, &state.books);
+    assert_eq!((books.records, books.requests, books.rows), (1, 2, 1));
+    let mut frames = sidekick_ipc::frame::frames(&letter.frame, &letter.head.epoch);
+    let frame = frames.next().unwrap().unwrap();
+    assert_eq!(frame.header.seq, 4);
+    assert_eq!(Record::parse(frame.payload).unwrap().stream, "b");
+    assert_eq!((letter.head.first_seq, letter.head.count), (4, 1));
+}
