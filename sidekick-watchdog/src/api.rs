@@ -1,8 +1,8 @@
 //! Answers operators over HTTP; the only part that names axum.
 //!
 //! `GET /healthz` (the process serves) · `GET /readyz` (the engine serves) · `GET /metrics` ·
-//! `GET /api/v1/status` · `GET /api/v1/logs` · `GET /api/v1/crashes[/{id}]` · `POST /api/v1/engine/{restart,start,stop,drain}` · the
-//! state store ([`tree`]).
+//! `GET /api/v1/status` · `GET /api/v1/logs` · `GET /api/v1/crashes[/{id}]` · `POST /api/v1/engine/{restart,start,stop,drain}` ·
+//! `GET|DELETE /api/v1/dead-letters`, `GET /api/v1/dead-letters/{id}`, `POST /api/v1/dead-letters/replay` · the state store ([`tree`]).
 //!
 //! Over TCP and over the control socket (`control.sock` in the runtime directory, for this user alone); the same
 //! handlers answer both. The socket needs no token: who reaches it is this user. Over TCP no order and no write is taken without one.
@@ -33,6 +33,7 @@ use control::Control;
 mod connection;
 mod control;
 pub mod crashes;
+pub mod letters;
 mod logs;
 pub mod operator;
 mod orders;

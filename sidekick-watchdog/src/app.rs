@@ -18,6 +18,7 @@ mod events;
 mod finish;
 mod history;
 mod last_words;
+mod letters;
 mod link;
 mod names;
 mod operator;

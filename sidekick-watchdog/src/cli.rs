@@ -18,6 +18,7 @@ mod check;
 mod client;
 mod config_print;
 mod crashes;
+mod dead_letters;
 mod doctor;
 mod init;
 mod logs;
@@ -68,6 +69,13 @@ enum Command {
                             Without a running watchdog the reports are read from the data directory."
     )]
     Crashes(crashes::CrashesArgs),
+    /// List, show, replay or drop records that a backend refused for good
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  sidekick-watchdog dead-letters list --sink http\n  sidekick-watchdog dead-letters show 7\n  \
+                      sidekick-watchdog dead-letters replay --stream purchases\n  sidekick-watchdog dead-letters drop 7 8"
+    )]
+    DeadLetters(dead_letters::DeadLettersCommand),
     /// End the engine and start it again
     #[command(
         after_help = "Example: sidekick-watchdog restart --data-dir /var/lib/lobby-1 --grace 30s"
@@ -192,6 +200,7 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Logs(args) => logs::run(args),
         Command::Crashes(args) => crashes::run(args),
+        Command::DeadLetters(command) => dead_letters::run(command),
         Command::Restart(args) => order::end(Verb::Restart, args),
         Command::Start(args) => order::start(args),
         Command::Stop(args) => order::end(Verb::Stop, args),

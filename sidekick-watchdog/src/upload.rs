@@ -24,7 +24,9 @@
 
 pub mod encode;
 pub mod engine;
+pub mod gate;
 pub mod outbox;
+pub mod pace;
 pub mod plan;
 pub mod retry;
 pub mod shape;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Receiver;
 
+use super::letters::LetterBox;
 use super::status::{EngineState, EngineStatus, Status};
 use super::tree::TreeStore;
 use crate::crash::keep::CrashFolder;
@@ -120,6 +121,11 @@ pub trait Operator: Send + Sync + 'static {
 
     /// The state store, where there is one.
     fn tree(&self) -> Option<Arc<dyn TreeStore>> {
+        None
+    }
+
+    /// The dead letters, where there are any.
+    fn letters(&self) -> Option<Arc<dyn LetterBox>> {
         None
     }
 }

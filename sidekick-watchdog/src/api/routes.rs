@@ -7,13 +7,13 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use tokio::sync::watch;
 
 use super::operator::Operator;
 use super::status::Status;
-use super::{crashes, logs, orders, tree};
+use super::{crashes, letters, logs, orders, tree};
 use crate::metrics::{self, Metrics};
 
 /// The largest body of an order.
@@ -51,6 +51,8 @@ pub(super) struct App {
 pub(super) fn router(app: App, guard: Arc<Guard>) -> Router {
     let orders = Router::new()
         .route("/api/v1/engine/{order}", post(orders::post_order))
+        .route("/api/v1/dead-letters/replay", post(letters::replay_letters))
+        .route("/api/v1/dead-letters", delete(letters::drop_letters))
         .layer(DefaultBodyLimit::max(ORDER_BYTES_MAX))
         .route_layer(from_fn_with_state(Arc::clone(&guard), check_orders));
     let writes = Router::new()
@@ -76,6 +78,8 @@ pub(super) fn router(app: App, guard: Arc<Guard>) -> Router {
         .route("/api/v1/logs", get(logs::get_logs))
         .route("/api/v1/crashes", get(crashes::get_crashes))
         .route("/api/v1/crashes/{id}", get(crashes::get_crash))
+        .route("/api/v1/dead-letters", get(letters::list_letters))
+        .route("/api/v1/dead-letters/{id}", get(letters::show_letter))
         .merge(orders)
         .merge(writes)
         .route_layer(from_fn_with_state(Arc::clone(&guard), check_token));

@@ -13,7 +13,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::letters::OpenLetters;
 use super::tree::OpenTree;
+use crate::api::letters::LetterBox;
 use crate::api::operator::{Following, LogItem, Operator, Order, OrderError, Verb};
 use crate::api::tree::TreeStore;
 use crate::config::ShutdownConfig;
@@ -42,6 +44,7 @@ pub(super) struct AppOperator {
     /// One order at a time, so that note and command are of the same one.
     turn: Mutex<()>,
     tree: Arc<OpenTree>,
+    letters: Arc<OpenLetters>,
 }
 
 impl AppOperator {
@@ -57,12 +60,18 @@ impl AppOperator {
             runtime: Handle::current(),
             turn: Mutex::new(()),
             tree: Arc::new(OpenTree::new()),
+            letters: Arc::new(OpenLetters::new()),
         }
     }
 
     /// The state store as the API sees it; whoever opens one puts it there.
     pub(super) fn open_tree(&self) -> Arc<OpenTree> {
         Arc::clone(&self.tree)
+    }
+
+    /// The dead letters as the API sees them; whoever opens a store puts it there.
+    pub(super) fn open_letters(&self) -> Arc<OpenLetters> {
+        Arc::clone(&self.letters)
     }
 
     /// From now on orders are taken, and there is output.
@@ -134,6 +143,11 @@ impl Operator for AppOperator {
     fn tree(&self) -> Option<Arc<dyn TreeStore>> {
         let tree: Arc<dyn TreeStore> = self.open_tree();
         Some(tree)
+    }
+
+    fn letters(&self) -> Option<Arc<dyn LetterBox>> {
+        let letters: Arc<dyn LetterBox> = self.open_letters();
+        Some(letters)
     }
 }
 

@@ -19,6 +19,7 @@ use tracing::{debug, warn};
 use super::committer::StoreCommitter;
 use super::crashes;
 use super::ends;
+use super::letters::{self, OpenLetters};
 use super::names::Names;
 use super::outbox::StoreOutbox;
 use super::tree::OpenTree;
@@ -45,6 +46,8 @@ pub(super) struct Setup {
     pub(super) events: mpsc::Sender<IntakeEvent>,
     /// What the API asks, as long as the plane is open.
     pub(super) tree: Arc<OpenTree>,
+    /// What the API asks for dead letters.
+    pub(super) letters: Arc<OpenLetters>,
 }
 
 /// An open data plane. To drop it without closing it leaves its threads to themselves.
@@ -100,6 +103,8 @@ impl Plane {
             })?;
         let vanished = end_vanished_sessions(&store, &names, &setup.runtime_dir).await?;
         let (drive, driven) = watch::channel(Drive::Run);
+        let keep = setup.config.upload.dead_letters_keep;
+        let expiry = letters::expire(Arc::clone(&store), keep, driven.clone());
         let engine = upload::Engine::new(
             Arc::new(StoreOutbox(Arc::clone(&store))),
             sinks,
@@ -119,6 +124,8 @@ impl Plane {
         let tasks = engine.tasks().await?;
         let intake = spawn_intake(&store, setup, names)?;
         let mut lanes = JoinSet::new();
+        lanes.spawn(expiry);
+        setup.letters.open(&store);
         for (name, task) in tasks {
             lanes.spawn(async move {
                 let end = task.await;

@@ -140,6 +140,7 @@ pub(super) async fn serve(
         runtime_dir: runtime_dir.clone(),
         events,
         tree: operator.open_tree(),
+        letters: operator.open_letters(),
     };
     let first_sinks = Mutex::new(Some(sinks));
     let opener: Opener = Box::new(move || {

@@ -94,6 +94,7 @@ fn life(folder: &std::path::Path, closer: Closer) -> Life {
         data_dir,
         runtime_dir,
         events,
+        letters: Arc::new(crate::app::letters::OpenLetters::new()),
         tree: Arc::new(OpenTree::new()),
     };
     let opener: Opener = Box::new(move || Box::pin(Plane::open(setup.clone(), Vec::new())));
