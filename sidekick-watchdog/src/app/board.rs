@@ -621,7 +621,9 @@ impl Board {
                 .iter()
                 .map(|lane| lane.records)
                 .sum();
-            backlog = backlog.max(committed.saturating_sub(uploaded));
+            // Where a sink does not know yet what it began with, rows taken are the best guess.
+            let pending = books.pending(committed_numbers);
+            backlog = backlog.max(pending.unwrap_or(committed.saturating_sub(uploaded)));
             self.status
                 .totals
                 .uploaded
