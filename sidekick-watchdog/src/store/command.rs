@@ -154,6 +154,11 @@ pub(crate) enum Command {
         /// Log time, set by the proposer.
         time_ns: u64,
     },
+    /// Puts rules in force; the answer is their version.
+    SetRules {
+        /// What they are made of; empty for none.
+        text: String,
+    },
 }
 
 /// What is done to dead letters.
@@ -246,6 +251,7 @@ impl Command {
                 160 + ops.len() * 16 + fragments * 8
             }
             Self::Execute { op, .. } => 160 + op.len(),
+            Self::SetRules { text } => 160 + text.len(),
             Self::DeadLetter { letter, .. } => 320 + usize::try_from(letter.bytes()).unwrap_or(0),
             Self::Letters {
                 change: LetterChange::Mark { ids } | LetterChange::Drop { ids },
@@ -325,6 +331,8 @@ pub(crate) enum Outcome {
     Executed(StoreResult),
     /// How many dead letters were changed.
     Letters(u64),
+    /// The version of the rules.
+    Rules(u32),
 }
 
 /// Why a command changed nothing.
@@ -773,6 +781,10 @@ mod tests {
                     reason: "a".into(),
                 }),
                 format!("0e00000005000000020000000000000003000000{a}{a}0500000000000000"),
+            ),
+            (
+                Command::SetRules { text: "a".into() },
+                format!("0f000000{a}"),
             ),
         ];
         for (command, expected) in golden {

@@ -98,6 +98,25 @@ impl Store {
         }
     }
 
+    /// Puts rules in force and tells their version: 0 for an empty text, else the same for the same text while it is
+    /// remembered. Texts are kept while a plan names their version.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`].
+    pub async fn set_rules(&self, text: String) -> Result<u32, StoreError> {
+        match self.propose(Command::SetRules { text }).await? {
+            Outcome::Rules(version) => Ok(version),
+            other => Err(StoreError::Raft {
+                what: format!("unexpected outcome {other:?}"),
+            }),
+        }
+    }
+
+    /// The texts of all rules that are kept, by version.
+    pub fn rules(&self) -> BTreeMap<u32, String> {
+        self.parts.machine.read(|state| state.rules().clone())
+    }
+
     /// The lanes of a sink; empty if there is no such sink.
     pub fn lanes(&self, sink: &str) -> Vec<LaneState> {
         self.parts

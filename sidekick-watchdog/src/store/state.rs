@@ -12,6 +12,7 @@ mod books;
 mod checkpoints;
 mod letters;
 mod requests;
+mod rules;
 mod sinks;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use sinks::{LANES_MAX, LaneState};
 use checkpoints::Checkpoints;
 use letters::Letters;
 use requests::{Client, Requests};
+use rules::Rules;
 use sinks::Retired;
 
 use super::command::{Command, Outcome, PLAN_EXTRA_BYTES_MAX, Refusal};
@@ -120,6 +122,7 @@ pub(crate) struct State {
     /// The last entry that brought something to upload.
     last_slab: u64,
     letters: Letters,
+    rules: Rules,
 }
 
 impl State {
@@ -263,6 +266,7 @@ impl State {
                 self.advance(time_ns);
                 self.change_letters(change)
             }
+            Command::SetRules { text } => Ok(self.set_rules(text)),
             Command::Derived { head, .. } => {
                 match self.take_derived(index, head.epoch) {
                     true => self.last_slab = index,

@@ -32,7 +32,7 @@ pub struct LaneState {
 /// A sink that was taken out of the configuration, as it stood then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Retired {
-    lanes: Vec<LaneState>,
+    pub(super) lanes: Vec<LaneState>,
     /// The entry that took it out.
     at: u64,
 }

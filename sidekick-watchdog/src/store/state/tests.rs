@@ -304,3 +304,57 @@ fn sessions_of_one_launch_take_turns() {
     );
     assert!(matches!(apply(open(1, 7)), Outcome::Refused(_)));
 }
+
+/// A version is a text's name for as long as a plan may call it by that.
+#[test]
+fn rules_are_kept_while_a_plan_names_them() {
+    let mut state = State::default();
+    let mut index = 0;
+    let mut apply = |state: &mut State, command| {
+        index += 1;
+        state.apply(index, vec![command]).remove(0)
+    };
+    let set = |text: &str| Command::SetRules { text: text.into() };
+    assert_eq!(apply(&mut state, set("")), Outcome::Rules(0));
+    assert_eq!(apply(&mut state, set("a")), Outcome::Rules(1));
+    assert_eq!(apply(&mut state, set("b")), Outcome::Rules(2));
+    assert_eq!(apply(&mut state, set("a")), Outcome::Rules(1));
+    let sinks = vec![("s".to_owned(), 1)];
+    apply(&mut state, Command::SetSinks { sinks });
+    let plan = Plan {
+        first: Position { index: 9, item: 0 },
+        last: Position { index: 9, item: 0 },
+        rules_version: 1,
+        encoder_version: 1,
+        extra: Vec::new(),
+    };
+    let sink = "s".to_owned();
+    let planned = apply(
+        &mut state,
+        Command::Plan {
+            sink,
+            lane: 0,
+            plan,
+        },
+    );
+    assert_eq!(planned, Outcome::Done);
+    for number in 0..40_u32 {
+        let answer = apply(&mut state, set(&number.to_string()));
+        assert_eq!(answer, Outcome::Rules(number + 3));
+    }
+    assert_eq!(state.rules().get(&1).map(String::as_str), Some("a"));
+    assert_eq!(state.rules().get(&2), None, "no plan names it");
+    assert_eq!(state.rules().len(), 17);
+    // No rules are no version, and forget nothing that is named.
+    assert_eq!(apply(&mut state, set("")), Outcome::Rules(0));
+    assert_eq!(state.rules().get(&1).map(String::as_str), Some("a"));
+    let settle = Command::Settle {
+        sink: "s".into(),
+        lane: 0,
+        up_to: Position { index: 9, item: 0 },
+        counts: crate::books::Counts::default(),
+    };
+    assert_eq!(apply(&mut state, settle), Outcome::Done);
+    assert_eq!(apply(&mut state, set("b")), Outcome::Rules(43));
+    assert_eq!(state.rules().get(&1), None);
+}
