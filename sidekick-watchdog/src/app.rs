@@ -26,6 +26,7 @@ mod outbox;
 mod parts;
 mod plane;
 mod quota;
+mod rules;
 mod service;
 mod start;
 mod tell;
@@ -36,11 +37,12 @@ mod tree;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use self::board::Board;
 pub use self::error::AppError;
@@ -48,6 +50,8 @@ use self::history::History;
 use self::operator::StopNote;
 pub use self::parts::postgres_sink;
 use self::plane::life::Life;
+use self::rules::LiveRules;
+pub use self::rules::Reload;
 use self::service::{Probe, Service};
 use self::ticker::Ticker;
 use crate::config::Config;
@@ -57,7 +61,7 @@ use crate::intake::IntakeEvent;
 use crate::logging::LogGuard;
 use crate::platform::data_dir::DataDirLock;
 use crate::platform::runtime_dir::{self, RuntimeDirHints};
-use crate::platform::{self, ShutdownSignals, close_inherited_on_exec};
+use crate::platform::{self, ReloadSignal, ShutdownSignals, close_inherited_on_exec};
 use crate::respawn;
 use crate::supervisor::output::EngineLog;
 use crate::supervisor::{Command, NoMoreStarts, Remote};
@@ -76,11 +80,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LOOK_EAGERLY: Duration = Duration::from_secs(10);
 
 /// Runs the watchdog until it is asked to end (SIGTERM, SIGINT), the engine ends for good, or something breaks that
-/// only a new process can mend. Blocks; makes its own runtime.
+/// only a new process can mend. Blocks; makes its own runtime. `reload` reads the configuration anew, for its rules.
 ///
 /// # Errors
 /// [`AppError`] with the sentence for the user and the exit code.
-pub fn run(config: Config, log: &LogGuard) -> Result<(), AppError> {
+pub fn run(config: Config, reload: Reload, log: &LogGuard) -> Result<(), AppError> {
     let lock = DataDirLock::acquire(&config.data_dir)?;
     if let Err(reason) = platform::is_private_dir(lock.dir()) {
         let dir = lock.dir();
@@ -108,6 +112,7 @@ pub fn run(config: Config, log: &LogGuard) -> Result<(), AppError> {
     let rings = runtime_dir.path.clone();
     let ended = runtime.block_on(start::serve(
         config,
+        reload,
         lock.dir().to_owned(),
         runtime_dir.path,
         log,
@@ -179,6 +184,8 @@ struct App<'a> {
     engine_events: mpsc::Receiver<EngineEvent>,
     intake_events: mpsc::Receiver<IntakeEvent>,
     signals: ShutdownSignals,
+    reload_signal: ReloadSignal,
+    rules: Arc<LiveRules>,
     no_more_starts: NoMoreStarts,
     engine_grace: Duration,
     heartbeat_required: bool,
@@ -211,6 +218,7 @@ impl App<'_> {
                     }
                 }
                 signal = self.signals.recv() => return self.asked_to_end(signal),
+                () = self.reload_signal.recv() => self.reload(),
                 event = self.engine_events.recv() => {
                     let Some(event) = event else { return Outcome::SupervisorGone };
                     let outcome = self.on_engine(&event);
@@ -246,6 +254,17 @@ impl App<'_> {
         }
         info!(signal, "asked to end");
         Outcome::Signaled
+    }
+
+    /// Asked for by a signal: the log is where the answer goes.
+    fn reload(&self) {
+        let rules = Arc::clone(&self.rules);
+        let reloading = tokio::task::spawn_blocking(move || {
+            if let Err(error) = rules.reload() {
+                error!(%error, "the configuration was not reloaded; the old rules stay");
+            }
+        });
+        drop(reloading);
     }
 
     fn refresh(&mut self) {

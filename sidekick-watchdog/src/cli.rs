@@ -23,6 +23,7 @@ mod doctor;
 mod init;
 mod logs;
 mod order;
+mod reload;
 mod respawn;
 mod run;
 mod state;
@@ -126,6 +127,8 @@ enum Command {
 enum ConfigCommand {
     /// Print each setting's value in force and where it came from
     Print(ConfigArgs),
+    /// Have the running watchdog read its [[stream]] rules anew
+    Reload(LocationArgs),
 }
 
 /// What every command takes that reads the configuration.
@@ -208,6 +211,7 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Store(command) => store::run(command),
         Command::Backend(args) => backend::run(args),
         Command::Config(ConfigCommand::Print(args)) => config_print::run(args),
+        Command::Config(ConfigCommand::Reload(args)) => reload::run(args),
         Command::Respawn(args) => respawn::run(args),
         Command::State(args) => state::run(args),
         Command::Version => version::run(),

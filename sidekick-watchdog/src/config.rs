@@ -52,6 +52,7 @@ pub use value::{HiddenMap, Size};
 pub use write::{effective, template};
 
 use reader::Pass;
+pub(crate) use reader::full_key;
 
 use crate::platform::host_name;
 

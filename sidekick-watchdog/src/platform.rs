@@ -7,7 +7,7 @@
 //! - [`Process`]: a process held by its pidfd: told of its death, signalled without pid reuse, reaped.
 //! - [`spawn`]: starts a program that inherits a launch lock.
 //! - [`Waker`], [`wait`]: sleeping until one of a few things happens.
-//! - [`ShutdownSignals`]: SIGTERM and its kin as a future.
+//! - [`ShutdownSignals`]: SIGTERM and its kin as a future. [`ReloadSignal`]: SIGHUP, where there is no terminal.
 //! - [`ControlListener`], [`connect_control`]: how commands reach a running watchdog.
 //! - [`ServiceManager`]: telling systemd how we do.
 //! - [`kill_point`]: where tests let a debug build be killed.
@@ -61,7 +61,7 @@ pub use linux::{
     },
     procfs::age,
     service_manager::{ServiceHints, ServiceManager},
-    signals::ShutdownSignals,
+    signals::{ReloadSignal, ShutdownSignals},
     system::{
         FileSystem, check_folder_access, file_system, free_bytes, host_name, is_executable,
         is_superuser, kernel_release,

@@ -11,6 +11,9 @@
 
 use std::borrow::Cow;
 
+use sidekick_ipc::frame::RESERVED_STREAM_PREFIX;
+use sidekick_ipc::stream::StreamPattern;
+
 pub mod edit;
 mod expression;
 mod screen;
@@ -78,6 +81,14 @@ pub enum RuleError {
         /// What is wrong.
         why: Cow<'static, str>,
     },
+}
+
+/// Whether a rule with this pattern is for this stream. The watchdog's own streams (crash reports, gaps) are meant only
+/// by a pattern that names them: `*` is for what the game records.
+fn means(pattern: &StreamPattern, stream: &str) -> bool {
+    pattern.matches(stream)
+        && (!stream.starts_with(RESERVED_STREAM_PREFIX)
+            || pattern.as_str().starts_with(RESERVED_STREAM_PREFIX))
 }
 
 /// Two buffers that a record goes to and fro between while rules change it. Keep it from record to record.

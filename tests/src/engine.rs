@@ -249,7 +249,7 @@ fn foreign_session(version: u16) -> Session {
 }
 
 /// What the watchdog's variables ask for.
-pub(crate) fn options() -> SessionOptions {
+pub fn options() -> SessionOptions {
     let variable = |name: &str| std::env::var(name).expect("a variable of the watchdog's");
     let number = |name: &str| variable(name).parse::<u64>().expect("a number");
     SessionOptions {

@@ -91,6 +91,31 @@ pub enum OrderError {
     },
 }
 
+/// What came of reading the configuration anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// How many rules are in force.
+    pub rules: usize,
+    /// Their version in the store, 0 for none that act before upload, or while the store is closed.
+    pub version: u32,
+    /// What has changed besides, and waits for the watchdog's next start.
+    pub needs_restart: Vec<String>,
+}
+
+/// Why the configuration was not reloaded. The old one stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// Something is wrong with it.
+    #[error("{why}")]
+    Refused {
+        /// All that is wrong, a line for each mistake.
+        why: String,
+    },
+    /// The store cannot take it.
+    #[error("not now: {0}")]
+    NotNow(String),
+}
+
 /// All that the API needs of the watchdog. Called where blocking is allowed, from several threads at once.
 pub trait Operator: Send + Sync + 'static {
     /// Takes an order, and returns the grace that is given. Its end shows in the status.
@@ -115,6 +140,14 @@ pub trait Operator: Send + Sync + 'static {
         lines_max: usize,
         after: Option<LogPosition>,
     ) -> Option<Following>;
+
+    /// Reads the configuration anew and puts its rules in force. Waits until that is committed.
+    ///
+    /// # Errors
+    /// See [`ReloadError`]. Nothing has changed then.
+    fn reload(&self) -> Result<Reloaded, ReloadError> {
+        Err(ReloadError::NotNow("nothing can be reloaded here".into()))
+    }
 
     /// Where the crash reports lie.
     fn crashes(&self) -> CrashFolder;

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::operator::{Accepted, Goal, Operator, Order, OrderError, Progress, Verb};
+use super::operator::{Accepted, Goal, Operator, Order, OrderError, Progress, ReloadError, Verb};
 use super::routes::App;
 
 /// How long `wait=true` waits at most: a connection says nothing meanwhile.
@@ -31,6 +31,22 @@ pub(super) struct Wishes {
     /// As `30s` or as seconds.
     grace: Option<Value>,
     wait: Option<Value>,
+}
+
+/// `POST /api/v1/config/reload`: 200 with [`super::operator::Reloaded`], 422 with all that is wrong.
+pub(super) async fn post_reload(State(app): State<App>) -> Response {
+    let Some(operator) = app.operator.clone() else {
+        let text = OrderError::NotNow.to_string();
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{text}\n")).into_response();
+    };
+    match tokio::task::spawn_blocking(move || operator.reload()).await {
+        Ok(Ok(reloaded)) => Json(reloaded).into_response(),
+        Ok(Err(error @ ReloadError::Refused { .. })) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, format!("{error}\n")).into_response()
+        }
+        Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 pub(super) async fn post_order(

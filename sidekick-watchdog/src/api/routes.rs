@@ -53,6 +53,7 @@ pub(super) fn router(app: App, guard: Arc<Guard>) -> Router {
         .route("/api/v1/engine/{order}", post(orders::post_order))
         .route("/api/v1/dead-letters/replay", post(letters::replay_letters))
         .route("/api/v1/dead-letters", delete(letters::drop_letters))
+        .route("/api/v1/config/reload", post(orders::post_reload))
         .layer(DefaultBodyLimit::max(ORDER_BYTES_MAX))
         .route_layer(from_fn_with_state(Arc::clone(&guard), check_orders));
     let writes = Router::new()

@@ -6,11 +6,12 @@ use tokio::runtime::Handle;
 
 use super::ends;
 use super::names::Names;
+use super::rules::LiveRules;
 use sidekick_ipc::tree::{ErrorKind, Pattern, StoreQuery, StoreResult, WatchBatch};
 use uuid::Uuid;
 
 use crate::intake::{
-    Asker, Changed, CommitError, Committer, PendingAppend, SessionEnding, SessionOpening,
+    Asker, Changed, CommitError, Committer, Filter, PendingAppend, SessionEnding, SessionOpening,
     SessionResume,
 };
 use crate::slab::{OpAt, Slab};
@@ -24,6 +25,7 @@ pub(super) struct StoreCommitter {
     pub(super) store: Arc<Store>,
     pub(super) runtime: Handle,
     pub(super) names: Names,
+    pub(super) rules: Arc<LiveRules>,
 }
 
 impl StoreCommitter {
@@ -148,6 +150,10 @@ impl Committer for StoreCommitter {
 
     fn events(&self, pattern: &Pattern, revision: u64) -> WatchBatch {
         self.store.events_after(pattern, revision, EVENTS_BYTES)
+    }
+
+    fn filter(&self) -> Option<Arc<dyn Filter>> {
+        self.rules.filter()
     }
 
     fn changed(&self) -> Changed {

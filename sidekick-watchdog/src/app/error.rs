@@ -32,6 +32,12 @@ pub enum AppError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The rules for streams cannot be used.
+    #[error("[[stream]] {reason}")]
+    Rules {
+        /// What is wrong with them.
+        reason: String,
+    },
     /// The uploader cannot start.
     #[error("uploads cannot start: {0}")]
     Upload(#[from] OutboxError),
@@ -136,7 +142,7 @@ impl AppError {
             Self::DataDir(DataDirError::Unusable { .. }) => ExitCode::StoreUnusable,
             Self::RuntimeDir(_) => ExitCode::RuntimeDir,
             Self::Store(error) => error.exit_code(),
-            Self::Sink { .. } => ExitCode::BadConfig,
+            Self::Sink { .. } | Self::Rules { .. } => ExitCode::BadConfig,
             Self::Upload(_) => ExitCode::StoreUnusable,
             Self::Supervisor(error) => error.exit_code(),
             Self::Api(ApiError::Control { .. }) => ExitCode::RuntimeDir,

@@ -14,9 +14,12 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::letters::OpenLetters;
+use super::rules::LiveRules;
 use super::tree::OpenTree;
 use crate::api::letters::LetterBox;
-use crate::api::operator::{Following, LogItem, Operator, Order, OrderError, Verb};
+use crate::api::operator::{
+    Following, LogItem, Operator, Order, OrderError, ReloadError, Reloaded, Verb,
+};
 use crate::api::tree::TreeStore;
 use crate::config::ShutdownConfig;
 use crate::crash::keep::CrashFolder;
@@ -40,6 +43,7 @@ pub(super) struct AppOperator {
     stopped: StopNote,
     engine_grace: Duration,
     drain_grace: Duration,
+    rules: Arc<LiveRules>,
     runtime: Handle,
     /// One order at a time, so that note and command are of the same one.
     turn: Mutex<()>,
@@ -49,7 +53,12 @@ pub(super) struct AppOperator {
 
 impl AppOperator {
     /// Must be called on the runtime.
-    pub(super) fn new(data_dir: &Path, runtime_dir: &Path, shutdown: &ShutdownConfig) -> Self {
+    pub(super) fn new(
+        data_dir: &Path,
+        runtime_dir: &Path,
+        shutdown: &ShutdownConfig,
+        rules: Arc<LiveRules>,
+    ) -> Self {
         Self {
             remote: OnceLock::new(),
             log: OnceLock::new(),
@@ -57,6 +66,7 @@ impl AppOperator {
             stopped: StopNote::new(runtime_dir),
             engine_grace: shutdown.engine_grace,
             drain_grace: shutdown.drain_grace,
+            rules,
             runtime: Handle::current(),
             turn: Mutex::new(()),
             tree: Arc::new(OpenTree::new()),
@@ -134,6 +144,10 @@ impl Operator for AppOperator {
             position,
             items,
         })
+    }
+
+    fn reload(&self) -> Result<Reloaded, ReloadError> {
+        self.rules.reload()
     }
 
     fn crashes(&self) -> CrashFolder {

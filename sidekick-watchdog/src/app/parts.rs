@@ -165,9 +165,11 @@ pub(super) fn supervisor(
                 when_full: config.ring.when_full.word().to_owned(),
                 block_max: config.ring.block_max,
                 spill_bytes_max: config.ring.spill_bytes_max,
-                keep: (config.streams.rules.iter())
-                    .filter(|rule| rule.keep)
-                    .map(|rule| rule.pattern.to_string())
+                keep: config
+                    .streams
+                    .kept()
+                    .into_iter()
+                    .map(str::to_owned)
                     .collect(),
             },
             quit_without_watchdog: config.engine.quit_without_watchdog,

@@ -22,6 +22,7 @@ use super::ends;
 use super::letters::{self, OpenLetters};
 use super::names::Names;
 use super::outbox::StoreOutbox;
+use super::rules::LiveRules;
 use super::tree::OpenTree;
 use super::{AppError, LAST_GRACE, parts};
 use crate::config::Config;
@@ -39,6 +40,7 @@ const STORE_END_MAX: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub(super) struct Setup {
     pub(super) config: Arc<Config>,
+    pub(super) rules: Arc<LiveRules>,
     pub(super) store: StoreConfig,
     pub(super) data_dir: PathBuf,
     pub(super) runtime_dir: PathBuf,
@@ -56,6 +58,7 @@ pub(super) struct Plane {
     store: Arc<Store>,
     /// Until it is stopped.
     intake: Option<Intake>,
+    rules: Arc<LiveRules>,
     drive: watch::Sender<Drive>,
     lanes: JoinSet<()>,
     uploads: watch::Receiver<UploadStatus>,
@@ -102,6 +105,7 @@ impl Plane {
                 error,
             })?;
         let vanished = end_vanished_sessions(&store, &names, &setup.runtime_dir).await?;
+        setup.rules.join(&store).await?;
         let (drive, driven) = watch::channel(Drive::Run);
         let keep = setup.config.upload.dead_letters_keep;
         let expiry = letters::expire(Arc::clone(&store), keep, driven.clone());
@@ -110,7 +114,8 @@ impl Plane {
             sinks,
             parts::upload(&setup.config),
             driven,
-        );
+        )
+        .shaped_by(setup.rules.clone());
         for (source, epoch, session) in store.open_sessions() {
             if names.contains(&source) {
                 engine.note(
@@ -146,6 +151,7 @@ impl Plane {
             tree: Arc::clone(&setup.tree),
             store,
             intake: Some(intake),
+            rules: Arc::clone(&setup.rules),
             drive,
             lanes,
             uploads,
@@ -270,6 +276,7 @@ impl Plane {
             let _ = stored.await;
         }
         while self.lanes.join_next().await.is_some() {}
+        self.rules.leave();
         self.store.shutdown().await;
     }
 }
@@ -287,6 +294,7 @@ fn spawn_intake(store: &Arc<Store>, setup: &Setup, names: Names) -> Result<Intak
             store: Arc::clone(store),
             runtime: Handle::current(),
             names,
+            rules: Arc::clone(&setup.rules),
         }),
         Arc::new(move |event| {
             // Intake's threads may wait for us: the main loop never waits for them while it takes events.

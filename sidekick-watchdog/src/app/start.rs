@@ -19,13 +19,14 @@ use super::history::History;
 use super::operator::{AppOperator, StopNote};
 use super::plane::life::{Change, Life, Opener};
 use super::plane::{Plane, Setup};
+use super::rules::{LiveRules, Reload};
 use super::service::Service;
 use super::{App, AppError, EVENTS_MAX, LAST_GRACE, crashes, link, parts};
 use crate::api::{Api, EngineStatus, Status, StoreState, StoreStatus};
 use crate::config::{Config, HeartbeatPolicy};
 use crate::logging::LogGuard;
 use crate::metrics::Metrics;
-use crate::platform::ShutdownSignals;
+use crate::platform::{ReloadSignal, ShutdownSignals};
 use crate::supervisor::output::is_launch_reserved;
 use crate::supervisor::{self, NoMoreStarts, SupervisorError};
 
@@ -58,6 +59,8 @@ struct Start<'a> {
     runtime_dir: &'a Path,
     log: &'a LogGuard,
     signals: ShutdownSignals,
+    reload_signal: ReloadSignal,
+    rules: Arc<LiveRules>,
     service: Service,
     operator: Arc<AppOperator>,
     board: Board,
@@ -72,6 +75,7 @@ struct Start<'a> {
 /// Starts everything, runs the main loop and ends everything.
 pub(super) async fn serve(
     config: Config,
+    reload: Reload,
     data_dir: PathBuf,
     runtime_dir: PathBuf,
     log: &LogGuard,
@@ -81,6 +85,14 @@ pub(super) async fn serve(
         doing: "signals cannot be received",
         error,
     })?;
+    let reload_signal = ReloadSignal::install().map_err(|error| AppError::System {
+        doing: "signals cannot be received",
+        error,
+    })?;
+    let rules = LiveRules::new(&config, reload).map_err(|error| AppError::Rules {
+        reason: error.to_string(),
+    })?;
+    let rules = Arc::new(rules);
     let service = Service::from_environment();
     let config = Arc::new(config);
     let sinks = parts::sinks(&config)?;
@@ -88,7 +100,12 @@ pub(super) async fn serve(
     let mut api = Api::bind(&config.api).await?;
     api.open_control(&runtime_dir)?;
     api.record_address(&runtime_dir)?;
-    let operator = Arc::new(AppOperator::new(&data_dir, &runtime_dir, &config.shutdown));
+    let operator = Arc::new(AppOperator::new(
+        &data_dir,
+        &runtime_dir,
+        &config.shutdown,
+        Arc::clone(&rules),
+    ));
     let (history, last_deaths, keep_history) = History::open(&data_dir);
     let board = Board::new(
         Status {
@@ -136,6 +153,7 @@ pub(super) async fn serve(
     let setup = Setup {
         store: parts::store(&config, &data_dir),
         config: Arc::clone(&config),
+        rules: Arc::clone(&rules),
         data_dir: data_dir.clone(),
         runtime_dir: runtime_dir.clone(),
         events,
@@ -161,6 +179,8 @@ pub(super) async fn serve(
         runtime_dir: &runtime_dir,
         log,
         signals,
+        reload_signal,
+        rules,
         service,
         operator,
         board,
@@ -226,6 +246,8 @@ impl Start<'_> {
             engine_events,
             intake_events,
             signals: self.signals,
+            reload_signal: self.reload_signal,
+            rules: self.rules,
             no_more_starts: self.no_more_starts,
             engine_grace: self.config.shutdown.engine_grace,
             heartbeat_required: self.config.health.heartbeat == HeartbeatPolicy::Required,

@@ -84,6 +84,7 @@ async fn sessions_of_an_old_name_are_drained_and_ended_under_it() {
         store: Arc::clone(&store),
         names: names.clone(),
         runtime: tokio::runtime::Handle::current(),
+        rules: LiveRules::none(&rules::tests::config_of("", dir.path()).unwrap()),
     };
     let open = move |epoch| {
         committer

@@ -32,7 +32,8 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
     for warning in &config.warnings {
         warn!(warning, "configuration");
     }
-    match app::run(config, &log) {
+    let args = args.clone();
+    match app::run(config, Box::new(move || args.load()), &log) {
         Ok(()) => ExitCode::Ok,
         Err(error) => {
             error!(%error, "watchdog ends");

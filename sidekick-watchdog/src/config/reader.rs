@@ -561,7 +561,7 @@ pub(super) fn file_folder(sources: &Sources) -> PathBuf {
     }
 }
 
-pub(super) fn full_key(section: &str, name: &str) -> String {
+pub(crate) fn full_key(section: &str, name: &str) -> String {
     match section.is_empty() {
         true => name.to_owned(),
         false => format!("{section}.{name}"),

@@ -87,6 +87,12 @@ impl StreamsConfig {
         Shape::text(self.rules.iter().map(|rule| &rule.shape))
     }
 
+    /// The patterns of streams that are still recorded when the disk runs short.
+    pub fn kept(&self) -> Vec<&str> {
+        let kept = self.rules.iter().filter(|rule| rule.keep);
+        kept.map(|rule| rule.pattern.as_str()).collect()
+    }
+
     pub(super) fn read(pass: &mut Pass<'_>, sinks: &[&str]) -> Self {
         let mut config = Self::default();
         let tables = pass.tables("stream");

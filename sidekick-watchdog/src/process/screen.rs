@@ -8,7 +8,7 @@ use sidekick_ipc::value::fields::{Look, look};
 
 use super::edit::{Change, Edit};
 use super::expression::View;
-use super::{Expression, FieldPath, HashKey, Origin, RuleError, Scratch};
+use super::{Expression, FieldPath, HashKey, Origin, RuleError, Scratch, means};
 
 /// The first half of a rule, as it was written.
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ impl Screen {
 
     /// Whether anything is ever done to records of this stream.
     pub fn touches(&self, stream: &str) -> bool {
-        self.rules.iter().any(|rule| rule.pattern.matches(stream))
+        self.rules.iter().any(|rule| means(&rule.pattern, stream))
     }
 
     /// Judges a record. `data` is its encoded value, anybody's bytes.
@@ -126,7 +126,7 @@ impl Screen {
         let mut undecided = false;
         let mut verdict = Verdict::Same;
         for rule in &self.rules {
-            if !rule.pattern.matches(origin.stream) {
+            if !means(&rule.pattern, origin.stream) {
                 continue;
             }
             let is_dropped = rule.drop.as_ref().is_some_and(|drop| {

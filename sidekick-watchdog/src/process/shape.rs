@@ -13,7 +13,7 @@ use sidekick_ipc::value::Value as Godot;
 
 use super::edit::{Change, Edit};
 use super::expression::{View, to_godot};
-use super::{Expression, FieldPath, Origin, RuleError, Scratch};
+use super::{Expression, FieldPath, Origin, RuleError, Scratch, means};
 
 /// The form of the text. An older one stays readable.
 const FORM: u32 = 1;
@@ -141,7 +141,7 @@ impl Shape {
 
     /// Whether anything is ever done to records of this stream.
     pub fn touches(&self, stream: &str) -> bool {
-        self.rules.iter().any(|rule| rule.pattern.matches(stream))
+        self.rules.iter().any(|rule| means(&rule.pattern, stream))
     }
 
     /// Whether records of this stream go to this sink. Of several rules that say so, the last one counts.
@@ -149,7 +149,7 @@ impl Shape {
         let mut rules = self.rules.iter().rev();
         rules
             .find_map(|rule| match &rule.sinks {
-                Some(sinks) if rule.pattern.matches(stream) => {
+                Some(sinks) if means(&rule.pattern, stream) => {
                     Some(sinks.iter().any(|name| name == sink))
                 }
                 _ => None,
@@ -161,7 +161,7 @@ impl Shape {
     pub fn shape(&self, origin: &Origin<'_>, data: &[u8], scratch: &mut Scratch) -> Shaped {
         scratch.begin();
         for rule in &self.rules {
-            if !rule.pattern.matches(origin.stream) {
+            if !means(&rule.pattern, origin.stream) {
                 continue;
             }
             match rule.apply(origin, data, scratch) {

@@ -9,7 +9,7 @@ const SLEEPS: &str = "echo $$ >> pids; while :; do sleep 0.05; done";
 /// SIGTERM ends the engine, then the watchdog, with exit code 0.
 #[test]
 fn a_watchdog_that_is_asked_to_end_ends_its_engine_first() {
-    for name in ["TERM", "INT", "HUP", "QUIT"] {
+    for name in ["TERM", "INT", "QUIT"] {
         let site = Site::new(SLEEPS);
         let mut watchdog = site.watchdog_process();
         eventually("an engine", || site.numbers("pids").first().copied());
@@ -18,6 +18,25 @@ fn a_watchdog_that_is_asked_to_end_ends_its_engine_first() {
         assert_eq!(code, Some(0), "{name}");
         assert!(site.engines().is_empty(), "{name}");
     }
+}
+
+/// SIGHUP tells the end of a terminal where there is one. Elsewhere it is a service's word for reading its configuration
+/// anew: the watchdog stays, and a mistake in the file changes nothing.
+#[test]
+fn a_hangup_ends_a_watchdog_only_where_a_terminal_can_hang_up() {
+    let site = Site::new(SLEEPS);
+    let mut watchdog = site.watchdog_process();
+    let engine = eventually("an engine", || site.numbers("pids").first().copied());
+    signal(watchdog.pid(), "HUP");
+    if fs::File::open("/dev/tty").is_ok() {
+        assert_eq!(eventually("its end", || watchdog.ended()), Some(0));
+        return;
+    }
+    signal(engine, "KILL");
+    eventually("the next engine", || site.numbers("pids").get(1).copied());
+    assert_eq!(watchdog.ended(), None);
+    signal(watchdog.pid(), "TERM");
+    assert_eq!(eventually("its end", || watchdog.ended()), Some(0));
 }
 
 /// The engine ignores SIGTERM and has a minute; the second signal ends it at once.

@@ -49,11 +49,50 @@ impl ShutdownSignals {
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.quit.recv() => return "SIGQUIT",
                 _ = self.hangup.recv() => {
-                    if !self.ignores_hangup {
+                    if !self.ignores_hangup && has_terminal() {
                         return "SIGHUP";
                     }
                 }
             }
         }
+    }
+}
+
+/// SIGHUP where no terminal hangs up: read the configuration anew.
+#[derive(Debug)]
+pub struct ReloadSignal {
+    hangup: Signal,
+}
+
+impl ReloadSignal {
+    /// Listens for it. Call it on the runtime.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn install() -> io::Result<Self> {
+        let hangup = signal(SignalKind::hangup())?;
+        Ok(Self { hangup })
+    }
+
+    /// Waits for the next one.
+    ///
+    /// Cancel safe.
+    pub async fn recv(&mut self) {
+        loop {
+            match self.hangup.recv().await {
+                Some(()) if !has_terminal() => return,
+                Some(()) => {}
+                None => std::future::pending::<()>().await,
+            }
+        }
+    }
+}
+
+/// Whether this process has a controlling terminal, whose end SIGHUP would tell.
+fn has_terminal() -> bool {
+    // One that has just hung up is still ours, and cannot be opened: that is another error.
+    match std::fs::File::open("/dev/tty") {
+        Ok(_) => true,
+        Err(error) => error.raw_os_error() != Some(rustix::io::Errno::NXIO.raw_os_error()),
     }
 }

@@ -89,6 +89,8 @@ fn a_stream_goes_where_the_last_rule_says() {
     assert!(shape.goes_to("duel", "http") && !shape.goes_to("duel", "file"));
     assert!(shape.goes_to("chat.say", "file") && !shape.goes_to("chat.say", "http"));
     assert!(Shape::default().goes_to("duel", "http"));
+    // What the watchdog tells itself is meant only by name.
+    assert!(shape.goes_to("sidekick.crash", "file") && !shape.touches("sidekick.crash"));
 }
 
 #[test]

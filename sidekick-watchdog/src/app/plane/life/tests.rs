@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::app::plane::Setup;
+use crate::app::rules::LiveRules;
 use crate::app::tree::OpenTree;
 use crate::config::{self, Flags};
 use crate::slab::{RingCheckpoint, Slab, SlabHead};
@@ -84,8 +85,10 @@ fn life(folder: &std::path::Path, closer: Closer) -> Life {
     let (events, mut told) = mpsc::channel(64);
     // As the main loop does.
     tokio::spawn(async move { while told.recv().await.is_some() {} });
+    let config = Arc::new(config::load(&flags, [], folder).unwrap());
     let setup = Setup {
-        config: Arc::new(config::load(&flags, [], folder).unwrap()),
+        rules: LiveRules::none(&config),
+        config,
         store: StoreConfig {
             segment_bytes: 1 << 20,
             zero_step_bytes: 64 << 10,

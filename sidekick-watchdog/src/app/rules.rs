@@ -1,0 +1,324 @@
+//! The rules in force: what intake and uploads ask, and how they are replaced while both go on.
+//!
+//! They outlive the data plane. Each plane that opens puts their text into its store and learns which version they have
+//! there, and which older ones its plans still name.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use sidekick_ipc::frame::{FrameHeader, Record};
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+
+use crate::api::operator::{ReloadError, Reloaded};
+use crate::config::{Config, ConfigErrors, full_key};
+use crate::intake::{Filter, FilterOrigin, Filtered};
+use crate::process::{Origin, RuleError, Scratch, Screen, Shape, Shaped, Verdict};
+use crate::store::{Store, StoreError};
+use crate::upload::{self, Shaper, Stored};
+
+/// Reads the configuration anew, from where it was read at the start.
+pub type Reload = Box<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>;
+
+thread_local! {
+    /// What changed records are made in. Both sides judge on threads of their own.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// The first halves of the rules, as intake has them.
+#[derive(Debug)]
+struct Screening {
+    screen: Screen,
+    /// It was told that a condition has no value for some record.
+    is_told: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Shapes {
+    current: u32,
+    by_version: BTreeMap<u32, Arc<Shape>>,
+}
+
+/// The rules in force.
+pub(super) struct LiveRules {
+    screening: RwLock<Option<Arc<Screening>>>,
+    shapes: RwLock<Shapes>,
+    /// As of the start or the last reload. Held by whoever changes the rules, one at a time.
+    config: tokio::sync::Mutex<Config>,
+    /// The store of the open plane. Apart from the lock above: a plane must be able to close while somebody waits for it.
+    store: Mutex<Option<(Arc<Store>, Handle)>>,
+    reload: Reload,
+}
+
+impl fmt::Debug for LiveRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveRules")
+            .field("screening", &self.screening)
+            .field("shapes", &self.shapes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LiveRules {
+    /// None at all.
+    #[cfg(test)]
+    pub(in crate::app) fn none(config: &Config) -> Arc<Self> {
+        let same = config.clone();
+        let rules = Self::new(config, Box::new(move || Ok(same.clone())));
+        Arc::new(rules.unwrap())
+    }
+
+    /// The rules of `config`.
+    ///
+    /// # Errors
+    /// None for a configuration that was read as such.
+    pub(super) fn new(config: &Config, reload: Reload) -> Result<Self, RuleError> {
+        let screen = config.streams.screen()?;
+        Ok(Self {
+            screening: RwLock::new(screening(screen)),
+            shapes: RwLock::default(),
+            config: tokio::sync::Mutex::new(config.clone()),
+            store: Mutex::new(None),
+            reload,
+        })
+    }
+
+    /// Puts the rules into the store of a plane that opens, and learns which ones its plans name.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(super) async fn join(&self, store: &Arc<Store>) -> Result<(), StoreError> {
+        // Held until the store is known: a reload meanwhile would miss it.
+        let config = self.config.lock().await;
+        self.put(store, config.streams.shape_text()).await?;
+        self.set_store(Some((Arc::clone(store), Handle::current())));
+        Ok(())
+    }
+
+    /// The plane closes.
+    pub(super) fn leave(&self) {
+        self.set_store(None);
+    }
+
+    fn set_store(&self, store: Option<(Arc<Store>, Handle)>) {
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = store;
+    }
+
+    async fn put(&self, store: &Store, text: String) -> Result<u32, StoreError> {
+        let current = store.set_rules(text).await?;
+        let mut by_version = BTreeMap::from([(0, Arc::new(Shape::default()))]);
+        for (version, text) in store.rules() {
+            match Shape::parse(&text) {
+                Ok(shape) => drop(by_version.insert(version, Arc::new(shape))),
+                // Written by a later version of this program. A batch that was planned with it waits.
+                Err(error) => warn!(version, %error, "rules of an earlier start cannot be used"),
+            }
+        }
+        let mut shapes = self.shapes.write().unwrap_or_else(PoisonError::into_inner);
+        *shapes = Shapes {
+            current,
+            by_version,
+        };
+        Ok(current)
+    }
+
+    /// What judges records before they are stored.
+    pub(super) fn filter(&self) -> Option<Arc<dyn Filter>> {
+        let screening = self
+            .screening
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        screening.clone().map(|rules| rules as Arc<dyn Filter>)
+    }
+
+    /// Reads the configuration anew and puts its rules in force. Blocks until the store has them; on a runtime's thread it
+    /// must not be called.
+    ///
+    /// # Errors
+    /// See [`ReloadError`]. The old rules stay in force then.
+    pub(super) fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let mut config = self.config.blocking_lock();
+        let refused = |why: String| ReloadError::Refused { why };
+        let new = (self.reload)().map_err(|errors| refused(errors.to_string()))?;
+        let cannot = |why: RuleError| refused(why.to_string());
+        let text = new.streams.shape_text();
+        let screen = new.streams.screen().map_err(cannot)?;
+        let shape = Shape::parse(&text).map_err(cannot)?;
+        for trial in &new.streams.trials {
+            if let Err(differences) = trial.run(&screen, &shape, &new.name) {
+                let (name, found) = (&trial.name, differences.join("; "));
+                return Err(refused(format!("test {name:?} fails: {found}")));
+            }
+        }
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = store.clone();
+        let version = match &store {
+            Some((store, runtime)) => runtime
+                .block_on(self.put(store, text))
+                .map_err(|error| ReloadError::NotNow(error.to_string()))?,
+            // The next plane puts them into its store.
+            None => 0,
+        };
+        *self
+            .screening
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = screening(screen);
+        let needs_restart = other_changes(&config, &new);
+        let rules = new.streams.rules.len();
+        config.streams = new.streams;
+        info!(rules, version, ?needs_restart, "rules reloaded");
+        Ok(Reloaded {
+            rules,
+            version,
+            needs_restart,
+        })
+    }
+}
+
+/// What has changed besides the rules: it waits for the watchdog's next start.
+fn other_changes(old: &Config, new: &Config) -> Vec<String> {
+    let keys = |config: &Config| -> BTreeMap<String, Option<String>> {
+        let entries = config.entries.iter();
+        entries
+            .map(|entry| {
+                let value = entry.value.as_ref().map(ToString::to_string);
+                (full_key(entry.section, entry.name), value)
+            })
+            .collect()
+    };
+    let (old_keys, new_keys) = (keys(old), keys(new));
+    let changed = new_keys
+        .iter()
+        .filter(|(key, value)| old_keys.get(*key) != Some(*value));
+    let mut changed: Vec<String> = changed.map(|(key, _)| key.clone()).collect();
+    if old.streams.kept() != new.streams.kept() {
+        changed.push("stream.keep".into());
+    }
+    changed
+}
+
+fn screening(screen: Screen) -> Option<Arc<Screening>> {
+    (!screen.is_empty()).then(|| {
+        Arc::new(Screening {
+            screen,
+            is_told: AtomicBool::new(false),
+        })
+    })
+}
+
+/// The most that a value grows by being hashed.
+const HASH_GROWTH: usize = 5;
+
+impl Filter for Screening {
+    fn growth(&self) -> usize {
+        match self.screen.grows() {
+            true => HASH_GROWTH,
+            false => 1,
+        }
+    }
+
+    fn judge(
+        &self,
+        origin: &FilterOrigin<'_>,
+        record: &Record<'_>,
+        header: &FrameHeader,
+        out: &mut Vec<u8>,
+    ) -> Filtered {
+        let origin = Origin {
+            stream: record.stream,
+            source: origin.source,
+            incarnation: origin.incarnation,
+            seq: header.seq,
+            time_ns: i128::from(header.monotonic_ns) + i128::from(origin.realtime_offset_ns),
+        };
+        let screened = SCRATCH.with_borrow_mut(|scratch| {
+            let screened = self.screen.screen(&origin, record.variant, scratch);
+            if screened.verdict == Verdict::Changed {
+                out.extend_from_slice(scratch.data());
+            }
+            screened
+        });
+        if screened.undecided && !self.is_told.swap(true, Ordering::Relaxed) {
+            warn!(
+                stream = record.stream,
+                "the condition of a rule's drop has no value for a record; such records are kept (told once)"
+            );
+        }
+        match screened.verdict {
+            Verdict::Same => Filtered::Keep,
+            Verdict::Changed => Filtered::Changed,
+            Verdict::Dropped => Filtered::Dropped,
+            Verdict::Unreadable => Filtered::Unreadable,
+        }
+    }
+}
+
+/// Why a record was not sent to a sink.
+const BY_FILTER: &str = "filter";
+const BY_SINK: &str = "not for this sink";
+
+impl Shaper for LiveRules {
+    fn version(&self) -> u32 {
+        self.shapes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .current
+    }
+
+    fn knows(&self, version: u32) -> bool {
+        let shapes = self.shapes.read().unwrap_or_else(PoisonError::into_inner);
+        shapes.by_version.contains_key(&version)
+    }
+
+    fn shape(
+        &self,
+        version: u32,
+        sink: &str,
+        stored: &Stored<'_>,
+        out: &mut Vec<u8>,
+    ) -> upload::Shaped {
+        let shapes = self.shapes.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(shape) = shapes.by_version.get(&version).map(Arc::clone) else {
+            let reason = format!("the rules of version {version} are not known");
+            return upload::Shaped::Refused { reason };
+        };
+        drop(shapes);
+        let stream = stored.record.stream;
+        if !shape.touches(stream) {
+            return upload::Shaped::Keep;
+        }
+        if !shape.goes_to(stream, sink) {
+            return upload::Shaped::Dropped {
+                reason: Cow::Borrowed(BY_SINK),
+            };
+        }
+        let origin = Origin {
+            stream,
+            source: &stored.head.source,
+            incarnation: stored.head.incarnation,
+            seq: stored.seq,
+            time_ns: i128::from(stored.monotonic_ns) + i128::from(stored.head.realtime_offset_ns),
+        };
+        SCRATCH.with_borrow_mut(|scratch| {
+            match shape.shape(&origin, stored.record.variant, scratch) {
+                Shaped::Same => upload::Shaped::Keep,
+                Shaped::Changed => {
+                    Record::encode_head(stream, out);
+                    out.extend_from_slice(scratch.data());
+                    upload::Shaped::Changed
+                }
+                Shaped::Dropped => upload::Shaped::Dropped {
+                    reason: Cow::Borrowed(BY_FILTER),
+                },
+                Shaped::Refused(reason) => upload::Shaped::Refused { reason },
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+pub(in crate::app) mod tests;
