@@ -37,6 +37,7 @@ pub mod letters;
 mod logs;
 pub mod operator;
 mod orders;
+mod records;
 mod routes;
 pub mod status;
 #[cfg(test)]

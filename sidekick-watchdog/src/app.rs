@@ -29,6 +29,7 @@ mod quota;
 mod rules;
 mod service;
 mod start;
+mod tap;
 mod tell;
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,7 @@ mod doctor;
 mod init;
 mod logs;
 mod order;
+mod records;
 mod reload;
 mod respawn;
 mod run;
@@ -110,7 +111,10 @@ enum Command {
                             It may be killed at any moment: what it has answered for is on the disk, each record once."
     )]
     Backend(backend::BackendArgs),
-    /// Show the configuration
+    /// Look at records
+    #[command(subcommand)]
+    Records(records::RecordsCommand),
+    /// Show the configuration, or have it read anew
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Start a dead watchdog again (for the extension)
@@ -210,6 +214,7 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Drain(args) => order::end(Verb::Drain, args),
         Command::Store(command) => store::run(command),
         Command::Backend(args) => backend::run(args),
+        Command::Records(command) => records::run(command),
         Command::Config(ConfigCommand::Print(args)) => config_print::run(args),
         Command::Config(ConfigCommand::Reload(args)) => reload::run(args),
         Command::Respawn(args) => respawn::run(args),

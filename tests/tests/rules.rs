@@ -225,6 +225,24 @@ fn rules_are_reloaded_under_a_running_game() {
     let reload = setup.run(&["config", "reload"], PATIENCE);
     assert!(reload.status.success(), "{:#?}", reload.lines);
     region("us");
+    for (stage, has_secret, has_region) in [
+        ("raw", true, false),
+        ("stored", false, false),
+        ("uploaded", false, true),
+    ] {
+        let tail = [
+            "records", "tail", "--stream", "chat.*", "-n", "3", "--stage", stage,
+        ];
+        let tail = setup.run(&tail, PATIENCE);
+        assert!(tail.status.success(), "{:#?}", tail.lines);
+        let lines = tail.stdout.iter().filter(|line| line.contains("\"data\":"));
+        assert_eq!(lines.clone().count(), 3, "{:#?}", tail.stdout);
+        for line in lines {
+            assert_eq!(line.contains(SECRET), has_secret, "{line}");
+            assert_eq!(line.contains("\"us\""), has_region, "{line}");
+            assert!(line.contains(&format!("\"stage\":\"{stage}\"")), "{line}");
+        }
+    }
 
     setup.set_config(&CONFIG.replace("expect = { n = 1", "expect = { n = 2"));
     let refused = setup.run(&["config", "reload"], PATIENCE);

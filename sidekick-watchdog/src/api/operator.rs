@@ -10,7 +10,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use sidekick_ipc::stream::StreamPattern;
 use tokio::sync::mpsc::Receiver;
 
 use super::letters::LetterBox;
@@ -91,6 +93,65 @@ pub enum OrderError {
     },
 }
 
+/// Where records can be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// As they come out of the ring, before any rule.
+    Raw,
+    /// As they are committed.
+    Stored,
+    /// As they are put into a batch for a sink; once more when a batch is made again.
+    Uploaded,
+}
+
+impl Stage {
+    /// Every stage, in their order.
+    pub const ALL: [Self; 3] = [Self::Raw, Self::Stored, Self::Uploaded];
+
+    /// As in the API and on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Stored => "stored",
+            Self::Uploaded => "uploaded",
+        }
+    }
+}
+
+impl FromStr for Stage {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|stage| stage.word() == word).ok_or(())
+    }
+}
+
+/// Which records somebody wants to see.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Where.
+    pub stage: Stage,
+    /// Of which streams; `None` = of all.
+    pub pattern: Option<StreamPattern>,
+    /// How many.
+    pub count: u64,
+}
+
+/// Why records cannot be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum TailError {
+    /// Enough look already.
+    #[error("{max} look at records already; end one of them")]
+    TooMany {
+        /// How many may.
+        max: usize,
+    },
+    /// Nothing passes here.
+    #[error("the watchdog is starting or ending; ask again in a moment")]
+    NotNow,
+}
+
 /// What came of reading the configuration anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
@@ -147,6 +208,14 @@ pub trait Operator: Send + Sync + 'static {
     /// See [`ReloadError`]. Nothing has changed then.
     fn reload(&self) -> Result<Reloaded, ReloadError> {
         Err(ReloadError::NotNow("nothing can be reloaded here".into()))
+    }
+
+    /// Records as they pass, as lines of JSON; it ends when the receiver is dropped. Nobody waits for who reads slowly.
+    ///
+    /// # Errors
+    /// See [`TailError`].
+    fn tail(&self, _wanted: Wanted) -> Result<Receiver<Bytes>, TailError> {
+        Err(TailError::NotNow)
     }
 
     /// Where the crash reports lie.

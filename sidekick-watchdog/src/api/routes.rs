@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::operator::Operator;
 use super::status::Status;
-use super::{crashes, letters, logs, orders, tree};
+use super::{crashes, letters, logs, orders, records, tree};
 use crate::metrics::{self, Metrics};
 
 /// The largest body of an order.
@@ -54,6 +54,8 @@ pub(super) fn router(app: App, guard: Arc<Guard>) -> Router {
         .route("/api/v1/dead-letters/replay", post(letters::replay_letters))
         .route("/api/v1/dead-letters", delete(letters::drop_letters))
         .route("/api/v1/config/reload", post(orders::post_reload))
+        // What players said, before any rule: not for everybody on this machine.
+        .route("/api/v1/records", get(records::get_records))
         .layer(DefaultBodyLimit::max(ORDER_BYTES_MAX))
         .route_layer(from_fn_with_state(Arc::clone(&guard), check_orders));
     let writes = Router::new()

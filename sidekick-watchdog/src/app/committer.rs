@@ -10,6 +10,7 @@ use super::rules::LiveRules;
 use sidekick_ipc::tree::{ErrorKind, Pattern, StoreQuery, StoreResult, WatchBatch};
 use uuid::Uuid;
 
+use crate::api::operator::Stage;
 use crate::intake::{
     Asker, Changed, CommitError, Committer, Filter, PendingAppend, SessionEnding, SessionOpening,
     SessionResume,
@@ -88,8 +89,20 @@ impl Committer for StoreCommitter {
 
     fn append(&self, slab: Slab, ops: Vec<OpAt>) -> PendingAppend {
         let epoch = slab.head.epoch;
+        let tap = &self.rules.tap;
+        let seen = tap
+            .is_open(Stage::Stored)
+            .then(|| (Arc::clone(tap), slab.clone()));
         let ticket = self.runtime.block_on(self.store.submit_ops(slab, ops));
-        Box::pin(settled(ticket, epoch))
+        let settled = settled(ticket, epoch);
+        let Some((tap, slab)) = seen else {
+            return Box::pin(settled);
+        };
+        Box::pin(async move {
+            settled.await?;
+            tap.stored(&slab);
+            Ok(())
+        })
     }
 
     fn end(&self, ending: &SessionEnding) -> Result<(), CommitError> {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -18,7 +19,7 @@ use super::rules::LiveRules;
 use super::tree::OpenTree;
 use crate::api::letters::LetterBox;
 use crate::api::operator::{
-    Following, LogItem, Operator, Order, OrderError, ReloadError, Reloaded, Verb,
+    Following, LogItem, Operator, Order, OrderError, ReloadError, Reloaded, TailError, Verb, Wanted,
 };
 use crate::api::tree::TreeStore;
 use crate::config::ShutdownConfig;
@@ -144,6 +145,10 @@ impl Operator for AppOperator {
             position,
             items,
         })
+    }
+
+    fn tail(&self, wanted: Wanted) -> Result<mpsc::Receiver<Bytes>, TailError> {
+        self.rules.tap.read(wanted)
     }
 
     fn reload(&self) -> Result<Reloaded, ReloadError> {

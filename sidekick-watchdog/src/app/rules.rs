@@ -14,7 +14,8 @@ use sidekick_ipc::frame::{FrameHeader, Record};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
-use crate::api::operator::{ReloadError, Reloaded};
+use super::tap::{Tap, TappedFilter};
+use crate::api::operator::{ReloadError, Reloaded, Stage};
 use crate::config::{Config, ConfigErrors, full_key};
 use crate::intake::{Filter, FilterOrigin, Filtered};
 use crate::process::{Origin, RuleError, Scratch, Screen, Shape, Shaped, Verdict};
@@ -52,6 +53,7 @@ pub(super) struct LiveRules {
     /// The store of the open plane. Apart from the lock above: a plane must be able to close while somebody waits for it.
     store: Mutex<Option<(Arc<Store>, Handle)>>,
     reload: Reload,
+    pub(super) tap: Arc<Tap>,
 }
 
 impl fmt::Debug for LiveRules {
@@ -84,6 +86,7 @@ impl LiveRules {
             config: tokio::sync::Mutex::new(config.clone()),
             store: Mutex::new(None),
             reload,
+            tap: Arc::default(),
         })
     }
 
@@ -132,7 +135,14 @@ impl LiveRules {
             .screening
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        screening.clone().map(|rules| rules as Arc<dyn Filter>)
+        let rules = screening.clone().map(|rules| rules as Arc<dyn Filter>);
+        match self.tap.is_open(Stage::Raw) {
+            true => Some(Arc::new(TappedFilter {
+                tap: Arc::clone(&self.tap),
+                rules,
+            })),
+            false => rules,
+        }
     }
 
     /// Reads the configuration anew and puts its rules in force. Blocks until the store has them; on a runtime's thread it
@@ -275,6 +285,30 @@ impl Shaper for LiveRules {
     }
 
     fn shape(
+        &self,
+        version: u32,
+        sink: &str,
+        stored: &Stored<'_>,
+        out: &mut Vec<u8>,
+    ) -> upload::Shaped {
+        let shaped = self.shape_quietly(version, sink, stored, out);
+        if self.tap.is_open(Stage::Uploaded) {
+            match &shaped {
+                upload::Shaped::Keep => self.tap.uploaded(sink, stored, stored.record.variant),
+                upload::Shaped::Changed => {
+                    if let Ok(record) = Record::parse(out) {
+                        self.tap.uploaded(sink, stored, record.variant);
+                    }
+                }
+                upload::Shaped::Dropped { .. } | upload::Shaped::Refused { .. } => {}
+            }
+        }
+        shaped
+    }
+}
+
+impl LiveRules {
+    fn shape_quietly(
         &self,
         version: u32,
         sink: &str,
