@@ -16,12 +16,14 @@ use sidekick_ipc::stream::StreamPattern;
 
 pub mod edit;
 mod expression;
+mod schema;
 mod screen;
 mod shape;
 mod trial;
 
 pub use edit::{FieldPath, HashKey, PathError};
 pub use expression::{EXPRESSION_BYTES_MAX, Expression, ExpressionError};
+pub use schema::{Schema, SchemaError};
 pub use screen::{Screen, ScreenSpec, Screened, Verdict};
 pub use shape::{SetSpec, Shape, ShapeSpec, Shaped, from_json};
 pub use trial::{Expected, Trial};
@@ -74,6 +76,14 @@ pub enum RuleError {
     NoHashKey {
         /// Which rule.
         pattern: String,
+    },
+    /// A schema.
+    #[error("the rule for {pattern:?}: schema: {why}")]
+    Schema {
+        /// Which rule.
+        pattern: String,
+        /// What is wrong.
+        why: SchemaError,
     },
     /// The text of a rule set is not one of ours.
     #[error("the stored rules cannot be read: {why}")]

@@ -15,7 +15,8 @@ use super::secret;
 use super::value::Value;
 use crate::platform::is_readable_by_all;
 use crate::process::{
-    Expected, Expression, FieldPath, HashKey, Screen, ScreenSpec, SetSpec, Shape, ShapeSpec, Trial,
+    Expected, Expression, FieldPath, HashKey, Schema, Screen, ScreenSpec, SetSpec, Shape,
+    ShapeSpec, Trial,
 };
 
 /// Rules beyond this number are refused: each record is held against all of them.
@@ -23,10 +24,13 @@ const RULES_MAX: usize = 256;
 /// The shortest key for hashes, in bytes. Names can be tried through, keys must not be.
 const HASH_KEY_BYTES_MIN: usize = 16;
 
+/// The largest schema, in bytes; the store keeps it with the rules.
+const SCHEMA_BYTES_MAX: usize = 64 << 10;
+
 /// What `init` shows of this.
 pub(super) const TEMPLATE: &str = r##"
 # Rules for records by their streams' names; * stands for any run of characters. All that match apply, in this order.
-# Before anything is stored: drop, sample, drop_fields, hash_fields, truncate. Before upload: filter, rename, set, sink.
+# Before anything is stored: drop, sample, drop_fields, hash_fields, truncate. Before upload: filter, rename, set, schema, sink.
 #[[stream]]
 #match = "chat.*"
 #drop_fields = ["ip", "player.email"]
@@ -312,6 +316,7 @@ fn read_rule(
         },
     );
     let set = item.fields("set", "{ region = \"eu\" }", read_source);
+    let schema = read_schema(&mut item, &folder);
     let sink = item.get_checked("sink", |named: &Vec<String>| {
         let mut odd = named.iter().filter(|name| !sinks.contains(&name.as_str()));
         match odd.next() {
@@ -339,6 +344,7 @@ fn read_rule(
             filter,
             rename,
             set,
+            schema,
             sinks: sink,
         },
         pattern,
@@ -378,6 +384,35 @@ fn read_hash_key(item: &mut Item<'_, '_, '_>, folder: &Path) -> Option<HashKey> 
         }
         Err(why) => {
             item.complain(span, "hash_key_file", format!("cannot be used: {why}"));
+            None
+        }
+    }
+}
+
+fn read_schema(item: &mut Item<'_, '_, '_>, folder: &Path) -> Option<Json> {
+    let path: std::path::PathBuf = item.get("schema")?;
+    let path = folder.join(path);
+    let span = item.table.get("schema").map_or(0..0, Spanned::span);
+    let read = || {
+        let bytes = std::fs::read(&path).map_err(|error| error.to_string())?;
+        if bytes.len() > SCHEMA_BYTES_MAX {
+            return Err(format!(
+                "it has {} bytes, at most {SCHEMA_BYTES_MAX}",
+                bytes.len()
+            ));
+        }
+        let json: Json = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        Schema::compile(&json).map_err(|error| error.to_string())?;
+        Ok(json)
+    };
+    match read() {
+        Ok(json) => Some(json),
+        Err(why) => {
+            item.complain(
+                span,
+                "schema",
+                format!("cannot be used: {}: {why}", path.display()),
+            );
             None
         }
     }

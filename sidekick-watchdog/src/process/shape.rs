@@ -1,4 +1,4 @@
-//! What is done to a record on its way to the backend: filtered, its fields renamed and set.
+//! What is done to a record on its way to the backend: filtered, its fields renamed and set, held against a schema.
 //!
 //! A [`Shape`] is made from a text that is kept while a plan needs it (CORRECTNESS rule 16), and gives for the same
 //! record the same bytes for ever. Whoever changes what a text means writes a new form number into new ones and keeps
@@ -13,7 +13,7 @@ use sidekick_ipc::value::Value as Godot;
 
 use super::edit::{Change, Edit};
 use super::expression::{View, to_godot};
-use super::{Expression, FieldPath, Origin, RuleError, Scratch, means};
+use super::{Expression, FieldPath, Origin, RuleError, Schema, Scratch, means};
 
 /// The form of the text. An older one stays readable.
 const FORM: u32 = 1;
@@ -34,6 +34,9 @@ pub struct ShapeSpec {
     /// Fields and what they are set to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub set: BTreeMap<String, SetSpec>,
+    /// A JSON Schema that records must keep, after all else. What does not is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Json>,
     /// The sinks that the records go to, all when there is no such list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sinks: Option<Vec<String>>,
@@ -45,6 +48,7 @@ impl ShapeSpec {
         self.filter.is_none()
             && self.rename.is_empty()
             && self.set.is_empty()
+            && self.schema.is_none()
             && self.sinks.is_none()
     }
 }
@@ -81,6 +85,7 @@ struct Rule {
     rename: Edit,
     set: Edit,
     sources: Vec<Source>,
+    schema: Option<Schema>,
     sinks: Option<Vec<String>>,
 }
 
@@ -211,6 +216,10 @@ impl Rule {
             }
             scratch.apply(&self.set, &values, data).map_err(malformed)?;
         }
+        if let Some(schema) = &self.schema {
+            let checked = schema.check(scratch.current(data));
+            checked.map_err(|why| format!("schema: {why}"))?;
+        }
         Ok(true)
     }
 }
@@ -271,6 +280,13 @@ fn compile(spec: &ShapeSpec) -> Result<Rule, RuleError> {
         rename,
         set,
         sources,
+        schema: match &spec.schema {
+            Some(json) => Some(Schema::compile(json).map_err(|why| RuleError::Schema {
+                pattern: pattern(),
+                why,
+            })?),
+            None => None,
+        },
         sinks: spec.sinks.clone(),
     })
 }

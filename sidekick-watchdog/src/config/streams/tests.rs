@@ -94,6 +94,7 @@ refused = "no"
 fn each_mistake_is_told_at_its_place() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("short.key"), "short").unwrap();
+    std::fs::write(folder.path().join("odd.json"), r#"{"pattern": "x"}"#).unwrap();
     let text = r#"
 [[stream]]
 drop = true
@@ -113,6 +114,7 @@ truncate = { text = -1, "x." = 3 }
 filter = 7
 rename = { a = "" }
 set = { a = { expr = "b c" }, b = { expr = "b", c = 1 } }
+schema = "odd.json"
 sink = ["http"]
 dorp_fields = ["x"]
 
@@ -131,7 +133,10 @@ stream = "a"
 input = {}
 "#;
     let complaints = load(text, folder.path()).unwrap_err();
-    let key = folder.path().join("short.key");
+    let (key, odd) = (
+        folder.path().join("short.key"),
+        folder.path().join("odd.json"),
+    );
     let expected = [
         "sidekick.toml:2:1: stream.match is missing: name the streams, such as \"chat.*\"".to_owned(),
         "sidekick.toml:6:9: stream.match cannot be used: a stream pattern cannot be empty; \"*\" means every stream".into(),
@@ -146,12 +151,13 @@ input = {}
         "sidekick.toml:18:16: stream.rename of the field \"a\" must not be empty".into(),
         "sidekick.toml:19:13: stream.set of the field \"a\" is no expression that can be used: syntax error: unexpected input after expression".into(),
         "sidekick.toml:19:35: stream.set of the field \"b\" has more than expr in its table".into(),
-        "sidekick.toml:20:8: stream.sink names \"http\", which is not in upload.sinks".into(),
-        "sidekick.toml:21:1: stream.dorp_fields is an unknown key; did you mean \"drop_fields\"?".into(),
-        "sidekick.toml:25:15: stream.hash_fields needs hash_key_file, a file with a secret of at least 16 characters".into(),
-        "sidekick.toml:26:13: stream.sample_by means nothing without sample".into(),
-        "sidekick.toml:28:1: stream cannot be used: the rule for \"b\": truncate: the field \"id\" is named twice in one rule".into(),
-        "sidekick.toml:33:1: test needs a stream, an input, and one of expect, dropped = true and refused".into(),
+        format!("sidekick.toml:20:10: stream.schema cannot be used: {}: #/pattern: is a keyword that is not known here", odd.display()),
+        "sidekick.toml:21:8: stream.sink names \"http\", which is not in upload.sinks".into(),
+        "sidekick.toml:22:1: stream.dorp_fields is an unknown key; did you mean \"drop_fields\"?".into(),
+        "sidekick.toml:26:15: stream.hash_fields needs hash_key_file, a file with a secret of at least 16 characters".into(),
+        "sidekick.toml:27:13: stream.sample_by means nothing without sample".into(),
+        "sidekick.toml:29:1: stream cannot be used: the rule for \"b\": truncate: the field \"id\" is named twice in one rule".into(),
+        "sidekick.toml:34:1: test needs a stream, an input, and one of expect, dropped = true and refused".into(),
     ];
     assert_eq!(complaints, expected);
 }

@@ -80,6 +80,22 @@ fn what_a_rule_cannot_do_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_schema_sees_what_the_rule_made_and_refuses_the_rest() {
+    let shape = shape(&[ShapeSpec {
+        set: [("region".to_owned(), SetSpec::Value("eu".into()))].into(),
+        schema: Some(serde_json::json!({
+            "required": ["region", "price"], "properties": {"price": {"minimum": 1}}
+        })),
+        ..spec("shop.*")
+    }]);
+    let shaped = |json| shaped(&shape, "shop.buy", json).0;
+    assert_eq!(shaped(serde_json::json!({"price": 1})), Shaped::Changed);
+    let why = "the rule for \"shop.*\": schema: data.price: is 0, against Minimum 1";
+    let refused = shaped(serde_json::json!({"price": 0}));
+    assert_eq!(refused, Shaped::Refused(why.into()));
+}
+
+#[test]
 fn a_stream_goes_where_the_last_rule_says() {
     let to = |pattern: &str, sinks: &[&str]| ShapeSpec {
         sinks: Some(sinks.iter().map(|name| (*name).to_owned()).collect()),

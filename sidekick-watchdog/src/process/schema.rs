@@ -1,0 +1,390 @@
+//! JSON Schema on the encoding: a subset that needs no other document and no regular expressions. A keyword that is not in
+//! it is refused when the schema is read, never ignored.
+//!
+//! Known: `type`, `enum`, `const`, `required`, `properties`, `additionalProperties`, `items`, `minimum`, `maximum`,
+//! `exclusiveMinimum`, `exclusiveMaximum`, `minLength`, `maxLength`, `minItems`, `maxItems`; without effect: `$schema`,
+//! `$id`, `$comment`, `title`, `description`, `default`, `examples`. A record is held against it as its JSON would be.
+
+use serde_json::{Map, Value as Json};
+use sidekick_ipc::value::fields::{Look, look};
+use sidekick_ipc::value::{Type, decode, encode};
+
+use super::from_json;
+
+/// Schemas inside one another.
+const DEPTH_MAX: usize = 32;
+/// Keywords that say nothing about a value.
+const NOTES: [&str; 7] = [
+    "$schema",
+    "$id",
+    "$comment",
+    "title",
+    "description",
+    "default",
+    "examples",
+];
+
+/// Why a schema cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{at}: {why}")]
+pub struct SchemaError {
+    /// Where in it, as `#/properties/name`.
+    pub at: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// A schema, read.
+#[derive(Debug)]
+pub struct Schema(Node);
+
+#[derive(Debug, Default)]
+struct Node {
+    /// `false` as a schema: nothing is right.
+    never: bool,
+    types: Option<Vec<Kind>>,
+    allowed: Option<Vec<Json>>,
+    required: Vec<String>,
+    properties: Vec<(String, Node)>,
+    additional: Option<Box<Node>>,
+    items: Option<Box<Node>>,
+    /// Keyword, limit.
+    numbers: Vec<(Limit, f64)>,
+    sizes: Vec<(SizeLimit, usize)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Null,
+    Boolean,
+    Integer,
+    Number,
+    String,
+    Array,
+    Object,
+}
+
+impl Kind {
+    const WORDS: [(&'static str, Self); 7] = [
+        ("null", Self::Null),
+        ("boolean", Self::Boolean),
+        ("integer", Self::Integer),
+        ("number", Self::Number),
+        ("string", Self::String),
+        ("array", Self::Array),
+        ("object", Self::Object),
+    ];
+
+    fn word(self) -> &'static str {
+        let mut words = Self::WORDS.into_iter();
+        words
+            .find(|(_, kind)| *kind == self)
+            .map_or("", |(word, _)| word)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    Minimum,
+    Maximum,
+    ExclusiveMinimum,
+    ExclusiveMaximum,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SizeLimit {
+    MinLength,
+    MaxLength,
+    MinItems,
+    MaxItems,
+}
+
+impl Schema {
+    /// Reads a schema.
+    ///
+    /// # Errors
+    /// The first thing in it that is wrong, or not known here.
+    pub fn compile(json: &Json) -> Result<Self, SchemaError> {
+        Node::read(json, "#", 0).map(Self)
+    }
+
+    /// Holds a record's data against it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place: `data.player: is missing`.
+    pub fn check(&self, data: &[u8]) -> Result<(), String> {
+        self.0.check(data, &mut String::from("data"))
+    }
+}
+
+impl Node {
+    fn read(json: &Json, at: &str, depth: usize) -> Result<Self, SchemaError> {
+        let error = |at: &str, why: &str| SchemaError {
+            at: at.to_owned(),
+            why: why.to_owned(),
+        };
+        let keywords = match json {
+            Json::Bool(is_right) => {
+                return Ok(Self {
+                    never: !is_right,
+                    ..Self::default()
+                });
+            }
+            Json::Object(keywords) => keywords,
+            _ => return Err(error(at, "must be an object, true or false")),
+        };
+        if depth >= DEPTH_MAX {
+            return Err(error(at, "is nested too deep"));
+        }
+        let mut node = Self::default();
+        for (keyword, value) in keywords {
+            let at = format!("{at}/{keyword}");
+            match keyword.as_str() {
+                "type" => node.types = Some(read_types(value, &at)?),
+                "enum" => match value.as_array() {
+                    Some(allowed) => node.allowed = Some(allowed.clone()),
+                    None => return Err(error(&at, "must be a list")),
+                },
+                "const" => node.allowed = Some(vec![value.clone()]),
+                "required" => {
+                    let names = value.as_array().into_iter().flatten();
+                    let names: Vec<_> = names.filter_map(Json::as_str).map(str::to_owned).collect();
+                    if Some(names.len()) != value.as_array().map(Vec::len) {
+                        return Err(error(&at, "must be a list of names"));
+                    }
+                    node.required = names;
+                }
+                "properties" => {
+                    let Some(properties) = value.as_object() else {
+                        return Err(error(&at, "must be an object"));
+                    };
+                    node.properties = read_properties(properties, &at, depth)?;
+                }
+                "additionalProperties" => {
+                    node.additional = Some(Box::new(Self::read(value, &at, depth + 1)?));
+                }
+                "items" => node.items = Some(Box::new(Self::read(value, &at, depth + 1)?)),
+                note if NOTES.contains(&note) => {}
+                keyword => {
+                    if let Some(limit) = number_limit(keyword) {
+                        let value = value.as_f64();
+                        let value = value.ok_or_else(|| error(&at, "must be a number"))?;
+                        node.numbers.push((limit, value));
+                    } else if let Some(limit) = size_limit(keyword) {
+                        let value = value.as_u64().and_then(|size| usize::try_from(size).ok());
+                        let value = value.ok_or_else(|| error(&at, "must be a whole number"))?;
+                        node.sizes.push((limit, value));
+                    } else {
+                        return Err(error(&at, "is a keyword that is not known here"));
+                    }
+                }
+            }
+        }
+        Ok(node)
+    }
+
+    /// `at` is the place of `data`; what is appended to it is taken off again unless something is wrong.
+    fn check(&self, data: &[u8], at: &mut String) -> Result<(), String> {
+        let wrong = |at: &str, why: String| Err(format!("{at}: {why}"));
+        let found = match look(data) {
+            Ok(found) => found,
+            Err(error) => return wrong(at, format!("cannot be decoded: {error}")),
+        };
+        if let Look::Other(kind) = found
+            && kind != Type::NodePath
+        {
+            // Vectors and packed arrays: as the lists that they are in JSON.
+            return match decode(data) {
+                Ok(value) => self.check(&encode(&from_json(&value.to_json())), at),
+                Err(error) => wrong(at, format!("cannot be decoded: {error}")),
+            };
+        }
+        if self.never {
+            return wrong(at, "may not be there".into());
+        }
+        if let Some(types) = &self.types
+            && !types.iter().any(|kind| is_of(*kind, &found))
+        {
+            let words: Vec<_> = types.iter().map(|kind| kind.word()).collect();
+            return wrong(at, format!("is not of type {}", words.join(" or ")));
+        }
+        if let Some(allowed) = &self.allowed {
+            let json = decode(data).map(|value| value.to_json());
+            let json = json.map_err(|error| format!("{at}: cannot be decoded: {error}"))?;
+            if !allowed.iter().any(|allowed| same(allowed, &json)) {
+                return wrong(at, "is none of the values that are allowed".into());
+            }
+        }
+        let number = match found {
+            Look::Int(number) => Some(number as f64),
+            Look::Float(number) => Some(number),
+            _ => None,
+        };
+        if let Some(number) = number {
+            for (limit, value) in &self.numbers {
+                let is_kept = match limit {
+                    Limit::Minimum => number >= *value,
+                    Limit::Maximum => number <= *value,
+                    Limit::ExclusiveMinimum => number > *value,
+                    Limit::ExclusiveMaximum => number < *value,
+                };
+                if !is_kept {
+                    return wrong(at, format!("is {number}, against {limit:?} {value}"));
+                }
+            }
+        }
+        let size = match found {
+            Look::Text(text) => text.chars().count(),
+            Look::Array(items) => items.count(),
+            _ => 0,
+        };
+        for (limit, value) in &self.sizes {
+            let is_kept =
+                match (limit, &found) {
+                    (SizeLimit::MinLength, Look::Text(_))
+                    | (SizeLimit::MinItems, Look::Array(_)) => size >= *value,
+                    (SizeLimit::MaxLength, Look::Text(_))
+                    | (SizeLimit::MaxItems, Look::Array(_)) => size <= *value,
+                    _ => true,
+                };
+            if !is_kept {
+                return wrong(at, format!("has length {size}, against {limit:?} {value}"));
+            }
+        }
+        self.check_inside(&found, at)
+    }
+
+    fn check_inside(&self, found: &Look<'_>, at: &mut String) -> Result<(), String> {
+        let malformed = |at: &str, error| format!("{at}: cannot be decoded: {error}");
+        let before = at.len();
+        if let (Look::Array(items), Some(node)) = (found, &self.items) {
+            for (index, item) in items.enumerate() {
+                let item = item.map_err(|error| malformed(at, error))?;
+                at.push_str(&format!("[{index}]"));
+                node.check(item, at)?;
+                at.truncate(before);
+            }
+        }
+        let Look::Dictionary(entries) = found else {
+            return Ok(());
+        };
+        for name in &self.required {
+            let value = entries.get(name).map_err(|error| malformed(at, error))?;
+            if value.is_none() {
+                return Err(format!("{at}.{name}: is missing"));
+            }
+        }
+        if self.properties.is_empty() && self.additional.is_none() {
+            return Ok(());
+        }
+        for entry in *entries {
+            let entry = entry.map_err(|error| malformed(at, error))?;
+            let named = self
+                .properties
+                .iter()
+                .find(|(name, _)| entry.is_named(name));
+            let node = named.map(|(_, node)| node).or(self.additional.as_deref());
+            let Some(node) = node else {
+                continue;
+            };
+            let name = decode(entry.key).map(|key| key.to_json());
+            match name.map_err(|error| malformed(at, error))? {
+                Json::String(name) => at.push_str(&format!(".{name}")),
+                name => at.push_str(&format!(".{name}")),
+            }
+            node.check(entry.value, at)?;
+            at.truncate(before);
+        }
+        Ok(())
+    }
+}
+
+fn read_types(value: &Json, at: &str) -> Result<Vec<Kind>, SchemaError> {
+    let one = std::slice::from_ref(value);
+    let words = value.as_array().map_or(one, Vec::as_slice);
+    words
+        .iter()
+        .map(|word| {
+            let known = Kind::WORDS
+                .iter()
+                .find(|(name, _)| word.as_str() == Some(name));
+            known.map(|(_, kind)| *kind).ok_or_else(|| SchemaError {
+                at: at.to_owned(),
+                why: format!("names {word}, which is no type of JSON Schema"),
+            })
+        })
+        .collect()
+}
+
+fn read_properties(
+    properties: &Map<String, Json>,
+    at: &str,
+    depth: usize,
+) -> Result<Vec<(String, Node)>, SchemaError> {
+    properties
+        .iter()
+        .map(|(name, schema)| {
+            let node = Node::read(schema, &format!("{at}/{name}"), depth + 1)?;
+            Ok((name.clone(), node))
+        })
+        .collect()
+}
+
+fn number_limit(keyword: &str) -> Option<Limit> {
+    Some(match keyword {
+        "minimum" => Limit::Minimum,
+        "maximum" => Limit::Maximum,
+        "exclusiveMinimum" => Limit::ExclusiveMinimum,
+        "exclusiveMaximum" => Limit::ExclusiveMaximum,
+        _ => return None,
+    })
+}
+
+fn size_limit(keyword: &str) -> Option<SizeLimit> {
+    Some(match keyword {
+        "minLength" => SizeLimit::MinLength,
+        "maxLength" => SizeLimit::MaxLength,
+        "minItems" => SizeLimit::MinItems,
+        "maxItems" => SizeLimit::MaxItems,
+        _ => return None,
+    })
+}
+
+/// Whether JSON would call it that.
+fn is_of(kind: Kind, found: &Look<'_>) -> bool {
+    match found {
+        Look::Nil => kind == Kind::Null,
+        Look::Bool(_) => kind == Kind::Boolean,
+        Look::Int(_) => matches!(kind, Kind::Integer | Kind::Number),
+        // JSON has words for the others, and they are texts.
+        Look::Float(number) if !number.is_finite() => kind == Kind::String,
+        Look::Float(number) => {
+            kind == Kind::Number || kind == Kind::Integer && number.fract() == 0.0
+        }
+        Look::Text(_) | Look::Bytes(_) | Look::Other(_) => kind == Kind::String,
+        Look::Array(_) => kind == Kind::Array,
+        Look::Dictionary(_) => kind == Kind::Object,
+    }
+}
+
+/// Equal as JSON Schema has it: `1` and `1.0` are one number.
+fn same(one: &Json, other: &Json) -> bool {
+    match (one, other) {
+        (Json::Number(one), Json::Number(other)) => {
+            one == other || one.is_f64() != other.is_f64() && one.as_f64() == other.as_f64()
+        }
+        (Json::Array(one), Json::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
+        }
+        (Json::Object(one), Json::Object(other)) => {
+            one.len() == other.len()
+                && one
+                    .iter()
+                    .all(|(key, value)| other.get(key).is_some_and(|other| same(value, other)))
+        }
+        (one, other) => one == other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

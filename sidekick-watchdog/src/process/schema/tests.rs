@@ -1,0 +1,146 @@
+//! What a schema lets through, and the sentences for what it does not.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::json;
+use sidekick_ipc::value::{Reals, Value};
+
+use super::*;
+
+fn check(schema: &Json, data: &Json) -> Result<(), String> {
+    Schema::compile(schema)
+        .unwrap()
+        .check(&encode(&from_json(data)))
+}
+
+#[test]
+fn records_are_held_against_it_as_their_json() {
+    let schema = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "required": ["item", "price"],
+        "properties": {
+            "item": {"type": "string", "minLength": 2, "maxLength": 5},
+            "price": {"type": "integer", "minimum": 1, "exclusiveMaximum": 100},
+            "kind": {"enum": ["buy", "sell", 1]},
+            "tags": {"type": "array", "items": {"type": ["string", "null"]}, "maxItems": 2},
+            "old": false,
+        },
+        "additionalProperties": {"type": "boolean"},
+    });
+    for right in [
+        json!({"item": "axe", "price": 1}),
+        json!({"item": "äxte", "price": 99.0, "kind": 1.0, "tags": ["a", null], "more": true}),
+    ] {
+        assert_eq!(check(&schema, &right), Ok(()), "{right}");
+    }
+    for (wrong, why) in [
+        (json!([]), "data: is not of type object"),
+        (json!({"item": "axe"}), "data.price: is missing"),
+        (
+            json!({"item": "a", "price": 1}),
+            "data.item: has length 1, against MinLength 2",
+        ),
+        (
+            json!({"item": "axe", "price": 0}),
+            "data.price: is 0, against Minimum 1",
+        ),
+        (
+            json!({"item": "axe", "price": 100}),
+            "data.price: is 100, against ExclusiveMaximum 100",
+        ),
+        (
+            json!({"item": "axe", "price": 1.5}),
+            "data.price: is not of type integer",
+        ),
+        (
+            json!({"item": "axe", "price": 1, "kind": "x"}),
+            "data.kind: is none of the values that are allowed",
+        ),
+        (
+            json!({"item": "axe", "price": 1, "tags": ["a", 1]}),
+            "data.tags[1]: is not of type string or null",
+        ),
+        (
+            json!({"item": "axe", "price": 1, "tags": ["a", "b", "c"]}),
+            "data.tags: has length 3, against MaxItems 2",
+        ),
+        (
+            json!({"item": "axe", "price": 1, "old": 1}),
+            "data.old: may not be there",
+        ),
+        (
+            json!({"item": "axe", "price": 1, "more": 1}),
+            "data.more: is not of type boolean",
+        ),
+    ] {
+        assert_eq!(check(&schema, &wrong), Err(why.to_owned()), "{wrong}");
+    }
+}
+
+#[test]
+fn what_json_has_no_word_for_is_what_it_becomes_there() {
+    let schema = Schema::compile(&json!({
+        "type": "array", "items": {"type": "number", "maximum": 2}, "minItems": 2
+    }))
+    .unwrap();
+    let vector = |y| encode(&Value::Vector2(Reals::Single([1.0, y])));
+    assert_eq!(schema.check(&vector(2.0)), Ok(()));
+    assert_eq!(
+        schema.check(&vector(2.5)),
+        Err("data[1]: is 2.5, against Maximum 2".into())
+    );
+    let text = Schema::compile(&json!({"type": "string"})).unwrap();
+    for value in [
+        Value::Float(f64::NAN),
+        Value::PackedByteArray(vec![1]),
+        Value::StringName("a".into()),
+    ] {
+        assert_eq!(text.check(&encode(&value)), Ok(()));
+    }
+}
+
+#[test]
+fn what_is_not_known_is_refused_and_not_ignored() {
+    let mut deep = json!({});
+    for _ in 0..40 {
+        deep = json!({"items": deep});
+    }
+    for (schema, why) in [
+        (json!(1), "#: must be an object, true or false"),
+        (
+            json!({"properties": {"a": {"pattern": "^x"}}}),
+            "#/properties/a/pattern: is a keyword that is not known here",
+        ),
+        (
+            json!({"$ref": "#/x"}),
+            "#/$ref: is a keyword that is not known here",
+        ),
+        (
+            json!({"type": "text"}),
+            "#/type: names \"text\", which is no type of JSON Schema",
+        ),
+        (
+            json!({"required": ["a", 1]}),
+            "#/required: must be a list of names",
+        ),
+        (json!({"minimum": "1"}), "#/minimum: must be a number"),
+        (
+            json!({"maxLength": -1}),
+            "#/maxLength: must be a whole number",
+        ),
+    ] {
+        assert_eq!(Schema::compile(&schema).unwrap_err().to_string(), why);
+    }
+    assert!(Schema::compile(&deep).unwrap_err().why.contains("too deep"));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_do_harm(words in vec(prop_oneof![0_u32..40, Just(27), Just(28), any::<u32>()], 0..40)) {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let inner = json!({"items": {"type": "integer"}, "properties": {"a": {}}, "required": ["a"]});
+        let schema = json!({"items": inner, "additionalProperties": inner, "enum": [1, [2]]});
+        let _ = Schema::compile(&schema).unwrap().check(&bytes);
+    }
+}
