@@ -623,7 +623,7 @@ impl Board {
                 .sum();
             // Where a sink does not know yet what it began with, rows taken are the best guess.
             let pending = books.pending(committed_numbers);
-            backlog = backlog.max(pending.unwrap_or(committed.saturating_sub(uploaded)));
+            backlog = backlog.max(pending.unwrap_or_else(|| committed.saturating_sub(uploaded)));
             self.status
                 .totals
                 .uploaded

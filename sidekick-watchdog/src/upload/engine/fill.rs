@@ -124,7 +124,6 @@ pub(super) struct Filler<O> {
 
 impl<O: Outbox> Filler<O> {
     /// Begins after `watermark`.
-    #[expect(clippy::too_many_arguments, reason = "called by the lane alone")]
     pub(super) fn new(
         outbox: Arc<O>,
         board: Arc<Board>,
