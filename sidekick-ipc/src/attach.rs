@@ -23,7 +23,6 @@ use crate::region::{Mapping, Region, Side};
 use crate::ring::{Consumer, DRAIN_SLEEP, Producer, SPACE_SLEEP, kick, sleep};
 use crate::spill::{self, SpillReader};
 use crate::sys::{self, Dir};
-use crate::wake;
 
 mod drain;
 
@@ -408,15 +407,6 @@ impl Attachment {
         sleeper.asleep.store(false, SeqCst);
         // SYNC: a swap, so that what the waker stored before its call is visible to this thread from here on.
         sleeper.poked.swap(false, SeqCst);
-    }
-
-    /// Waits awake, at most `longest`, until there is something to drain or a [`Waker`] wakes; says whether that is so. For
-    /// moments in which something is expected: it takes a processor.
-    pub fn wait_awake(&self, longest: Duration) -> bool {
-        let longest_ns = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
-        wake::spin(sys::monotonic_ns().saturating_add(longest_ns), || {
-            self.sleeper.poked.load(Relaxed) || self.has_more()
-        })
     }
 
     /// Whether ring or spill hold something that was not drained. The engine wakes only for what is new, so what it

@@ -27,7 +27,6 @@ use crate::ring::{Consumer, DRAIN_SLEEP, Notifier, Producer, SPACE_SLEEP, kick, 
 use crate::spill::{SpillError, SpillWriter};
 use crate::stream::StreamPattern;
 use crate::sys::{self, Dir};
-use crate::wake;
 
 mod file;
 mod frame;
@@ -195,8 +194,6 @@ pub struct Session {
     requests: Mutex<Requests>,
     /// The watchdog that the questions without an answer were put to; 0 before the first.
     asked_generation: AtomicU64,
-    /// When the last question was asked, on the monotonic clock.
-    asked_ns: AtomicU64,
     /// The questions are to be asked again, whichever watchdog it is: their answers may have been lost.
     is_break: AtomicBool,
     /// Messages that an earlier rotation's file still held.
@@ -249,8 +246,6 @@ impl Session {
             ring_bytes,
         };
         let current = Arc::new(place.make(0, 1, 0, |_| {})?);
-        // Now, and not on the clock of the first question.
-        let _ = wake::can_spin();
         let spill = SpillWriter::new(
             Arc::clone(&dir),
             options.launch,
@@ -291,7 +286,6 @@ impl Session {
             realtime_due_ns: AtomicU64::new(0),
             requests: Mutex::default(),
             asked_generation: AtomicU64::new(0),
-            asked_ns: AtomicU64::new(0),
             is_break: AtomicBool::new(false),
             leftover: Mutex::default(),
             has_leftover: AtomicBool::new(false),

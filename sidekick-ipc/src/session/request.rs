@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::ser::{SerializeStructVariant, Serializer};
 
-use super::{RefusedCause, Session, State, WhenFull, as_ns, lock};
+use super::{RefusedCause, Session, State, WhenFull, lock};
 use crate::frame::{FRAGMENT_BYTES, FrameKind, append_flagged_frame, frame_bytes, sealed_header};
 use crate::layout;
 use crate::message::{DownlinkMessage, REPLY, Unpacker, WATCH_EVENTS};
@@ -24,15 +24,11 @@ use crate::tree::{
     CheckpointKind, REQUESTS_OUTSTANDING_MAX, StoreOp, StoreQuery, StoreResult, WatchBatch, Words,
     WordsError,
 };
-use crate::wake;
 
 /// Of so many ops whose answer nobody awaits an error is still told.
 const QUIET_MAX: usize = 1024;
 /// A thread in [`Session::wait_message`] looks again after this long: another one may have taken its wake.
 const WAIT_SLICE: Duration = Duration::from_millis(2);
-/// So long after a question a thread waits for its answer awake: an answer from memory is there before that, and being woken
-/// would take as long again.
-const AWAKE_NS: u64 = 200_000;
 
 /// What the watchdog has to say to the game.
 #[derive(Clone, Debug, PartialEq)]
@@ -258,7 +254,6 @@ impl Session {
         let mut requests = lock(&self.requests);
         check_outstanding(&requests)?;
         let number = self.send_words(&mut requests, FrameKind::Query, query)?;
-        self.asked_ns.store(sys::monotonic_ns(), Relaxed);
         let (query, asked) = (query.clone(), vec![number]);
         match query {
             StoreQuery::Watch { .. } => {
@@ -439,14 +434,9 @@ impl Session {
         if self.has_leftover.load(Relaxed) {
             return;
         }
-        let is_there =
-            || region.load(layout::DOWN_TAIL, Acquire) != region.load(layout::DOWN_HEAD, Relaxed);
-        let asked_ns = self.asked_ns.load(Relaxed);
-        let latest_ns = sys::monotonic_ns().saturating_add(as_ns(timeout));
-        if wake::spin(asked_ns.saturating_add(AWAKE_NS).min(latest_ns), is_there) {
-            return;
-        }
-        sleep(region, MESSAGE_SLEEP, timeout.min(WAIT_SLICE), is_there);
+        sleep(region, MESSAGE_SLEEP, timeout.min(WAIT_SLICE), || {
+            region.load(layout::DOWN_TAIL, Acquire) != region.load(layout::DOWN_HEAD, Relaxed)
+        });
     }
 
     /// The answers to what was asked may have been lost with a file.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::Context;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sidekick_ipc::attach::{AttachError, Attachment, ReaderCheckpoint};
 
@@ -38,8 +38,6 @@ const IDLE_AFTER: u32 = 20;
 const HELD_MAX: Duration = Duration::from_millis(100);
 /// Sleep between tries to send while the downlink is full: the engine does not tell when it has read.
 const BEHIND_PAUSE: Duration = Duration::from_millis(1);
-/// So long the next of queries that come one after the other is waited for awake ([`take`]).
-const AWAKE_MAX: Duration = Duration::from_micros(50);
 /// Sleep between looks whether the rings of earlier sessions are gone.
 const ENDS_PAUSE: Duration = Duration::from_millis(5);
 
@@ -57,10 +55,6 @@ struct Drain {
     answers: Answers,
     /// Queries that wait for company on their way to the disk. They are answered already, or will be.
     held: Option<Held>,
-    /// When queries were answered last.
-    answered_at: Option<Instant>,
-    /// The next query is likely to come at once.
-    expects_query: bool,
     /// The last operation that was taken.
     last_op: u64,
     /// Resolves when the store has changed; while something listens.
@@ -153,7 +147,7 @@ impl Drain {
             }
             let is_alive = self.attachment.is_writer_alive();
             if is_alive && !self.in_flight.is_empty() {
-                self.sleep(SILENT_MAX);
+                self.attachment.wait(self.pause(SILENT_MAX));
                 continue;
             }
             if self.held.is_some() && !is_alive || !self.in_flight.is_empty() {
@@ -189,20 +183,12 @@ impl Drain {
                 std::thread::sleep(REFUSED_PAUSE);
                 continue;
             }
-            self.sleep(if silent < IDLE_AFTER {
+            self.attachment.wait(self.pause(if silent < IDLE_AFTER {
                 SILENT_MAX
             } else {
                 IDLE_MAX
-            });
+            }));
         }
-    }
-
-    /// Sleeps until the bell rings, the engine wakes, or something else is due; `longest` at most.
-    fn sleep(&mut self, longest: Duration) {
-        if std::mem::take(&mut self.expects_query) && self.attachment.wait_awake(AWAKE_MAX) {
-            return;
-        }
-        self.attachment.wait(self.pause(longest));
     }
 
     /// How long to sleep, at most `longest`: until something else is due.

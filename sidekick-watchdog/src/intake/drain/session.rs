@@ -117,8 +117,6 @@ impl Session {
                     }),
                     bell: own_bell,
                     held: None,
-                    answered_at: None,
-                    expects_query: false,
                     last_op: 0,
                     changed: None,
                     source: config.source.clone(),

@@ -1,7 +1,7 @@
 //! From the ring to the store: takes frames out, answers what is asked, sends slabs.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sidekick_ipc::attach::{DrainError, ReaderCheckpoint};
 use tracing::{error, warn};
@@ -14,9 +14,6 @@ use crate::slab::{OpAt, RingCheckpoint, Slab, SlabHead};
 
 /// Queries alone wait for company ([`super::HELD_MAX`]) until so many bytes of them are there.
 const HELD_BYTES_MAX: usize = 16 << 10;
-
-/// Queries so close to each other come from a thread that waits for each answer: what it asks next is waited for awake.
-const IN_A_ROW_MAX: Duration = Duration::from_micros(300);
 
 /// Frames that were taken out of the ring and are not on their way yet.
 pub(super) struct Held {
@@ -107,9 +104,6 @@ impl Drain {
         if !new.queries.is_empty() {
             self.answers.note(new.queries);
             self.answer();
-            let now = Instant::now();
-            let before = self.answered_at.replace(now);
-            self.expects_query = before.is_some_and(|at| now.duration_since(at) < IN_A_ROW_MAX);
         }
         if !new.has_more_than_queries && held.frames.len() < HELD_BYTES_MAX {
             self.held = Some(held);
