@@ -313,7 +313,7 @@ fn the_template_passes_its_own_check_with_every_key_uncommented() {
     uncommented = uncommented
         .replace("/etc/sidekick/ca.pem", authority.path().to_str().unwrap())
         .replace(
-            "/etc/sidekick/client.pem",
+            "/etc/sidekick/http-client.pem",
             authority.path().to_str().unwrap(),
         )
         .replace(

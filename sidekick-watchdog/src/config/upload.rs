@@ -230,7 +230,7 @@ impl HttpSinkConfig {
         );
         let tls_client_cert_file = section.optional_path(
             "tls_client_cert_file",
-            "\"/etc/sidekick/client.pem\"",
+            "\"/etc/sidekick/http-client.pem\"",
             "PEM file of the certificate shown to the backend, with those between it and its authority.",
         );
         let tls_client_key_file = section.optional_path(
