@@ -22,6 +22,12 @@ use crate::process::{self, Running, Token};
 use crate::project;
 use crate::wait;
 
+/// Whether a process is the watchdog's own executable, started for its state (`sidekick-watchdog state load DIR`).
+fn is_state_helper(pid: u32) -> bool {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    words.split(|byte| *byte == 0).nth(1) == Some(b"state")
+}
+
 /// How long one answer over HTTP may take.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -163,13 +169,13 @@ impl Setup {
     }
 
     /// The living processes that any watchdog of this setup started, in no order; wrappers and helpers of
-    /// the engine are among them, the watchdog itself is not.
+    /// the engine are among them, the watchdog itself and the process that reads or writes its state are not.
     pub fn descendants(&self, watchdog: Option<&Watchdog<'_>>) -> Vec<u32> {
         let own = watchdog.map(|watchdog| watchdog.running.pid());
         self.token
             .processes()
             .into_iter()
-            .filter(|pid| Some(*pid) != own)
+            .filter(|pid| Some(*pid) != own && !is_state_helper(*pid))
             .collect()
     }
 

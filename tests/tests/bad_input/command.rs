@@ -114,7 +114,13 @@ fn an_engine_that_vanishes_does_not_end_the_watchdog() {
     fs::copy("/bin/sleep", &path).expect("a copy of sleep");
     setup.set_engine([path.clone().into_os_string(), "600".into()]);
     let mut watchdog = setup.start();
-    let first = the_engine(&setup, &watchdog);
+    // The log's word: the watchdog has other children for a moment when it begins.
+    let first = watchdog.wait_for_log("the first start", PATIENCE, |line| {
+        (line.message == "engine started").then(|| line.number("pid"))
+    });
+    let first = first
+        .and_then(|pid| u32::try_from(pid).ok())
+        .expect("its pid");
     let aside = setup.scratch().join("aside");
     fs::rename(&path, &aside).expect("moved");
     setup.signal(first, rustix::process::Signal::KILL);
