@@ -260,7 +260,8 @@ pub fn options() -> SessionOptions {
         when_full: WhenFull::Spill,
         block_max: Duration::ZERO,
         spill_bytes_max: number("SIDEKICK_SPILL_MAX"),
-        keep: variable("SIDEKICK_KEEP")
+        // Nobody hands it to one that is started by hand.
+        keep: (std::env::var("SIDEKICK_KEEP").unwrap_or_default())
             .lines()
             .map(|line| line.parse().expect("a pattern"))
             .collect(),
