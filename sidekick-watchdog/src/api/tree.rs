@@ -1,5 +1,5 @@
 //! The state store over HTTP: `GET|PUT|DELETE /api/v1/store/{path}`, `GET /api/v1/store?pattern=`, `POST /api/v1/transactions`,
-//! `GET /api/v1/watch?pattern=&from=` ([`watch`]), and the whole tree as text: `GET /api/v1/export`, `POST /api/v1/import`.
+//! `GET /api/v1/watch?pattern=&from=` (`watch.rs`), and the whole tree as text: `GET /api/v1/export`, `POST /api/v1/import`.
 //!
 //! Values are JSON; with `Content-Type` or `Accept: application/octet-stream` they are Godot's own encoding (`var_to_bytes`), which loses
 //! nothing. Conditions of a write stand in the query (`version=3`, `version=>=3`, `exists=false`, `when={"field":{"hp":[">",0]}}`) or in
