@@ -242,12 +242,13 @@ pub(crate) fn restore(
         warn_once(&refusal, "a restore failed");
         return default;
     }
-    session.extend_stall(timeout.saturating_add(STALL_MARGIN));
+    let stall = session.extend_stall(timeout.saturating_add(STALL_MARGIN));
     let query = StoreQuery::Restore {
         key: name.clone(),
         safe: core.is_safe_start,
     };
     let answer = requests.ask(session, &query, timeout);
+    session.end_stall(stall, STALL_MARGIN);
     let refusal = match answer {
         Ok(StoreResult::Restored(restored)) => {
             return take(session, &name, &restored, default);

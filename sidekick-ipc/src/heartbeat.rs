@@ -58,7 +58,8 @@ pub struct Heartbeat {
     pub phase: Phase,
     /// The game called `mark_ready()`.
     pub ready: bool,
-    /// Silence after the last frame that the game announced, at most [`STALL_MAX`]; zero if it announced none.
+    /// Silence after the last frame that the game announced, or after the session's beginning while there was none; at
+    /// most [`STALL_MAX`], zero if it announced none.
     pub allowed_silence: Duration,
     /// Time between the last two frames, µs; 0 before the second.
     pub last_tick_us: u32,
@@ -97,7 +98,11 @@ pub(crate) fn read<R: Region>(region: &R) -> Heartbeat {
     // SYNC: pairs with the Release stores of the state in `Session`; the exit code was stored before.
     let state = region.load(layout::P_STATE, Acquire);
     let monotonic_ns = word(layout::P_FRAME_NS);
-    let silence_ns = word(layout::P_STALL_UNTIL_NS).saturating_sub(monotonic_ns);
+    let since_ns = match monotonic_ns {
+        0 => word(layout::P_BEGUN_NS),
+        at_ns => at_ns,
+    };
+    let silence_ns = word(layout::P_STALL_UNTIL_NS).saturating_sub(since_ns);
     Heartbeat {
         frames: word(layout::P_FRAMES),
         monotonic_ns,

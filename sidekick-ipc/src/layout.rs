@@ -73,6 +73,8 @@ pub const P_IDLE: usize = P + 304;
 pub const P_RESTART_WANTED: usize = P + 312;
 /// What to add to the engine's monotonic clock for nanoseconds since the Unix epoch, as of the last second or so.
 pub const P_REALTIME_OFFSET_NS: usize = P + 320;
+/// Engine's monotonic clock when the session began, ns: until there is a frame, announced silence counts from here.
+pub const P_BEGUN_NS: usize = P + 328;
 /// 32-bit futex word: the watchdog's drain thread sleeps on it.
 pub const P_WAKE: usize = P + 384;
 /// 0 running, 1 ended cleanly, 2 goes on in the next rotation.

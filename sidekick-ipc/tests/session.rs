@@ -200,6 +200,33 @@ fn a_short_disk_refuses_all_streams_but_those_to_be_kept() {
     assert!(attachment.untold_refusals().is_empty());
 }
 
+/// Before a first frame there is none that a silence could count from: it counts from the session's beginning, and not
+/// from the machine's. What was waited for takes the rest of its announced silence with it.
+#[test]
+fn a_silence_announced_before_the_first_frame_is_no_longer_than_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Spill)).unwrap();
+    let attachment = attach(dir.path());
+    let silence = || attachment.heartbeat().allowed_silence;
+    session.expect_stall(Duration::from_secs(2));
+    // Some of it for a machine that was busy since the session began.
+    let said = Duration::from_secs(2)..Duration::from_secs(60);
+    assert!(said.contains(&silence()), "{:?}", silence());
+    let stall = session.extend_stall(Duration::from_secs(600));
+    assert!(silence() >= Duration::from_secs(600));
+    session.end_stall(stall, Duration::from_secs(1));
+    assert!(
+        said.contains(&silence()),
+        "what was announced before holds: {:?}",
+        silence()
+    );
+    // Another one that was announced meanwhile is nobody else's to end.
+    let stall = session.extend_stall(Duration::from_secs(100));
+    session.expect_stall(Duration::from_secs(500));
+    session.end_stall(stall, Duration::from_secs(1));
+    assert!(silence() >= Duration::from_secs(500));
+}
+
 #[test]
 fn refused_records_are_told_by_one_gap_frame_when_space_returns() {
     let dir = tempfile::tempdir().unwrap();

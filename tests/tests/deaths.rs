@@ -124,6 +124,18 @@ fn a_busy_loop(godot: &Godot) {
     assert!(scripts.contains("_do (res://main.gd:"), "{report:#}");
 }
 
+/// A loop before the first frame, after a restore and a stall that was announced: both end when they were said to.
+fn a_busy_loop_before_the_first_frame(godot: &Godot) {
+    let config = "[health]\nstartup_timeout = \"8s\"\n";
+    dies_by(
+        godot,
+        &["--act", "loop_at_start"],
+        config,
+        "hang",
+        &["hung for", "in a busy loop"],
+    );
+}
+
 /// A stopped process is silent as well.
 fn a_stopped_process(godot: &Godot) {
     let scene = Scene::new(godot, &[], "[health]\nhang_timeout = \"500ms\"\n");
@@ -333,6 +345,7 @@ sidekick_tests::godot_claims!(
     a_clean_quit_where_the_server_is_to_be_up_always,
     a_quit_with_a_code,
     a_busy_loop,
+    a_busy_loop_before_the_first_frame,
     a_stopped_process,
     an_announced_stall,
     a_stall_that_nobody_announced,

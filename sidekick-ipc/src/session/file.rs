@@ -95,6 +95,7 @@ impl Place<'_> {
         mapping.copy_in(layout::H, &header::encode(&info));
         let offset_ns = info.realtime_offset_ns().cast_unsigned();
         mapping.store(layout::P_REALTIME_OFFSET_NS, offset_ns, Relaxed);
+        mapping.store(layout::P_BEGUN_NS, info.monotonic_base_ns, Relaxed);
         fill(&mapping);
         mapping
             .protect(Side::Engine)

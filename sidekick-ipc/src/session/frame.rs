@@ -204,6 +204,7 @@ impl Session {
                 layout::P_IDLE,
                 layout::P_RESTART_WANTED,
                 layout::P_REALTIME_OFFSET_NS,
+                layout::P_BEGUN_NS,
                 layout::P_REFUSED_COUNT,
                 layout::P_REFUSED_BYTES,
                 layout::P_REFUSED_TOLD,

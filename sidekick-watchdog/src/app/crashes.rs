@@ -28,11 +28,26 @@ const JSON_BYTES_LAST: usize = 1 << 10;
 /// Room for the stream's name and the frame's head.
 const HEAD_BYTES: usize = 512;
 
-/// Stores reports: those that `reports` brings, and those of earlier runs. Ends with the channel, after a last look.
+/// Says now and then that reports which were not taken are to be tried again, for as long as somebody listens.
+pub(super) async fn remind(again: mpsc::Sender<()>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {
+                // One that was not heard yet is enough.
+                let _ = again.try_send(());
+            }
+            () = again.closed() => return,
+        }
+    }
+}
+
+/// Stores reports: those that `reports` brings, and those of earlier runs, again whenever `again` says so. Ends with the
+/// channel of reports, after a last look. Polls no timer: a thread that outlives its runtime must not.
 pub(super) async fn store_reports(
     store: Arc<Store>,
     folder: CrashFolder,
     mut reports: mpsc::Receiver<CrashReport>,
+    mut again: mpsc::Receiver<()>,
 ) {
     store_pending(&store, &folder).await;
     loop {
@@ -41,7 +56,7 @@ pub(super) async fn store_reports(
                 Some(report) => store_one(&store, &folder, report).await,
                 None => break,
             },
-            () = tokio::time::sleep(RETRY) => store_pending(&store, &folder).await,
+            Some(()) = again.recv() => store_pending(&store, &folder).await,
         }
     }
 }
@@ -200,7 +215,8 @@ mod tests {
         // Told, too, as by a thread that goes on where it left off.
         sender.send(kept.clone()).await.expect("room");
         drop(sender);
-        store_reports(Arc::clone(&store), folder.clone(), receiver).await;
+        let (_again, reminders) = mpsc::channel(1);
+        store_reports(Arc::clone(&store), folder.clone(), receiver, reminders).await;
         assert!(
             !folder
                 .pending()

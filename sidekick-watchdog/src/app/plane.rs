@@ -138,10 +138,13 @@ impl Plane {
             });
         }
         let (reports, to_store) = mpsc::channel(crashes::REPORTS_MAX);
+        let (again, reminders) = mpsc::channel(1);
+        lanes.spawn(crashes::remind(again));
         let storing = crashes::store_reports(
             Arc::clone(&store),
             CrashFolder::new(&setup.data_dir),
             to_store,
+            reminders,
         );
         // It reads and marks files, which a worker thread must not wait for.
         let runtime = Handle::current();

@@ -20,6 +20,11 @@ func _ready() -> void:
 	if Sidekick.get_incarnation() <= _argument("--last", "1").to_int():
 		_act = _argument("--act", "")
 	_frame = _argument("--frame", "20").to_int()
+	if _act == "loop_at_start":
+		Sidekick.restore("match")
+		Sidekick.expect_stall(1.0)
+		while true:
+			pass
 	Sidekick.memory_high.connect(_on_memory_high)
 
 

@@ -19,6 +19,8 @@ pub(super) struct Heart {
     frames: u64,
     read_at: Duration,
     moved_at: Duration,
+    /// When its ring was found: before a first frame, announced silence counts from here.
+    connected_at: Duration,
     /// From here the time to become ready counts.
     ready_since: Duration,
     first_frame_at: Option<Duration>,
@@ -40,6 +42,7 @@ impl Heart {
 
     pub(super) fn connect(&mut self, now: Duration) {
         self.connected = true;
+        self.connected_at = now;
         self.read_at = now;
     }
 
@@ -93,8 +96,8 @@ impl Heart {
 
     /// Until when there must be a first frame. From the watch's beginning: an adopted engine's time begins there.
     pub(super) fn startup_deadline(&self, policy: &Policy) -> Duration {
-        let limit = policy.startup_timeout.max(self.allowed_silence);
-        self.moved_at.saturating_add(limit)
+        let limit = self.moved_at.saturating_add(policy.startup_timeout);
+        limit.max(self.announced_until())
     }
 
     /// Until when there must be another frame.
@@ -109,8 +112,17 @@ impl Heart {
         if self.ready || !self.connected || self.goodbye {
             return None;
         }
-        let announced = self.moved_at.saturating_add(self.allowed_silence);
-        Some(self.ready_since.saturating_add(limit).max(announced))
+        let limit = self.ready_since.saturating_add(limit);
+        Some(limit.max(self.announced_until()))
+    }
+
+    /// The end of a silence that the game has announced; in the past where it has announced none.
+    fn announced_until(&self) -> Duration {
+        let since = match self.has_frame() {
+            true => self.moved_at,
+            false => self.moved_at.max(self.connected_at),
+        };
+        since.saturating_add(self.allowed_silence)
     }
 
     /// Whether the silence may be our own: then it is forgiven, once.
@@ -122,5 +134,33 @@ impl Heart {
         self.late_forgiven = true;
         self.moved_at = now;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a game announces before its first frame counts from when its ring was found, not from its process's start.
+    #[test]
+    fn an_announced_start_may_take_as_long_as_said() {
+        let second = Duration::from_secs;
+        let policy = Policy {
+            startup_timeout: second(60),
+            ready_timeout: Some(second(30)),
+            ..Policy::default()
+        };
+        let mut heart = Heart::new(second(100));
+        assert_eq!(heart.startup_deadline(&policy), second(160));
+        heart.connect(second(103));
+        for (announced, start, ready) in [(0, 160, 130), (5, 160, 130), (90, 193, 193)] {
+            let beat = Beat {
+                allowed_silence: second(announced),
+                ..Beat::default()
+            };
+            heart.on_beat(&beat, second(104));
+            assert_eq!(heart.startup_deadline(&policy), second(start));
+            assert_eq!(heart.ready_deadline(&policy), Some(second(ready)));
+        }
     }
 }
