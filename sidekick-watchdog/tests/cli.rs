@@ -296,6 +296,12 @@ async fn commands_find_the_watchdog_of_their_data_directory() {
     let output = ask(&["restart", "--no-wait"]).await.unwrap();
     assert_code(&output, ExitCode::Ok);
     assert!(out(&output).starts_with("restart: taken"));
+    // Nobody waited for it; the next order is to be one of its own.
+    let mut told = orders.status.subscribe();
+    let runs = |status: &Status| {
+        status.engine.incarnation == 9 && status.engine.state == EngineState::Running
+    };
+    told.wait_for(runs).await.unwrap();
     orders.fails.store(true, Ordering::Relaxed);
     let output = ask(&["restart"]).await.unwrap();
     assert_code(&output, ExitCode::NotDone);
