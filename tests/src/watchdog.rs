@@ -22,10 +22,11 @@ use crate::process::{self, Running, Token};
 use crate::project;
 use crate::wait;
 
-/// Whether a process is the watchdog's own executable, started for its state (`sidekick-watchdog state load DIR`).
-fn is_state_helper(pid: u32) -> bool {
+/// Whether a process is the watchdog's own executable, started for its state (`sidekick-watchdog state load DIR`), or
+/// has no command line any more because it is ending.
+fn is_state_helper_or_ending(pid: u32) -> bool {
     let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    words.split(|byte| *byte == 0).nth(1) == Some(b"state")
+    words.is_empty() || words.split(|byte| *byte == 0).nth(1) == Some(b"state")
 }
 
 /// How long one answer over HTTP may take.
@@ -175,14 +176,22 @@ impl Setup {
         self.token
             .processes()
             .into_iter()
-            .filter(|pid| Some(*pid) != own && !is_state_helper(*pid))
+            .filter(|pid| Some(*pid) != own && !is_state_helper_or_ending(*pid))
             .collect()
     }
 
-    /// The living engines among [`Setup::descendants`]: each leads its process group.
+    /// The living engines among [`Setup::descendants`]: each leads its process group and runs another program than the
+    /// watchdog's. The second holds for no helper of the watchdog's either, which leads its group before it has become
+    /// `sidekick-watchdog state`, and when it ends has no command line any more to be known by.
     pub fn engines(&self, watchdog: Option<&Watchdog<'_>>) -> Vec<u32> {
+        let own_program = fs::canonicalize(&self.executable).ok();
         let mut engines = self.descendants(watchdog);
-        engines.retain(|pid| process::leads_its_group(*pid));
+        engines.retain(|pid| {
+            // A process that is ending runs no program.
+            let program = fs::read_link(format!("/proc/{pid}/exe"));
+            process::leads_its_group(*pid)
+                && program.is_ok_and(|program| Some(program) != own_program)
+        });
         engines
     }
 
