@@ -312,7 +312,11 @@ fn with_status(status: u16) -> StatusCode {
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn decompress(encoding: &str, body: &[u8]) -> Result<String, String> {
+/// The text of a body that came with this `Content-Encoding`, empty = none.
+///
+/// # Errors
+/// A sentence about what cannot be read.
+pub fn decompress(encoding: &str, body: &[u8]) -> Result<String, String> {
     let reader: Box<dyn Read> = match encoding {
         "" | "identity" => Box::new(body),
         "gzip" => Box::new(flate2::read::MultiGzDecoder::new(body)),

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what a record costs the game, how many are committed a second, what an idle watchdog
-//! costs, how long a server that died is away, how long players wait for their match, what keeping it costs.
+//! costs, how long a server that died is away, how long players wait for their match, what keeping it costs, and how fast records
+//! reach a backend.
 //!
 //! Everything runs optimized, in real processes, beside a peer or a limit measured in the same run. Nothing here fails
 //! for being slow: machines differ and share their cores. Each line says its target and whether it was reached.
@@ -13,6 +14,7 @@ mod passed;
 mod record;
 mod relaunch;
 mod store;
+mod upload;
 
 use std::error::Error;
 
@@ -50,6 +52,8 @@ enum What {
     Gap,
     /// What a checkpoint and a read of the state store cost the game.
     Store,
+    /// From the ring over the disk to a backend, beside rsyslog and PostgreSQL's own `\\copy`; a backlog of ten million.
+    Upload,
     /// Everything.
     All,
 }
@@ -76,6 +80,9 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     if wanted(What::Ingest) {
         ingest::run(printer)?;
+    }
+    if wanted(What::Upload) {
+        upload::run(printer)?;
     }
     if wanted(What::Record) {
         record::run(printer)?;

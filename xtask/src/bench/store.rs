@@ -3,7 +3,10 @@
 
 use std::error::Error;
 use std::fs;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sidekick_tests::build::Profile;
@@ -19,6 +22,9 @@ const CONFIG: &str = "[upload]\nsinks = []\n";
 
 const OF_VAR_TO_BYTES_MAX: f64 = 1.3;
 const READ_US_MAX: f64 = 150.0;
+const WAKE_UPS: usize = 200;
+/// Three frames, as in `store.gd`.
+const REST: Duration = Duration::from_millis(50);
 
 pub(super) fn run(printer: Printer) -> Result<(), Box<dyn Error>> {
     printer.tell("store, checkpoints and reads");
@@ -70,8 +76,41 @@ pub(super) fn run(printer: Printer) -> Result<(), Box<dyn Error>> {
     let samples = results.samples("get_value_in_a_row")?;
     printer.print(&Line::median("store", "get_value_in_a_row", "us", &samples));
     let line = Line::median("store", "get_value", "us", &results.samples("get_value")?);
+    let bare = Line::median("store", "two_wake_ups", "us", &two_wake_ups()?);
+    let line = line.beside("two_wake_ups", bare.p50);
     printer.print(&line.target(Target::AtMost(READ_US_MAX)));
     Ok(())
+}
+
+/// The floor of a read that comes out of the blue: the watchdog's thread sleeps and has to be woken, then the game's. Between two
+/// threads that do nothing else, after as long a rest as the game's frames have, in microseconds.
+fn two_wake_ups() -> Result<Vec<f64>, Box<dyn Error>> {
+    let turns = Arc::new(AtomicUsize::new(0));
+    let (asker, answered) = (thread::current(), Arc::clone(&turns));
+    let answerer = thread::spawn(move || {
+        for turn in 0..WAKE_UPS {
+            wait_for_turn(&answered, 2 * turn + 1);
+            answered.store(2 * turn + 2, Ordering::Release);
+            asker.unpark();
+        }
+    });
+    let mut samples = Vec::new();
+    for turn in 0..WAKE_UPS {
+        thread::sleep(REST);
+        let asked = Instant::now();
+        turns.store(2 * turn + 1, Ordering::Release);
+        answerer.thread().unpark();
+        wait_for_turn(&turns, 2 * turn + 2);
+        samples.push(asked.elapsed().as_secs_f64() * 1e6);
+    }
+    answerer.join().map_err(|_| "the answering thread panicked")?;
+    Ok(samples)
+}
+
+fn wait_for_turn(turns: &AtomicUsize, turn: usize) {
+    while turns.load(Ordering::Acquire) != turn {
+        thread::park();
+    }
 }
 
 /// What the game wrote.

@@ -196,6 +196,7 @@ pub(super) const PEERS: &[Peer] = &[
         files: &[(
             "services/bench.toml",
             "command = \"{PROGRAM}\"\nworking-directory = \"{DIR}\"\n\
+             [environment]\nkeep-env = true\n\
              [restart]\nstrategy = \"always\"\nbackoff = \"0s\"\nattempts = 1000\n",
         )],
         command: &[

@@ -1,0 +1,36 @@
+//! What a process has used so far, from `/proc`.
+
+use std::fs;
+use std::io;
+
+/// Of `/proc/PID/stat`; the same on every Linux that we build for (`getconf CLK_TCK`).
+const TICKS_PER_S: f64 = 100.0;
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// Seconds on a core, of all threads, also ended ones.
+pub(super) fn cpu_s(pid: u32) -> io::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    // After the name: state is the first field, user and system time the 12th and 13th.
+    let times = fields.split_ascii_whitespace().skip(11).take(2);
+    let ticks: f64 = times.filter_map(|field| field.parse::<f64>().ok()).sum();
+    Ok(ticks / TICKS_PER_S)
+}
+
+/// Bytes that it has caused to be written to disks.
+pub(super) fn disk_bytes(pid: u32) -> io::Result<f64> {
+    number(pid, "io", "write_bytes:")
+}
+
+/// Resident memory without the mapped rings, which are the game's as much as ours.
+pub(super) fn resident_mib(pid: u32) -> io::Result<f64> {
+    let kib = number(pid, "status", "RssAnon:")? + number(pid, "status", "RssFile:")?;
+    Ok(kib * 1024.0 / MIB)
+}
+
+fn number(pid: u32, file: &str, name: &str) -> io::Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse().ok())
+        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/{file} has no {name}")))
+}
