@@ -1,8 +1,9 @@
 //! A game without a game: launched by a watchdog, it records as fast as the watchdog commits, and writes down how fast
 //! that was. `cargo xtask bench ingest` is made of it.
 //!
-//! `flood OUT RECORDS WARM_UP VALUE_BYTES`: `OUT` gets one JSON object once everything is committed; then it beats on
-//! until the watchdog asks it to quit. It never overfills the ring, so nothing is refused and nothing spills.
+//! `flood OUT RECORDS WARM_UP VALUE_BYTES [PER_S]`: `OUT` gets one JSON object once everything is committed; then it beats on
+//! until the watchdog asks it to quit. It never overfills the ring, so nothing is refused and nothing spills. With `PER_S` it
+//! records no more than so many a second, a frame's worth at a time, as a busy game does.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -25,21 +26,22 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [out, records, warm_up, value_bytes] = &arguments[..] else {
-        return Err("usage: flood OUT RECORDS WARM_UP VALUE_BYTES".into());
+    let [out, records, warm_up, value_bytes, rate @ ..] = &arguments[..] else {
+        return Err("usage: flood OUT RECORDS WARM_UP VALUE_BYTES [PER_S]".into());
     };
+    let rate: Option<f64> = rate.first().map(|text| text.parse()).transpose()?;
     let (records, warm_up): (u64, u64) = (records.parse()?, warm_up.parse()?);
     let value = string_value(value_bytes.parse()?);
 
     let session = Arc::new(Session::create(options()?)?);
     session.set_ready();
-    flood(&session, warm_up, &value)?;
+    flood(&session, warm_up, &value, None)?;
     let started = Instant::now();
     let sampler = thread::spawn({
         let session = Arc::clone(&session);
         move || sample(&session, warm_up, warm_up + records)
     });
-    let recorded = flood(&session, records, &value)?;
+    let recorded = flood(&session, records, &value, rate)?;
     let committed = started.elapsed();
     let windows = sampler.join().map_err(|_| "the sampling thread panicked")?;
     write(
@@ -92,7 +94,12 @@ fn string_value(bytes: usize) -> Vec<u8> {
 }
 
 /// Records `count` times and waits until the last one is committed. Returns how long the recording alone took.
-fn flood(session: &Session, count: u64, value: &[u8]) -> Result<Duration, Box<dyn Error>> {
+fn flood(
+    session: &Session,
+    count: u64,
+    value: &[u8],
+    rate: Option<f64>,
+) -> Result<Duration, Box<dyn Error>> {
     let room = session.ring_bytes() / 4 * 3;
     let started = Instant::now();
     let mut beat = started;
@@ -102,6 +109,14 @@ fn flood(session: &Session, count: u64, value: &[u8]) -> Result<Duration, Box<dy
             while session.ring_used() > room {
                 thread::sleep(Duration::from_micros(200));
                 within_patience(started)?;
+            }
+            if let Some(rate) = rate {
+                let due = Duration::from_secs_f64(number as f64 / rate);
+                let early = due.saturating_sub(started.elapsed());
+                if early > FRAME {
+                    session.kick();
+                    thread::sleep(early);
+                }
             }
             if beat.elapsed() >= FRAME {
                 session.on_frame(Phase::Running);

@@ -25,6 +25,7 @@ mod operator;
 mod outbox;
 mod parts;
 mod plane;
+mod presence;
 mod quota;
 mod rules;
 mod service;

@@ -21,6 +21,7 @@ pub mod health;
 pub mod hooks;
 pub mod log;
 mod reader;
+pub mod registry;
 pub mod restart;
 pub mod ring;
 pub mod secret;
@@ -39,6 +40,7 @@ pub use health::{HealthConfig, HeartbeatPolicy};
 pub use hooks::HooksConfig;
 pub use log::{LogConfig, LogFormat, LogLevel, LogRotation};
 pub use reader::{Complaint, Entry, Place, Sources};
+pub use registry::RegistryConfig;
 pub use restart::{RestartConfig, RestartWhen};
 pub use ring::{RING_BYTES_MAX, RING_BYTES_MIN, RingConfig, WhenFull};
 pub use shutdown::ShutdownConfig;
@@ -91,6 +93,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Where records go and in which batches.
     pub upload: UploadConfig,
+    /// Where the server is listed, if anywhere.
+    pub registry: Option<RegistryConfig>,
     /// What is done to records of which streams.
     pub streams: StreamsConfig,
     /// Where operators are answered over HTTP.
@@ -295,6 +299,7 @@ fn read_all(pass: &mut Pass<'_>) -> Config {
     let engine = EngineConfig::read(pass);
     let hooks = HooksConfig::read(pass);
     let upload = UploadConfig::read(pass, &data_dir);
+    let registry = RegistryConfig::read(pass, &name);
     let sinks: Vec<&str> = upload.sinks.iter().map(|sink| sink.word()).collect();
     Config {
         engine,
@@ -306,6 +311,7 @@ fn read_all(pass: &mut Pass<'_>) -> Config {
         store: StoreConfig::read(pass),
         streams: StreamsConfig::read(pass, &sinks),
         upload,
+        registry,
         api: ApiConfig::read(pass),
         log: LogConfig::read(pass),
         file: sources.file.as_ref().map(|(path, _)| path.clone()),

@@ -78,6 +78,8 @@ pub struct Metrics {
     pub engine_gap_seconds: Histogram,
     /// 1 while a second engine is there to take over, booting or parked.
     pub standby_up: Gauge,
+    /// Whether the server is listed in a registry of game servers.
+    pub registry_listed: Gauge,
     /// 1 while it is parked: it would take over at once.
     pub standby_parked: Gauge,
     /// Its resident memory; 0 without one.
@@ -132,6 +134,7 @@ impl Metrics {
             engine_crash_loop: Gauge::default(),
             engine_gap_seconds: Histogram::new(exponential_buckets(GAP_BUCKET_FIRST_S, 2.0, 17)),
             standby_up: Gauge::default(),
+            registry_listed: Gauge::default(),
             standby_parked: Gauge::default(),
             standby_resident_bytes: Gauge::default(),
             standby_promotions: Counter::default(),
@@ -220,6 +223,11 @@ impl Metrics {
             "From the proof of a death to the next start",
             Unit::Seconds,
             metrics.engine_gap_seconds.clone(),
+        );
+        r.register(
+            "registry_listed",
+            "1 while the server is listed in a registry of game servers",
+            metrics.registry_listed.clone(),
         );
         r.register(
             "standby_up",

@@ -44,6 +44,7 @@ pub mod project;
 pub mod receiver;
 pub mod saver;
 pub mod scene;
+pub mod shards;
 pub mod verdicts;
 pub mod wait;
 pub mod watchdog;

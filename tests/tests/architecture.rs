@@ -16,7 +16,15 @@ use sidekick_tests::folders::repository;
 const CRATES: [&str; 3] = ["sidekick-ipc", "sidekick-gdext", "sidekick-watchdog"];
 
 /// The parts of the watchdog that know nothing of one another; `app.rs` joins them.
-const PARTS: [&str; 6] = ["api", "intake", "process", "store", "supervisor", "upload"];
+const PARTS: [&str; 7] = [
+    "api",
+    "intake",
+    "process",
+    "registry",
+    "store",
+    "supervisor",
+    "upload",
+];
 
 /// Who may import `app`: the way in.
 const WAY_IN: [&str; 3] = ["main", "lib", "cli"];
@@ -30,7 +38,7 @@ const FENCED: [(&str, &str, &[&str]); 10] = [
     (
         "reqwest",
         "sidekick-watchdog",
-        &["upload::http", "upload::sink::http"],
+        &["registry::client", "upload::http", "upload::sink::http"],
     ),
     // The sink's tests stand up a backend to post to.
     (

@@ -38,6 +38,8 @@ pub struct Status {
     pub standby: Option<StandbyStatus>,
     /// How often a standby became the engine since the watchdog's own start.
     pub promotions: u64,
+    /// Its place in a registry of game servers (`[registry]`), where there is to be one.
+    pub registry: Option<RegistryStatus>,
     /// The session of the engine that connected last; `None` before the first.
     pub session: Option<SessionStatus>,
     /// All sessions together; what the store has counted since it was made, and gaps since this watchdog began.
@@ -162,6 +164,18 @@ pub struct StandbyStatus {
     pub since_s: f64,
     /// Its resident memory in bytes, where that can be seen.
     pub resident_bytes: Option<u64>,
+}
+
+/// The server's place in a registry of game servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RegistryStatus {
+    /// The id under which it is listed; `None` while it is not.
+    pub id: Option<String>,
+    /// It is listed as one that will end.
+    pub draining: bool,
+    /// Why the last try to tell the registry failed, until one does not.
+    pub error: Option<String>,
 }
 
 /// One death of an engine.

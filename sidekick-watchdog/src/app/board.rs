@@ -14,14 +14,16 @@ use super::link::{RingLink, SessionLink};
 use super::quota;
 use super::tell::seconds;
 use crate::api::{
-    BooksStatus, DEATHS_KEPT, Death, EngineState, EngineStatus, QuotaLevel, SessionStatus,
-    SinkStatus, StandbyState, StandbyStatus, Status, StoreState, StoreStatus, Totals, UploadStatus,
+    BooksStatus, DEATHS_KEPT, Death, EngineState, EngineStatus, QuotaLevel, RegistryStatus,
+    SessionStatus, SinkStatus, StandbyState, StandbyStatus, Status, StoreState, StoreStatus,
+    Totals, UploadStatus,
 };
 use crate::books::SinkBooks;
 use crate::event::EngineEvent;
 use crate::intake::{AttachedSession, SessionProgress};
 use crate::metrics::{Metrics, raise_to};
 use crate::platform::{Process, monotonic_now};
+use crate::registry;
 use crate::store::Store;
 use crate::supervisor::EngineLink;
 use crate::upload::{self, SinkState};
@@ -95,6 +97,8 @@ pub(super) struct Board {
     /// Refusals in sessions that have ended.
     refused_ended: u64,
     uploads: upload::UploadStatus,
+    /// What is known of its place in a registry, where there is to be one.
+    listing: Option<watch::Receiver<registry::Report>>,
     /// Why the store takes none of a session's records, session by session.
     shut_out: Vec<String>,
 }
@@ -133,8 +137,28 @@ impl Board {
             holes_ended: 0,
             refused_ended: 0,
             uploads: upload::UploadStatus::default(),
+            listing: None,
             shut_out: Vec::new(),
         }
+    }
+
+    /// Shows what is known of its place in a registry from now on.
+    pub(super) fn show_listing(&mut self, listing: watch::Receiver<registry::Report>) {
+        self.listing = Some(listing);
+        self.refresh_listing();
+    }
+
+    fn refresh_listing(&mut self) {
+        let Some(listing) = &self.listing else {
+            return;
+        };
+        let report = listing.borrow();
+        self.metrics.registry_listed.set(report.id.is_some().into());
+        self.status.registry = Some(RegistryStatus {
+            id: report.id.clone(),
+            draining: report.is_draining,
+            error: report.error.clone(),
+        });
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<Status> {
@@ -467,6 +491,7 @@ impl Board {
         lines_dropped: u64,
     ) {
         self.refresh_engine();
+        self.refresh_listing();
         if let Some(store) = store {
             self.refresh_store(store);
             self.refresh_uploads(store);

@@ -21,12 +21,13 @@ use super::plane::life::{Change, Life, Opener};
 use super::plane::{Plane, Setup};
 use super::rules::{LiveRules, Reload};
 use super::service::Service;
-use super::{App, AppError, EVENTS_MAX, LAST_GRACE, crashes, link, parts};
+use super::{App, AppError, EVENTS_MAX, LAST_GRACE, crashes, link, parts, presence};
 use crate::api::{Api, EngineStatus, Status, StoreState, StoreStatus};
 use crate::config::{Config, HeartbeatPolicy};
 use crate::logging::LogGuard;
 use crate::metrics::Metrics;
 use crate::platform::{ReloadSignal, ShutdownSignals};
+use crate::registry;
 use crate::supervisor::output::is_launch_reserved;
 use crate::supervisor::{self, NoMoreStarts, SupervisorError};
 
@@ -107,7 +108,7 @@ pub(super) async fn serve(
         Arc::clone(&rules),
     ));
     let (history, last_deaths, keep_history) = History::open(&data_dir);
-    let board = Board::new(
+    let mut board = Board::new(
         Status {
             name: config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -145,6 +146,13 @@ pub(super) async fn serve(
             error!(%error, "the API ended");
         }
     });
+    if let Some(config) = &config.registry {
+        let settings = parts::registry(config, &data_dir);
+        let (report, listing) = watch::channel(registry::Report::default());
+        board.show_listing(listing);
+        let presence = presence::follow(board.subscribe(), &mut tasks);
+        tasks.spawn(registry::keep(settings, presence, report, end.subscribe()));
+    }
     let outside = Outside { end, tasks };
 
     // Looked at before the store is opened, which makes one.

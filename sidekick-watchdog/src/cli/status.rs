@@ -7,7 +7,7 @@ use clap::Args;
 use super::LocationArgs;
 use super::client::Client;
 use super::words::{plain, size, span};
-use crate::api::{EngineState, QuotaLevel, Status, StoreState};
+use crate::api::{EngineState, QuotaLevel, RegistryStatus, Status, StoreState};
 use crate::exit::ExitCode;
 
 /// Deaths that the table shows; the JSON has all that the watchdog keeps.
@@ -63,6 +63,9 @@ fn table(status: &Status) -> String {
     line("engine", engine_words(status));
     if let Some(words) = standby_words(status) {
         line("standby", words);
+    }
+    if let Some(registry) = &status.registry {
+        line("registry", registry_words(registry));
     }
     let deaths = &status.engine.last_deaths;
     for death in deaths.iter().rev().take(DEATHS_SHOWN) {
@@ -264,6 +267,18 @@ fn standby_words(status: &Status) -> Option<String> {
         }
     }
     Some(words)
+}
+
+fn registry_words(registry: &RegistryStatus) -> String {
+    let mut words = match (&registry.id, registry.draining) {
+        (Some(id), false) => format!("listed as {id}"),
+        (Some(id), true) => format!("listed as {id}, draining"),
+        (None, _) => "not listed".to_owned(),
+    };
+    if let Some(error) = &registry.error {
+        let _ = write!(words, "; {error}");
+    }
+    words
 }
 
 #[cfg(test)]

@@ -204,7 +204,7 @@ impl HttpSinkConfig {
             "url",
             "\"https://backend.example/ingest\"",
             "Where batches are sent by POST.",
-            |url: &String| parse_url(url).map(drop),
+            |url: &String| parse_url(url, "token_file").map(drop),
         );
         let headers = section.get(
             "headers",
@@ -245,7 +245,7 @@ impl HttpSinkConfig {
         if let Some(Err(why)) = tls_ca_file.as_deref().map(check_authorities) {
             pass.complain("upload.http.tls_ca_file", format!("cannot be used: {why}"));
         }
-        let url = url.and_then(|url| parse_url(&url).ok());
+        let url = url.and_then(|url| parse_url(&url, "token_file").ok());
         match url {
             Some(url) if wanted => Some(Self {
                 url,
@@ -312,7 +312,7 @@ fn check_sinks(sinks: &[SinkKind]) -> Result<(), String> {
 }
 
 /// A file of certificate authorities that can be read, with one in it at least.
-fn check_authorities(path: &Path) -> Result<(), String> {
+pub(super) fn check_authorities(path: &Path) -> Result<(), String> {
     let problem = |why: &str| format!("{}: {why}; name a PEM file of certificates", path.display());
     let mut count = 0;
     for certificate in
@@ -381,7 +381,7 @@ fn in_words(error: &pem::Error) -> String {
     }
 }
 
-fn parse_url(text: &str) -> Result<Url, String> {
+pub(super) fn parse_url(text: &str, secrets: &str) -> Result<Url, String> {
     // The text itself may hold a password: it is never repeated in a complaint.
     let url = Url::parse(text)
         .map_err(|error| format!("is not a URL ({error}); write \"https://host/path\""))?;
@@ -392,7 +392,9 @@ fn parse_url(text: &str) -> Result<Url, String> {
         ));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("holds a user name or password; put the secret into token_file".into());
+        return Err(format!(
+            "holds a user name or password; put the secret into {secrets}"
+        ));
     }
     Ok(url)
 }

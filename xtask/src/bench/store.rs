@@ -103,7 +103,9 @@ fn two_wake_ups() -> Result<Vec<f64>, Box<dyn Error>> {
         wait_for_turn(&turns, 2 * turn + 2);
         samples.push(asked.elapsed().as_secs_f64() * 1e6);
     }
-    answerer.join().map_err(|_| "the answering thread panicked")?;
+    answerer
+        .join()
+        .map_err(|_| "the answering thread panicked")?;
     Ok(samples)
 }
 

@@ -19,7 +19,6 @@
 
 mod body;
 
-use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -35,6 +34,7 @@ use reqwest::{Body, Client, Identity, Response, StatusCode, Url};
 use uuid::Uuid;
 
 use super::{Batch, BoxFuture, Outcome, PrepareError, Sink};
+use crate::causes::in_full;
 use crate::position::Position;
 use crate::upload::pace::Pacer;
 use crate::upload::plan::Plan;
@@ -467,20 +467,6 @@ fn identity(cert: &Path, key: &Path) -> Result<Identity, String> {
     pem.extend_from_slice(&read(key)?);
     Identity::from_pem(&pem)
         .map_err(|_| "they do not hold a certificate and its key in PEM format".to_owned())
-}
-
-/// An error with all that caused it: reqwest's own text says little.
-fn in_full(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 /// The beginning of the answer, on one line. Reads on a bit, so that the connection can be used again.

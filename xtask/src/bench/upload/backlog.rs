@@ -25,7 +25,7 @@ pub(super) fn run(printer: Printer, flood: &Path) -> Result<(), Box<dyn Error>> 
     let port = ports::free();
     let mut setup = Setup::with_profile(Profile::Dist);
     setup.set_config(&config(&http_sink(port)));
-    let out = flood_command(&mut setup, flood, RECORDS);
+    let out = flood_command(&mut setup, flood, RECORDS, None);
     let watchdog = setup.start();
     wait::poll(PATIENCE, || read_flood(&out).ok()).ok_or("the backlog was not recorded in time")?;
     watchdog.stop(PATIENCE);

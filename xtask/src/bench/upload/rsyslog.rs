@@ -5,6 +5,7 @@ use std::env;
 use std::error::Error;
 use std::fs;
 use std::io::Write;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -78,8 +79,10 @@ pub(super) fn run(
 
     let before = usage::cpu_s(running.pid())?;
     let (started, began) = (SystemTime::now(), Instant::now());
+    // Its queue is full as long as its sink is in trouble.
+    stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(&lines(records))?;
-    stream.shutdown(std::net::Shutdown::Write)?;
+    stream.shutdown(Shutdown::Write)?;
     let last = wait::poll(PATIENCE.saturating_sub(began.elapsed()), &arrived);
     let last = last.ok_or_else(|| format!("rsyslog did not bring {records} records home"))?;
     let cpu_s = usage::cpu_s(running.pid())? - before;
@@ -130,7 +133,7 @@ fn text(folder: &Path, sink: &Sink<'_>, queue: Queue) -> String {
 fn lines(records: u64) -> Vec<u8> {
     let text = "abcdefghijklmnopqrstuvwxyz".repeat(4);
     let lines = (1..=records)
-        .map(|seq| format!("{{\"seq\":{seq:09},\"stream\":\"bench\",\"data\":\"{text}\"}}\n"));
+        .map(|seq| format!("{{\"seq\":{seq},\"stream\":\"bench\",\"data\":\"{text}\"}}\n"));
     lines.collect::<String>().into_bytes()
 }
 

@@ -1,7 +1,9 @@
-//! What a process has used so far, from `/proc`.
+//! What a process, or a disk, has done so far, from `/proc` and `/sys`.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// Of `/proc/PID/stat`; the same on every Linux that we build for (`getconf CLK_TCK`).
 const TICKS_PER_S: f64 = 100.0;
@@ -17,9 +19,18 @@ pub(super) fn cpu_s(pid: u32) -> io::Result<f64> {
     Ok(ticks / TICKS_PER_S)
 }
 
-/// Bytes that it has caused to be written to disks.
-pub(super) fn disk_bytes(pid: u32) -> io::Result<f64> {
-    number(pid, "io", "write_bytes:")
+/// Bytes written to the disk that a folder lies on, by whomever. A process's own `write_bytes` is of no use: it counts a whole
+/// page cache folio, up to megabytes, for each byte that makes one dirty.
+pub(super) fn disk_bytes(folder: &Path) -> io::Result<f64> {
+    const SECTOR: f64 = 512.0;
+    let device = fs::metadata(folder)?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let stat = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat"))?;
+    // Documentation/block/stat.rst: the seventh is sectors written.
+    let sectors = stat.split_ascii_whitespace().nth(6);
+    let sectors: Option<f64> = sectors.and_then(|field| field.parse().ok());
+    let sectors = sectors.ok_or_else(|| io::Error::other("the disk counts no sectors"))?;
+    Ok(sectors * SECTOR)
 }
 
 /// Resident memory without the mapped rings, which are the game's as much as ours.

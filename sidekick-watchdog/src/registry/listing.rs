@@ -1,0 +1,378 @@
+//! What to tell a registry next: a pure function of time, the engine's presence and the registry's answers.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Presence;
+use super::client::{Answer, ClientError};
+
+/// The first wait after a failure; doubled up to [`RETRY_MAX`].
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// The wait where not one beat was taken of so many rows in a row: another one would be refused as well, and the registry
+/// keeps them all.
+const REFUSED_ROWS_MAX: u32 = 2;
+const REFUSED_RETRY: Duration = Duration::from_secs(600);
+
+/// The next thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// List it.
+    Create,
+    /// Say that it lives, and its status if that has changed.
+    Beat { id: String, status: Option<Status> },
+    /// Take a row off that the registry does not want beats for.
+    Forget { id: String },
+    /// Take it off.
+    Remove { id: String },
+    /// Nothing before this moment, or before something changes.
+    WaitUntil(Option<Instant>),
+}
+
+/// What is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    Online,
+    Draining,
+}
+
+impl Status {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// One server's place in the registry.
+#[derive(Debug)]
+pub(super) struct Listing {
+    beat_every: Duration,
+    unlist_after: Duration,
+    id: Option<String>,
+    /// A row that is to be taken off before there is another.
+    refused: Option<String>,
+    /// Rows in a row of which no beat was taken.
+    refused_rows: u32,
+    /// What the registry shows; `None`: not known.
+    shown: Option<Status>,
+    beaten_at: Option<Instant>,
+    away_since: Option<Instant>,
+    /// Failures in a row, and when to try again.
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+impl Listing {
+    /// `id` is what an earlier watchdog has left.
+    pub(super) fn new(beat_every: Duration, unlist_after: Duration, id: Option<String>) -> Self {
+        Self {
+            beat_every,
+            unlist_after,
+            id,
+            refused: None,
+            refused_rows: 0,
+            shown: None,
+            beaten_at: None,
+            away_since: None,
+            failures: 0,
+            retry_at: None,
+        }
+    }
+
+    pub(super) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.id.is_some() && self.shown == Some(Status::Draining)
+    }
+
+    pub(super) fn next(&mut self, now: Instant, presence: Presence) -> Step {
+        let step = self.wanted(now, presence);
+        match (self.retry_at, &step) {
+            (Some(at), step) if at > now && !matches!(step, Step::WaitUntil(_)) => {
+                Step::WaitUntil(Some(at))
+            }
+            _ => step,
+        }
+    }
+
+    fn wanted(&mut self, now: Instant, presence: Presence) -> Step {
+        if presence == Presence::Away {
+            let since = *self.away_since.get_or_insert(now);
+            let until = since + self.unlist_after;
+            return match (&self.id, until <= now) {
+                (None, _) => Step::WaitUntil(None),
+                (Some(id), true) => Step::Remove { id: id.clone() },
+                (Some(_), false) => Step::WaitUntil(Some(until)),
+            };
+        }
+        self.away_since = None;
+        if let Some(id) = self.refused.clone() {
+            return Step::Forget { id };
+        }
+        let wanted = match presence {
+            Presence::Draining => Status::Draining,
+            Presence::Up | Presence::Away => Status::Online,
+        };
+        match &self.id {
+            // Nobody is to be sent to a server that will end.
+            None if wanted == Status::Draining => Step::WaitUntil(None),
+            None => Step::Create,
+            Some(id) => {
+                let due = self.beaten_at.map(|at| at + self.beat_every);
+                let status = (self.shown != Some(wanted)).then_some(wanted);
+                match due.filter(|due| *due > now && status.is_none()) {
+                    Some(due) => Step::WaitUntil(Some(due)),
+                    None => Step::Beat {
+                        id: id.clone(),
+                        status,
+                    },
+                }
+            }
+        }
+    }
+
+    /// Takes note of what came of a step.
+    pub(super) fn done(&mut self, now: Instant, step: &Step, result: Result<Answer, ClientError>) {
+        match (step, result) {
+            (Step::Create, Ok(answer)) => {
+                self.id = answer.id;
+                self.shown = Some(Status::Online);
+                self.beaten_at = Some(now);
+            }
+            (Step::Beat { status, .. }, Ok(_)) => {
+                self.shown = status.or(self.shown);
+                self.beaten_at = Some(now);
+                self.refused_rows = 0;
+            }
+            (Step::Beat { id, .. }, Err(ClientError::Refused { .. })) => {
+                self.refused = Some(id.clone());
+                (self.id, self.shown, self.beaten_at) = (None, None, None);
+                self.refused_rows = self.refused_rows.saturating_add(1);
+                // Else at once: clients do not see it now.
+                if self.refused_rows >= REFUSED_ROWS_MAX {
+                    self.retry_at = Some(now + REFUSED_RETRY);
+                }
+                return;
+            }
+            // Whether it was there or not: it is not now.
+            (Step::Forget { .. }, Ok(_) | Err(ClientError::Refused { .. })) => self.refused = None,
+            (Step::Remove { .. }, Ok(_) | Err(ClientError::Refused { .. })) => {
+                (self.id, self.shown, self.beaten_at) = (None, None, None);
+            }
+            (Step::WaitUntil(_), _) => return,
+            (_, Err(_)) => {
+                let doubled = RETRY_FIRST.saturating_mul(1 << self.failures.min(16));
+                self.failures = self.failures.saturating_add(1);
+                self.retry_at = Some(now + doubled.min(RETRY_MAX));
+                return;
+            }
+        }
+        (self.failures, self.retry_at) = (0, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEAT: Duration = Duration::from_secs(10);
+    const UNLIST: Duration = Duration::from_secs(15);
+
+    struct World {
+        listing: Listing,
+        now: Instant,
+        /// Rows: id and when they were last heard of.
+        rows: Vec<(String, Instant)>,
+        ids: u32,
+        takes_beats: bool,
+        steps: Vec<Step>,
+    }
+
+    impl World {
+        fn new(id: Option<&str>) -> Self {
+            Self {
+                listing: Listing::new(BEAT, UNLIST, id.map(str::to_owned)),
+                now: Instant::now(),
+                rows: Vec::new(),
+                ids: 0,
+                takes_beats: true,
+                steps: Vec::new(),
+            }
+        }
+
+        /// A registry as Uro is one, for so long.
+        fn run(&mut self, presence: Presence, time: Duration) {
+            let end = self.now + time;
+            loop {
+                let step = self.listing.next(self.now, presence);
+                if let Step::WaitUntil(at) = step {
+                    self.now = at.unwrap_or(end).min(end);
+                    if self.now == end {
+                        return;
+                    }
+                    continue;
+                }
+                let answer = self.answer(&step);
+                self.listing.done(self.now, &step, answer);
+                self.steps.push(step);
+                assert!(self.steps.len() < 1000, "it runs in circles");
+            }
+        }
+
+        fn answer(&mut self, step: &Step) -> Result<Answer, ClientError> {
+            let refused = || ClientError::Refused {
+                status: 500,
+                said: String::new(),
+            };
+            match step {
+                Step::Create => {
+                    self.ids += 1;
+                    self.rows.push((self.ids.to_string(), self.now));
+                    let id = Some(self.ids.to_string());
+                    return Ok(Answer { id });
+                }
+                Step::Beat { .. } if !self.takes_beats => return Err(refused()),
+                Step::Beat { id, .. } => {
+                    let row = self.rows.iter_mut().find(|row| row.0 == *id);
+                    row.ok_or_else(refused)?.1 = self.now;
+                }
+                Step::Forget { id } => self.rows.retain(|row| row.0 != *id),
+                Step::Remove { id } => self.rows.retain(|row| row.0 != *id),
+                Step::WaitUntil(_) => {}
+            }
+            Ok(Answer { id: None })
+        }
+
+        /// What clients see.
+        fn fresh(&self) -> usize {
+            let is_fresh = |row: &&(String, Instant)| self.now < row.1 + Duration::from_secs(30);
+            self.rows.iter().filter(is_fresh).count()
+        }
+    }
+
+    #[test]
+    fn a_server_that_serves_is_listed_once_for_hours() {
+        let mut world = World::new(None);
+        for _ in 0..360 {
+            world.run(Presence::Up, Duration::from_secs(10));
+            assert_eq!(world.fresh(), 1);
+        }
+        let creates = world.steps.iter().filter(|step| **step == Step::Create);
+        assert_eq!(creates.count(), 1);
+    }
+
+    #[test]
+    fn a_short_restart_is_not_seen() {
+        let mut world = World::new(None);
+        world.run(Presence::Up, Duration::from_secs(9));
+        for _ in 0..100 {
+            world.run(Presence::Away, Duration::from_secs(14));
+            assert_eq!(world.fresh(), 1);
+            world.run(Presence::Up, Duration::from_secs(1));
+        }
+        assert_eq!(world.rows.len(), 1);
+        let is_remove = |step: &Step| matches!(step, Step::Remove { .. });
+        assert!(!world.steps.iter().any(is_remove));
+    }
+
+    #[test]
+    fn who_is_away_for_long_is_taken_off_before_the_registry_would() {
+        let mut world = World::new(None);
+        world.run(Presence::Up, Duration::from_secs(60));
+        world.run(Presence::Away, Duration::from_millis(15_001));
+        assert_eq!((world.rows.len(), world.fresh()), (0, 0));
+        world.run(Presence::Away, Duration::from_secs(3600));
+        let removes = Step::Remove { id: "1".into() };
+        assert_eq!(world.steps.last(), Some(&removes));
+        world.run(Presence::Up, Duration::from_secs(1));
+        assert_eq!(world.fresh(), 1);
+    }
+
+    /// The broken variant: beats that do not ask how the engine is.
+    #[test]
+    fn who_beats_for_a_dead_engine_is_found_out() {
+        let mut world = World::new(None);
+        world.run(Presence::Up, Duration::from_secs(60));
+        let it_died = world.now;
+        world.run(Presence::Up, Duration::from_millis(15_001));
+        assert!(world.now > it_died + UNLIST);
+        assert_eq!(world.fresh(), 1, "players are sent to it");
+    }
+
+    #[test]
+    fn a_drain_is_told_at_once_and_nothing_new_is_listed_for_it() {
+        let mut world = World::new(None);
+        world.run(Presence::Up, Duration::from_secs(3));
+        world.run(Presence::Draining, Duration::from_secs(1));
+        let told = Step::Beat {
+            id: "1".into(),
+            status: Some(Status::Draining),
+        };
+        assert_eq!(world.steps.last(), Some(&told));
+        assert!(world.listing.is_draining());
+        world.run(Presence::Up, Duration::from_secs(1));
+        assert!(!world.listing.is_draining());
+
+        let mut world = World::new(None);
+        world.run(Presence::Draining, Duration::from_secs(60));
+        assert!(world.steps.is_empty());
+    }
+
+    #[test]
+    fn a_row_that_the_registry_has_forgotten_is_made_anew_without_a_double() {
+        let mut world = World::new(Some("of yesterday"));
+        world.run(Presence::Up, Duration::from_secs(1));
+        assert_eq!(world.listing.id(), Some("1"));
+        assert_eq!(world.rows.len(), 1);
+        let forgets = Step::Forget {
+            id: "of yesterday".into(),
+        };
+        assert_eq!(world.steps[1], forgets);
+        assert_eq!(world.steps[2], Step::Create);
+    }
+
+    #[test]
+    fn a_row_of_an_earlier_watchdog_is_used_again() {
+        let mut world = World::new(Some("7"));
+        world.rows.push(("7".into(), world.now));
+        world.run(Presence::Up, Duration::from_secs(60));
+        assert_eq!(world.rows.len(), 1);
+        assert!(!world.steps.contains(&Step::Create));
+    }
+
+    /// Uro lets nobody change a row who is not logged in and comes from another address than the row's.
+    #[test]
+    fn a_registry_that_takes_no_beat_is_not_filled_with_rows() {
+        let mut world = World::new(None);
+        world.takes_beats = false;
+        world.run(Presence::Up, Duration::from_secs(3600));
+        assert!(world.ids <= 2 + 2 * 6, "{} rows in an hour", world.ids);
+        world.takes_beats = true;
+        world.run(Presence::Up, Duration::from_secs(700));
+        assert_eq!(world.fresh(), 1);
+    }
+
+    #[test]
+    fn a_registry_that_is_away_is_asked_less_and_less_often() {
+        let mut listing = Listing::new(BEAT, UNLIST, None);
+        let mut now = Instant::now();
+        let begun = now;
+        let mut tries = 0;
+        while now < begun + Duration::from_secs(600) {
+            match listing.next(now, Presence::Up) {
+                Step::WaitUntil(at) => now = at.unwrap_or(begun + Duration::from_secs(600)),
+                step => {
+                    tries += 1;
+                    let error = ClientError::Unreachable("refused".into());
+                    listing.done(now, &step, Err(error));
+                }
+            }
+        }
+        assert!((20..=26).contains(&tries), "{tries} tries in ten minutes");
+    }
+}

@@ -1,0 +1,190 @@
+//! A registry of game servers as V-Sekai's Uro is one, as far as its `shards` and its login go; the real one wants an Elixir and a
+//! database of its own.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{post, put};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+/// Who may log in.
+pub const USER: &str = "lobby";
+/// With which password.
+pub const PASSWORD: &str = "correct horse battery";
+
+/// What the registry knows.
+#[derive(Debug, Default, Clone)]
+pub struct Known {
+    /// The rows, by id.
+    pub rows: BTreeMap<String, Value>,
+    /// How often each row was beaten for.
+    pub beats: BTreeMap<String, u64>,
+    /// Rows that there ever were.
+    pub created: u64,
+    /// Logins that were granted.
+    pub logins: u64,
+    /// Requests that were refused for want of a token.
+    pub refused: u64,
+    token: Option<String>,
+}
+
+/// A registry on a loopback port, on a thread of its own. It stops when this value goes.
+#[derive(Debug)]
+pub struct Shards {
+    known: Arc<Mutex<Known>>,
+    address: SocketAddr,
+    server: Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>,
+}
+
+impl Shards {
+    /// Starts one without rows.
+    ///
+    /// # Panics
+    /// When no port can be had.
+    pub fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
+        listener
+            .set_nonblocking(true)
+            .expect("a non-blocking socket");
+        let address = listener
+            .local_addr()
+            .expect("the address of a bound socket");
+        let known = Arc::<Mutex<Known>>::default();
+        let router = Router::new()
+            .route("/api/v1/login", post(log_in))
+            .route("/api/v1/shards", post(create))
+            .route("/api/v1/shards/{id}", put(update).delete(remove))
+            .with_state(Arc::clone(&known));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime for the registry");
+            runtime.block_on(async move {
+                let listener =
+                    tokio::net::TcpListener::from_std(listener).expect("a registered socket");
+                tokio::select! {
+                    _ = axum::serve(listener, router) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self {
+            known,
+            address,
+            server: Some((stop, thread)),
+        }
+    }
+
+    /// Where its API begins.
+    pub fn url(&self) -> String {
+        format!("http://{}/api/v1", self.address)
+    }
+
+    /// All that it knows now.
+    pub fn known(&self) -> Known {
+        lock(&self.known).clone()
+    }
+
+    /// No token is good any more.
+    pub fn revoke(&self) {
+        lock(&self.known).token = None;
+    }
+
+    /// Loses its rows, as after a restore from an old backup.
+    pub fn forget(&self) {
+        lock(&self.known).rows.clear();
+    }
+}
+
+impl Drop for Shards {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.server.take() {
+            let _ = stop.send(());
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+type Shared = State<Arc<Mutex<Known>>>;
+
+async fn log_in(State(known): Shared, Json(body): Json<Value>) -> Response {
+    if body["username_or_email"] != USER || body["password"] != PASSWORD {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let mut known = lock(&known);
+    known.logins += 1;
+    let token = format!("token-{}", known.logins);
+    known.token = Some(token.clone());
+    Json(json!({"data": {"access_token": token}})).into_response()
+}
+
+/// Whether the request carries the token.
+fn may(known: &mut Known, headers: &HeaderMap) -> bool {
+    let wanted = known.token.as_ref().map(|token| format!("Bearer {token}"));
+    let given = headers
+        .get("authorization")
+        .and_then(|value| value.to_str().ok());
+    let may = wanted.is_some() && wanted.as_deref() == given;
+    known.refused += u64::from(!may);
+    may
+}
+
+fn with_id(id: &str) -> Response {
+    Json(json!({"data": {"id": id}})).into_response()
+}
+
+async fn create(State(known): Shared, headers: HeaderMap, Json(row): Json<Value>) -> Response {
+    let mut known = lock(&known);
+    if !may(&mut known, &headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    known.created += 1;
+    let id = known.created.to_string();
+    known.rows.insert(id.clone(), row);
+    with_id(&id)
+}
+
+async fn update(
+    State(known): Shared,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Option<Json<Value>>,
+) -> Response {
+    let mut known = lock(&known);
+    if !may(&mut known, &headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let Some(row) = known.rows.get_mut(&id) else {
+        // As it answers where a row is missing.
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    if let Some(status) = body.as_ref().and_then(|body| body.pointer("/shard/status")) {
+        row["status"] = status.clone();
+    }
+    *known.beats.entry(id.clone()).or_default() += 1;
+    with_id(&id)
+}
+
+async fn remove(State(known): Shared, Path(id): Path<String>, headers: HeaderMap) -> Response {
+    let mut known = lock(&known);
+    if !may(&mut known, &headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    match known.rows.remove(&id) {
+        Some(_) => with_id(&id),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

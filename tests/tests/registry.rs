@@ -1,0 +1,167 @@
+//! `[registry]`: players find the server while it serves, and are not sent to it when it does not.
+
+use std::fs;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Trial};
+use rustix::process::Signal;
+use serde_json::Value;
+use sidekick_tests::engine::{Game, act_if_asked};
+use sidekick_tests::shards::{Known, PASSWORD, Shards, USER};
+use sidekick_tests::wait;
+use sidekick_tests::watchdog::Setup;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    if let Some(code) = act_if_asked() {
+        return code;
+    }
+    let trials = [
+        ("a_restart_does_not_show_and_an_end_does", restarts as fn()),
+        ("a_drain_shows_at_once", drain),
+        (
+            "a_token_that_is_no_longer_good_and_a_lost_row_are_mended",
+            mended,
+        ),
+        ("a_wrong_password_is_told_and_stops_nothing", wrong_password),
+    ];
+    let trials = trials.map(|(name, claim)| {
+        Trial::test(name, move || {
+            claim();
+            Ok(())
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+}
+
+/// A server that is to be listed; it is taken off after `unlist_after`.
+fn setup(shards: &Shards, unlist_after: &str, password: &str) -> Setup {
+    let mut setup = Setup::new();
+    let journals = setup.scratch().join("journals");
+    fs::create_dir(&journals).expect("a folder for the journals");
+    let secret = setup.scratch().join("password");
+    fs::write(&secret, format!("{password}\n")).expect("a password file");
+    setup.set_config(&format!(
+        "[restart]\nbackoff_first = \"10ms\"\n[registry]\nurl = \"{}\"\naddress = \"game.example\"\nport = 7711\nmap = \"arena\"\n\
+         name = \"Lobby 1\"\nuser = \"{USER}\"\npassword_file = \"{}\"\nbeat_every = \"1s\"\nunlist_after = \"{unlist_after}\"\n",
+        shards.url(),
+        secret.display()
+    ));
+    setup.set_engine(Game::new(journals).command_line());
+    setup
+}
+
+/// Waits until the registry is so.
+#[track_caller]
+fn until(what: &str, shards: &Shards, is_so: impl Fn(&Known) -> bool) -> Known {
+    wait::until(what, PATIENCE, || Some(shards.known()).filter(&is_so))
+}
+
+fn beats(known: &Known, id: &str) -> u64 {
+    known.beats.get(id).copied().unwrap_or_default()
+}
+
+fn restarts() {
+    let shards = Shards::start();
+    let setup = setup(&shards, "20s", PASSWORD);
+    let mut watchdog = setup.start();
+    let known = until("a row that is beaten for", &shards, |known| {
+        beats(known, "1") > 0
+    });
+    let row = &known.rows["1"];
+    for (key, value) in [
+        ("address", "game.example"),
+        ("map", "arena"),
+        ("name", "Lobby 1"),
+    ] {
+        assert_eq!(row[key], value, "{row}");
+        assert_eq!(row["shard"][key], value, "{row}");
+    }
+    assert_eq!(row["port"], 7711);
+    let status = watchdog.wait_for_status("a listed server", PATIENCE, |status| {
+        status["registry"]["id"].as_str().map(str::to_owned)
+    });
+    assert_eq!(status, "1");
+
+    // The engine, then the watchdog, then both.
+    for (engine_dies, watchdog_dies) in [(true, false), (false, true), (true, true)] {
+        if engine_dies {
+            let engines = setup.engines(Some(&watchdog));
+            assert_eq!(engines.len(), 1);
+            setup.signal(engines[0], Signal::KILL);
+        }
+        if watchdog_dies {
+            watchdog.kill();
+            watchdog = setup.start();
+        }
+        let before = beats(&shards.known(), "1");
+        let known = until("more beats", &shards, |known| {
+            beats(known, "1") > before + 1
+        });
+        assert_eq!(known.created, 1, "it was listed anew");
+        assert_eq!(known.rows.len(), 1);
+    }
+
+    let finished = watchdog.stop(PATIENCE);
+    assert!(finished.status.success(), "{:?}", finished.lines);
+    assert!(
+        shards.known().rows.is_empty(),
+        "a server that has ended is listed"
+    );
+}
+
+fn drain() {
+    let shards = Shards::start();
+    let setup = setup(&shards, "0s", PASSWORD);
+    let watchdog = setup.start();
+    until("a row", &shards, |known| known.rows.len() == 1);
+    // It cannot hear the wish to quit, and is killed when its time is over.
+    let engines = setup.engines(Some(&watchdog));
+    setup.signal(engines[0], Signal::STOP);
+    let order = setup.run(&["drain", "--no-wait", "--grace", "4s"], PATIENCE);
+    assert!(order.status.success(), "{:?}", order.lines);
+    until("a row that drains", &shards, |known| {
+        known.rows.values().any(|row| row["status"] == "draining")
+    });
+    until("no row", &shards, |known| known.rows.is_empty());
+    let start = setup.run(&["start"], PATIENCE);
+    assert!(start.status.success(), "{:?}", start.lines);
+    let known = until("a new row", &shards, |known| known.rows.len() == 1);
+    assert!(known.rows.values().all(|row| row["status"] == "online"));
+    watchdog.stop(PATIENCE);
+}
+
+fn mended() {
+    let shards = Shards::start();
+    let setup = setup(&shards, "20s", PASSWORD);
+    let watchdog = setup.start();
+    until("beats", &shards, |known| beats(known, "1") > 0);
+    shards.revoke();
+    let before = shards.known();
+    let known = until("beats with a new token", &shards, |known| {
+        beats(known, "1") > beats(&before, "1") + 1
+    });
+    assert_eq!((known.logins, known.created), (before.logins + 1, 1));
+    shards.forget();
+    let known = until("a new row", &shards, |known| beats(known, "2") > 0);
+    assert_eq!(known.rows.len(), 1);
+    watchdog.stop(PATIENCE);
+}
+
+fn wrong_password() {
+    let shards = Shards::start();
+    let setup = setup(&shards, "20s", "wrong");
+    let watchdog = setup.start();
+    let error = watchdog.wait_for_status("a word of the login", PATIENCE, |status: &Value| {
+        status["registry"]["error"].as_str().map(str::to_owned)
+    });
+    assert!(error.contains("password_file"), "{error}");
+    assert!(!error.contains("wrong\""), "{error}");
+    watchdog.wait_for_status("a running game", PATIENCE, |status| {
+        (status["engine"]["connected"] == true).then_some(())
+    });
+    let finished = watchdog.stop(PATIENCE);
+    assert!(finished.status.success(), "{:?}", finished.lines);
+}
