@@ -3,6 +3,9 @@
 
 use super::*;
 
+/// The longest stall that a game can announce.
+const STALL_MAX: Duration = Duration::from_secs(3600);
+
 /// A machine that lacks a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Broken {
@@ -20,6 +23,8 @@ pub(super) enum Broken {
     GivesUp,
     /// An engine that is found running is not taken for one.
     NoAdoption,
+    /// What a game announces before its first frame counts from the machine's start.
+    CountsFromBoot,
 }
 
 impl Broken {
@@ -46,6 +51,16 @@ impl Broken {
                 let frames = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
                 Some(Event::Beat(Beat { frames, ..beat }))
             }
+            // The stall's end on the clock, less the last frame's stamp: there was none, so it was zero.
+            (Self::CountsFromBoot, Event::Beat(beat))
+                if beat.frames == 0 && !beat.allowed_silence.is_zero() =>
+            {
+                let allowed_silence = (now + beat.allowed_silence).min(STALL_MAX);
+                Some(Event::Beat(Beat {
+                    allowed_silence,
+                    ..beat
+                }))
+            }
             (_, event) => Some(event),
         }
     }
@@ -62,7 +77,7 @@ impl Broken {
 /// Sentences about what is wrong with a machine.
 type Check = fn(Option<Broken>) -> Vec<String>;
 
-const CHECKS: [(Check, &[Broken]); 4] = [
+const CHECKS: [(Check, &[Broken]); 5] = [
     (
         faults_of_a_hang,
         &[Broken::NoKill, Broken::NoEvidence, Broken::BelievesStamps],
@@ -73,6 +88,7 @@ const CHECKS: [(Check, &[Broken]); 4] = [
         &[Broken::NoBreaker, Broken::GivesUp],
     ),
     (faults_of_an_adoption, &[Broken::NoAdoption]),
+    (faults_of_a_first_frame, &[Broken::CountsFromBoot]),
 ];
 
 /// An engine with a ring that has come to its first frame.
@@ -193,6 +209,38 @@ fn faults_of_an_adoption(broken: Option<Broken>) -> Vec<String> {
     add(&mut faults, world.doubles > 0, "two engines at once");
     world.die(false);
     add(&mut faults, world.engines != 1, "none came after it");
+    faults
+}
+
+/// A game restores, or expects a stall, and then hangs in its first frame: nobody waits for longer than its start may take
+/// or than it has announced, however long the machine has been up.
+fn faults_of_a_first_frame(broken: Option<Broken>) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (connected_after, announced) in [(0, 1), (3, 7), (20, 39), (20, 300)] {
+        let mut world = World::with_broken(quiet(), broken);
+        let startup_timeout = world.machine.policy.startup_timeout;
+        world.feed(Event::Start);
+        world.now += SECOND * connected_after;
+        world.feed(Event::Connected);
+        let limit = startup_timeout.max(SECOND * (connected_after + announced));
+        let begin = world.starts[0];
+        let mut hung_at = None;
+        while world.now < begin + STALL_MAX && hung_at.is_none() {
+            world.feed(Event::Beat(Beat {
+                allowed_silence: SECOND * announced,
+                ..Beat::default()
+            }));
+            world.pass(SECOND);
+            hung_at = (world.backtraces > 0).then(|| world.now - begin);
+        }
+        let case = format!("{announced} s announced after {connected_after} s");
+        match hung_at {
+            Some(at) if at < limit => faults.push(format!("{case}: not waited for")),
+            Some(at) if at > limit + SECOND => faults.push(format!("{case}: found after {at:?}")),
+            Some(_) => {}
+            None => faults.push(format!("{case}: never found")),
+        }
+    }
     faults
 }
 
