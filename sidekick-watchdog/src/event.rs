@@ -301,6 +301,15 @@ pub enum EngineEvent {
     Connected {
         /// Its incarnation number.
         incarnation: u32,
+        /// Its first frame has passed before: it was adopted, or booted as the standby.
+        in_main_loop: bool,
+    },
+    /// The engine's first frame has passed.
+    Running {
+        /// Its incarnation number.
+        incarnation: u32,
+        /// From its start.
+        after: Duration,
     },
     /// The game called `Sidekick.mark_ready()`.
     Ready {
@@ -362,6 +371,8 @@ pub enum EngineEvent {
         frame: Option<u64>,
         /// It was asked to end, and did.
         as_asked: bool,
+        /// It ended by itself, with a code that counts as success: only `restart = "always"` starts another.
+        success: bool,
     },
     /// The report of a death is kept.
     Reported {

@@ -54,10 +54,10 @@ pub struct Status {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineState {
-    /// Launched, not yet connected.
+    /// Launched, its first frame has not passed.
     #[default]
     Starting,
-    /// Connected, its main loop runs; or it need not connect (`[health] heartbeat = "optional"`), and its startup time is
+    /// In its main loop, from its first frame on; or it was adopted and has not connected yet; or it need not connect (`[health] heartbeat = "optional"`), and its startup time is
     /// over.
     Running,
     /// Its main loop is silent beyond the limit.

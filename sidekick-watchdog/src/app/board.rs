@@ -242,9 +242,20 @@ impl Board {
                 self.metrics.engine_incarnation.set(i64::from(*incarnation));
                 self.metrics.engine_up.set(1);
             }
-            EngineEvent::Connected { .. } => {
-                engine.state = EngineState::Running;
+            EngineEvent::Connected { in_main_loop, .. } => {
                 engine.connected = true;
+                // An adopted one was taken for running as long as nobody could tell.
+                if matches!(engine.state, EngineState::Starting | EngineState::Running) {
+                    engine.state = match in_main_loop {
+                        true => EngineState::Running,
+                        false => EngineState::Starting,
+                    };
+                }
+            }
+            EngineEvent::Running { .. } => {
+                if engine.state == EngineState::Starting {
+                    engine.state = EngineState::Running;
+                }
             }
             EngineEvent::Ready { .. } => engine.ready = true,
             EngineEvent::Hung { .. } => engine.state = EngineState::Hung,
@@ -728,6 +739,7 @@ mod tests {
             uptime: None,
             frame: None,
             as_asked: false,
+            success: false,
         }
     }
 
@@ -847,6 +859,57 @@ mod tests {
             board.engine(&EngineEvent::Stopped { asked: true });
             board.engine(&unconnected);
             assert_eq!(board.status.engine.state, EngineState::Stopped);
+        }
+    }
+
+    /// Its ring is there long before its first frame, while it loads; an adopted one is taken for running until its ring
+    /// says otherwise; who was asked to end does not run again.
+    #[test]
+    fn it_runs_from_its_first_frame_on() {
+        let connected = |in_main_loop| EngineEvent::Connected {
+            incarnation: 2,
+            in_main_loop,
+        };
+        let adopted = EngineEvent::Adopted {
+            incarnation: 2,
+            pid: 1,
+            uptime: Duration::ZERO,
+            ring_lost: false,
+        };
+        let running = EngineEvent::Running {
+            incarnation: 2,
+            after: Duration::from_secs(9),
+        };
+        let stopping = EngineEvent::Stopping {
+            incarnation: 2,
+            grace: Duration::ZERO,
+        };
+        let table = [
+            (vec![started(2, 5)], EngineState::Starting),
+            (vec![started(2, 5), connected(false)], EngineState::Starting),
+            (
+                vec![started(2, 5), connected(false), running.clone()],
+                EngineState::Running,
+            ),
+            (vec![started(2, 5), connected(true)], EngineState::Running),
+            (vec![adopted.clone()], EngineState::Running),
+            (vec![adopted.clone(), connected(true)], EngineState::Running),
+            (vec![adopted, connected(false)], EngineState::Starting),
+            (
+                vec![started(2, 5), stopping, connected(false), running],
+                EngineState::Stopping,
+            ),
+        ];
+        for (events, state) in table {
+            let mut board = Board::new(Status::default(), Metrics::new());
+            board.status.engine.heartbeat_required = true;
+            for event in &events {
+                board.engine(event);
+            }
+            assert_eq!(board.status.engine.state, state, "{events:?}");
+            let is_ready = board.status.unready_reason().is_none();
+            let is_up = state == EngineState::Running && board.status.engine.connected;
+            assert!(!is_ready || is_up, "{events:?}");
         }
     }
 

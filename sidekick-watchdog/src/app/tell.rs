@@ -69,7 +69,14 @@ pub(super) fn tell(event: &EngineEvent) {
             }
             info!(incarnation, pid, uptime_s, "running engine adopted");
         }
-        EngineEvent::Connected { incarnation } => info!(incarnation, "engine connected"),
+        EngineEvent::Connected { incarnation, .. } => info!(incarnation, "engine connected"),
+        EngineEvent::Running { incarnation, after } => {
+            info!(
+                incarnation,
+                after_ms = ms(*after),
+                "engine in its main loop"
+            );
+        }
         EngineEvent::Ready { incarnation, after } => {
             info!(incarnation, after_ms = ms(*after), "game ready");
         }
@@ -126,6 +133,24 @@ pub(super) fn tell(event: &EngineEvent) {
         } => {
             let uptime_s = uptime.map(seconds);
             info!(incarnation, pid, %cause, uptime_s, frame, "engine ended as asked");
+        }
+        // One without the extension, whose code is all that there is to go by.
+        EngineEvent::Died {
+            incarnation,
+            pid,
+            cause: cause @ DeathCause::Exited { .. },
+            uptime,
+            success: true,
+            ..
+        } => {
+            let uptime_s = uptime.map(seconds);
+            info!(
+                incarnation,
+                pid,
+                %cause,
+                uptime_s,
+                "engine ended by itself with one of [engine] success_exit_codes; only restart = \"always\" starts another"
+            );
         }
         EngineEvent::Died {
             incarnation,

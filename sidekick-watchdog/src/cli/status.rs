@@ -220,12 +220,16 @@ fn engine_words(status: &Status) -> String {
     if let Some(error) = &engine.start_error {
         let _ = write!(words, ", the last start failed: {error}");
     }
+    if engine.state == EngineState::Starting && engine.connected {
+        words.push_str(", its extension is loaded, no frame yet");
+    }
     if engine.state == EngineState::Running {
         words.push_str(match (engine.connected, engine.ready) {
             (false, _) if engine.ring_lost => {
                 ", its ring was cleaned up with the runtime directory: what it records is lost; \
                  `sidekick-watchdog restart` ends that"
             }
+            (false, _) if engine.heartbeat_required => ", not connected yet",
             (false, _) => ", without the extension",
             (true, true) => ", ready",
             (true, false) => ", not marked ready",

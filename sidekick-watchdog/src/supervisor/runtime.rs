@@ -38,13 +38,15 @@ use crate::crash::{DeathFacts, HangEvidence};
 use crate::event::{DeathCause, EngineEvent, Versions};
 use crate::platform::{Exit, Process, Waitable, Waker, monotonic_now, wait_for_either};
 
-/// Pause between two looks whether the game is ready: growing, so that a game that never says so costs nothing.
 /// How often the engine's threads, memory and plan are looked at; more often where its memory has a limit, and at the
 /// beginning of its life.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const LOOK_EVERY_LIMITED: Duration = Duration::from_secs(1);
 const LOOK_FIRST: Duration = Duration::from_millis(250);
+/// Pause between two looks whether the game is ready: growing, so that a game that never says so costs nothing. Until its
+/// first frame somebody may wait for that.
 const READY_POLL_FIRST: Duration = Duration::from_millis(20);
+const FRAME_POLL_MAX: Duration = Duration::from_secs(1);
 const READY_POLL_MAX: Duration = Duration::from_secs(5);
 /// How often dead orphans are reaped, and what an engine left behind is looked for after its death.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
@@ -99,6 +101,7 @@ struct Engine {
     banner_at: Option<Duration>,
     look_at: Duration,
     look_pause: Duration,
+    running_told: bool,
     ready_told: bool,
     ready_poll: Duration,
     ready_poll_at: Duration,
@@ -415,11 +418,26 @@ impl Runtime {
         engine.link = Some(link);
         engine.ready_poll_at = now;
         if is_first {
-            self.emit(EngineEvent::Connected {
-                incarnation: launch,
-            });
+            self.tell_connected();
             self.feed(Event::Connected);
         }
+    }
+
+    /// Tells that the engine has a ring, if it has one.
+    fn tell_connected(&mut self) -> bool {
+        let Some(engine) = self.engine.as_mut() else {
+            return false;
+        };
+        let Some(link) = &engine.link else {
+            return false;
+        };
+        engine.running_told = link.heartbeat().frames > 0;
+        let (incarnation, in_main_loop) = (engine.launch, engine.running_told);
+        self.emit(EngineEvent::Connected {
+            incarnation,
+            in_main_loop,
+        });
+        true
     }
 
     fn on_time(&mut self) {
@@ -566,6 +584,7 @@ impl Runtime {
             uptime: facts.uptime,
             frame: facts.frame,
             as_asked: false,
+            success: is_success,
         });
         if launch >= self.last_launch || Some(launch) == self.active_before {
             self.is_relaunch &= !is_success;
@@ -642,9 +661,7 @@ impl Runtime {
                 }
                 Action::Spawn { safe: false } if self.promote() => {
                     actions.extend(self.machine.on_event(Event::Spawned, monotonic_now()));
-                    let connected = self.engine.as_ref().filter(|engine| engine.link.is_some());
-                    if let Some(incarnation) = connected.map(|engine| engine.launch) {
-                        self.emit(EngineEvent::Connected { incarnation });
+                    if self.tell_connected() {
                         actions.extend(self.machine.on_event(Event::Connected, monotonic_now()));
                     }
                 }
@@ -725,6 +742,7 @@ fn died(death: &Death, exit: Exit) -> EngineEvent {
         uptime: Some(death.uptime),
         frame: death.heartbeat.map(|heartbeat| heartbeat.frames),
         as_asked: death.is_as_asked(exit),
+        success: death.is_success,
     }
 }
 
@@ -754,6 +772,7 @@ impl Engine {
             banner_at: None,
             look_at: now + LOOK_FIRST,
             look_pause: LOOK_FIRST,
+            running_told: false,
             ready_told: false,
             ready_poll: READY_POLL_FIRST,
             ready_poll_at: now,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Zoned;
 
-use super::{LOOK_EVERY, LOOK_EVERY_LIMITED, READY_POLL_MAX, Runtime};
+use super::{FRAME_POLL_MAX, LOOK_EVERY, LOOK_EVERY_LIMITED, READY_POLL_MAX, Runtime};
 use crate::crash::HangKind;
 use crate::event::EngineEvent;
 use crate::platform::{ProcessState, monotonic_now};
@@ -31,18 +31,28 @@ impl Runtime {
             ready: heartbeat.ready,
             crashed: heartbeat.crashed,
         };
-        let mut became_ready = None;
+        let incarnation = engine.launch;
+        let after = now.saturating_sub(engine.started_at);
+        let has_frame = heartbeat.frames > 0;
+        let is_first_frame = has_frame && !std::mem::replace(&mut engine.running_told, has_frame);
+        let mut became_ready = false;
         if !engine.ready_told {
             // A game may call mark_ready() before its first frame. It is looked at until there is one: the machine must
             // hear of it, or a hang would go unnoticed for as long as a start may take.
-            engine.ready_told = heartbeat.ready && heartbeat.frames > 0;
-            if engine.ready_told {
-                became_ready = Some((engine.launch, now.saturating_sub(engine.started_at)));
-            }
+            became_ready = heartbeat.ready && has_frame;
+            engine.ready_told = became_ready;
             engine.ready_poll_at = now + engine.ready_poll;
-            engine.ready_poll = (engine.ready_poll * 3 / 2).min(READY_POLL_MAX);
+            let longest = if has_frame {
+                READY_POLL_MAX
+            } else {
+                FRAME_POLL_MAX
+            };
+            engine.ready_poll = (engine.ready_poll * 3 / 2).min(longest);
         }
-        if let Some((incarnation, after)) = became_ready {
+        if is_first_frame {
+            self.emit(EngineEvent::Running { incarnation, after });
+        }
+        if became_ready {
             self.emit(EngineEvent::Ready { incarnation, after });
         }
         self.feed_at(Event::Beat(beat), now);
