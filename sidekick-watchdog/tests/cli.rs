@@ -349,7 +349,9 @@ async fn commands_find_the_watchdog_of_their_data_directory() {
         let output = watchdog(&path, &["crashes", id, "--data-dir", "data"]);
         let output = { output }.output().unwrap();
         assert_code(&output, ExitCode::Internal);
-        assert!(err(&output).contains("no crash report"), "{}", err(&output));
+        let words = format!("there is no crash report {id:?}; ");
+        assert!(err(&output).contains(&words), "{}", err(&output));
+        assert!(err(&output).contains("0001bbbb"), "{}", err(&output));
     }
 
     // The watchdog died without taking its socket away.
@@ -364,6 +366,13 @@ async fn commands_find_the_watchdog_of_their_data_directory() {
             "{text}"
         );
     }
+    let output = ask(&["crashes", "0001cccc"]).await.unwrap();
+    assert_code(&output, ExitCode::Internal);
+    let text = err(&output);
+    assert!(
+        text.contains("0001bbbb") && !text.contains("watchdog refused"),
+        "{text}"
+    );
     let output = ask(&["crashes", "last"]).await.unwrap();
     assert_code(&output, ExitCode::Ok);
     assert!(out(&output).starts_with("cause        segmentation fault in frame 3\n"));

@@ -1,6 +1,8 @@
 //! `GET /api/v1/crashes?limit=` (the newest first, in short) and `GET /api/v1/crashes/{id}` (the whole report; `id` may be
 //! any part that only one report's id begins or ends with, or `last`).
 
+use std::path::PathBuf;
+
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -17,6 +19,10 @@ use crate::crash::keep::{CrashFolder, REPORTS_KEPT};
 const LISTED: usize = 20;
 /// The shortest part of an id that is looked for.
 const PART_MIN: usize = 4;
+/// Of an id so much is shown: its end, since reports of one day begin alike.
+pub const SHORT_ID_CHARS: usize = 8;
+/// Ids that are named where one is not found.
+const IDS_NAMED: usize = 5;
 
 /// A report in short.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -52,9 +58,20 @@ impl From<CrashReport> for CrashSummary {
 /// Why there is no such report.
 #[derive(Debug, thiserror::Error)]
 pub enum CrashError {
+    /// There is none at all.
+    #[error("there are no crash reports in {dir:?}: no engine has crashed, as far as is known")]
+    NoneKept {
+        /// Their folder.
+        dir: PathBuf,
+    },
     /// None has such an id.
-    #[error("no crash report {0:?}; `sidekick-watchdog crashes` lists those that are kept")]
-    Unknown(String),
+    #[error("there is no crash report {part:?}; those that are kept, the newest first: {}", named(.ids))]
+    Unknown {
+        /// What was asked for.
+        part: String,
+        /// Those that there are, the newest first.
+        ids: Vec<Uuid>,
+    },
     /// Several have.
     #[error("{count} crash reports are called {part:?}; give more of the id")]
     Ambiguous {
@@ -66,6 +83,22 @@ pub enum CrashError {
     /// The folder or file cannot be read.
     #[error("crash reports cannot be read: {0}")]
     Unreadable(#[from] std::io::Error),
+}
+
+/// A part of an id that names it in lists and is enough to ask for it.
+pub fn short_id(id: Uuid) -> String {
+    let id = id.to_string();
+    id[id.len() - SHORT_ID_CHARS..].to_owned()
+}
+
+fn named(ids: &[Uuid]) -> String {
+    let names = ids.iter().take(IDS_NAMED).copied().map(short_id);
+    let mut names = names.collect::<Vec<_>>().join(", ");
+    match ids.len().saturating_sub(IDS_NAMED) {
+        0 => {}
+        more => names.push_str(&format!(" and {more} more")),
+    }
+    names
 }
 
 /// The newest reports in short, at most `limit`. A file that cannot be read is passed over. Blocks on the disk.
@@ -84,22 +117,25 @@ pub fn list(folder: &CrashFolder, limit: usize) -> Result<Vec<CrashSummary>, Cra
 /// # Errors
 /// See [`CrashError`].
 pub fn find(folder: &CrashFolder, part: &str) -> Result<CrashReport, CrashError> {
-    let unknown = || CrashError::Unknown(part.to_owned());
-    let mut ids = folder.ids()?;
+    let ids = folder.ids()?;
+    let Some(last) = ids.first() else {
+        let dir = folder.dir().to_owned();
+        return Err(CrashError::NoneKept { dir });
+    };
     if part == "last" {
-        ids.truncate(1);
-    } else {
-        let wanted = part.to_ascii_lowercase();
-        if wanted.len() < PART_MIN {
-            return Err(unknown());
-        }
-        ids.retain(|id| {
-            let id = id.to_string();
-            id.starts_with(&wanted) || id.ends_with(&wanted)
-        });
+        return Ok(folder.read(*last)?);
     }
-    match ids.as_slice() {
-        [] => Err(unknown()),
+    let wanted = part.to_ascii_lowercase();
+    let is_it = |id: &&Uuid| {
+        let id = id.to_string();
+        wanted.len() >= PART_MIN && (id.starts_with(&wanted) || id.ends_with(&wanted))
+    };
+    let found: Vec<Uuid> = ids.iter().filter(is_it).copied().collect();
+    match found.as_slice() {
+        [] => Err(CrashError::Unknown {
+            part: part.to_owned(),
+            ids,
+        }),
         [id] => Ok(folder.read(*id)?),
         several => Err(CrashError::Ambiguous {
             part: part.to_owned(),
@@ -135,7 +171,7 @@ async fn read<T: Serialize + Send + 'static>(
         Ok(Ok(found)) => ([(header::CACHE_CONTROL, "no-store")], Json(found)).into_response(),
         Ok(Err(error)) => {
             let code = match error {
-                CrashError::Unknown(_) => StatusCode::NOT_FOUND,
+                CrashError::NoneKept { .. } | CrashError::Unknown { .. } => StatusCode::NOT_FOUND,
                 CrashError::Ambiguous { .. } => StatusCode::CONFLICT,
                 CrashError::Unreadable(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
@@ -154,7 +190,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = CrashFolder::new(dir.path());
         assert!(list(&folder, 5).unwrap().is_empty());
-        assert!(matches!(find(&folder, "last"), Err(CrashError::Unknown(_))));
+        for part in ["last", "aaaa"] {
+            let error = find(&folder, part).unwrap_err().to_string();
+            assert!(error.contains("no engine has crashed"), "{error}");
+        }
         let ids = [
             "01930000-0000-7000-8000-00000000aaaa",
             "01930000-0000-7000-8000-00000001bbbb",
@@ -182,7 +221,12 @@ mod tests {
         let error = find(&folder, "0193").unwrap_err().to_string();
         assert!(error.contains("2 crash reports"), "{error}");
         for part in ["aaa", "cccc", "../x"] {
-            assert!(matches!(find(&folder, part), Err(CrashError::Unknown(_))));
+            let error = find(&folder, part).unwrap_err().to_string();
+            let named =
+                format!("{part:?}; those that are kept, the newest first: 0001bbbb, 0000aaaa");
+            assert!(error.ends_with(&named), "{error}");
         }
+        let many = vec![Uuid::nil(); IDS_NAMED + 12];
+        assert!(named(&many).ends_with("00000000 and 12 more"));
     }
 }

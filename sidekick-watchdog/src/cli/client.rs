@@ -42,6 +42,9 @@ pub(super) enum ClientError {
     Broken(String),
     #[error("the watchdog refused: {0}")]
     Refused(String),
+    /// There is no such thing, whoever was asked.
+    #[error("{0}")]
+    Missing(String),
 }
 
 impl ClientError {
@@ -50,7 +53,7 @@ impl ClientError {
             Self::NotRunning { .. } | Self::NotOurs { .. } | Self::Broken(_) => {
                 ExitCode::NotRunning
             }
-            Self::Refused(_) => ExitCode::Internal,
+            Self::Refused(_) | Self::Missing(_) => ExitCode::Internal,
         }
     }
 }

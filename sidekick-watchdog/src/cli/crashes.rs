@@ -3,11 +3,12 @@
 use std::fmt::Write;
 
 use clap::Args;
+use hyper::StatusCode;
 
 use super::LocationArgs;
 use super::client::{Client, ClientError};
 use super::words::{plain, second, size, span};
-use crate::api::crashes::{self, CrashError, CrashSummary};
+use crate::api::crashes::{self, CrashError, CrashSummary, SHORT_ID_CHARS, short_id};
 use crate::config::Config;
 use crate::crash::keep::{CrashFolder, REPORTS_KEPT};
 use crate::crash::{CrashReport, ScriptError};
@@ -16,8 +17,6 @@ use crate::log_line::LogLevel;
 
 /// Reports that are listed when nothing else is asked for.
 const LISTED: usize = 20;
-/// Of an id so much is shown in the list: its end, since reports of one day begin alike.
-const ID_SHOWN: usize = 8;
 /// A number of more digits than this is an id.
 const COUNT_DIGITS_MAX: usize = 3;
 
@@ -72,22 +71,21 @@ fn list(config: &Config, count: usize) -> Result<Vec<CrashSummary>, ClientError>
 }
 
 fn report(config: &Config, id: &str) -> Result<CrashReport, ClientError> {
-    // It goes into a path; no id has anything else in it.
-    if !id
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    {
-        return Err(ClientError::Refused(
-            CrashError::Unknown(id.to_owned()).to_string(),
-        ));
+    let find = || crashes::find(&folder(config)?, id);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if !id.bytes().all(is_plain) {
+        // It would go into a path; no id has anything else in it.
+        return find().map_err(missing);
     }
-    let asked = get(config, &format!("/api/v1/crashes/{id}"));
-    or_from_disk(asked, || crashes::find(&folder(config)?, id))
+    or_from_disk(get(config, &format!("/api/v1/crashes/{id}")), find)
 }
 
 fn get<T: serde::de::DeserializeOwned>(config: &Config, path: &str) -> Result<T, ClientError> {
-    let body = Client::connect(config)?.get(path)?.success()?;
-    serde_json::from_str(&body)
+    let answer = Client::connect(config)?.get(path)?;
+    if answer.code == StatusCode::NOT_FOUND {
+        return Err(ClientError::Missing(answer.body.trim_end().to_owned()));
+    }
+    serde_json::from_str(&answer.success()?)
         .map_err(|error| ClientError::Broken(format!("its answer is not JSON ({error})")))
 }
 
@@ -99,10 +97,14 @@ fn or_from_disk<T>(
     match asked {
         Err(not_running @ ClientError::NotRunning { .. }) => read().map_err(|error| match error {
             CrashError::Unreadable(_) => not_running,
-            other => ClientError::Refused(other.to_string()),
+            other => missing(other),
         }),
         asked => asked,
     }
+}
+
+fn missing(error: CrashError) -> ClientError {
+    ClientError::Missing(error.to_string())
 }
 
 /// The reports' folder, where there is a data directory at all.
@@ -121,12 +123,11 @@ fn table(list: &[CrashSummary]) -> String {
         return "no crash reports; no engine has crashed, as far as is known".to_owned();
     }
     let mut text = format!(
-        "{:<ID_SHOWN$}  {:<23}  {:>11}  {:>10}  cause\n",
+        "{:<SHORT_ID_CHARS$}  {:<23}  {:>11}  {:>10}  cause\n",
         "id", "when", "incarnation", "lived"
     );
     for crash in list {
-        let id = crash.report_id.to_string();
-        let id = &id[id.len() - ID_SHOWN..];
+        let id = short_id(crash.report_id);
         let lived = crash.uptime_s.map_or_else(|| "?".to_owned(), span);
         let _ = writeln!(
             text,

@@ -2,6 +2,7 @@
 //! one ended: each line tells its place.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -57,14 +58,22 @@ pub(super) fn run(args: &LogsArgs) -> ExitCode {
         Err(error) => {
             super::complain(&error);
             if let ClientError::NotRunning { data_dir, .. } = &error {
-                let kept = data_dir.join("engine");
-                super::complain(format_args!(
-                    "what the engines printed is kept in {}",
-                    kept.display()
-                ));
+                super::complain(where_kept(&data_dir.join("engine")));
             }
             error.exit_code()
         }
+    }
+}
+
+/// What there is to read without a watchdog.
+fn where_kept(folder: &Path) -> String {
+    let folder_shown = folder.display();
+    match folder.is_dir() {
+        true => format!("what the engines printed is kept in {folder_shown}"),
+        false => format!(
+            "nothing that an engine printed is kept there ({folder_shown} does not exist); --data-dir names another data \
+             directory"
+        ),
     }
 }
 
@@ -204,6 +213,14 @@ fn words(item: &LogItem) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_folder_that_is_there_is_named_as_the_place_of_the_output() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(where_kept(dir.path()).contains("is kept in"));
+        let none = where_kept(&dir.path().join("engine"));
+        assert!(none.contains("does not exist") && none.contains("--data-dir"));
+    }
 
     #[test]
     fn the_first_watchdog_is_waited_for_unless_nobody_wants_to() {

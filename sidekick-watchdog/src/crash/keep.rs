@@ -38,6 +38,11 @@ impl CrashFolder {
         }
     }
 
+    /// Where it is, or will be.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where a report lies, or would.
     pub fn path(&self, report_id: Uuid) -> PathBuf {
         self.dir.join(format!("{report_id}.json"))
