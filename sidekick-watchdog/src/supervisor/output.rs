@@ -7,7 +7,7 @@
 //!   launch number ahead of time, so that a disk that stands still delays no relaunch.
 //!
 //! What is promised: every byte that the engine has written while a disk works is kept once. If the disk stands still,
-//! the last `memory_bytes_max` bytes wait in memory, and what is older goes. What the engine itself still holds in a
+//! up to `memory_bytes_max` bytes wait in memory; when there are more, the older half goes. What the engine itself still holds in a
 //! buffer when it dies (a release build without `flush_stdout_on_print`) never came here.
 
 mod engine_log;
@@ -85,7 +85,7 @@ pub struct OutputSettings {
     pub disk_bytes_max: u64,
     /// Output of so many engines is kept beside the present one's.
     pub launches_kept: usize,
-    /// So much output may wait in memory for the disk; beyond it the oldest is given up.
+    /// So much output may wait in memory for the disk; beyond it all but the newest half of that is given up.
     pub memory_bytes_max: u64,
     /// Run after each crash report.
     pub post_mortem: Option<PostMortem>,
