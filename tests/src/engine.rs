@@ -33,11 +33,22 @@ const RESPAWN_EVERY: Duration = Duration::from_secs(1);
 const LONG_LIFE_EVERY: u32 = 256;
 /// The file beside the journals' folder while which is there nobody's frames are over.
 const HOLD: &str = "hold";
+/// The file beside it that says how many lines each engine is to print, and how many it prints in a frame.
+const PRINT: &str = "print";
+const LINES_PER_FRAME: u64 = 500;
 const LONG_LIFE_FRAMES: u64 = 250;
 /// The exit code of an engine whose frames are over.
 pub const DEATH_CODE: u8 = 3;
 /// Between two frames.
 const FRAME: Duration = Duration::from_millis(5);
+
+/// The bytes of a printed line with its end.
+pub const LINE_BYTES: usize = 100;
+
+/// What an engine prints as its `number`th line, without the line's end.
+pub fn line(number: u64) -> String {
+    format!("line {number:.<width$}", width = LINE_BYTES - 6)
+}
 
 /// What the engine does.
 #[derive(Debug, Clone)]
@@ -96,6 +107,15 @@ impl Game {
             fs::remove_file(&path)
         };
         done.unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    }
+
+    /// Lets every engine print up to so many lines in all, [`LINE_BYTES`] long with their ends; see [`line`].
+    ///
+    /// # Panics
+    /// When the file that tells them cannot be written.
+    pub fn let_print(&self, lines: u64) {
+        let path = self.journals.with_file_name(PRINT);
+        fs::write(&path, lines.to_string()).unwrap_or_else(|error| panic!("{path:?}: {error}"));
     }
 
     /// Starts it as no watchdog would: nothing but its ring tells of it.
@@ -167,6 +187,7 @@ fn play(game: &Game) -> ExitCode {
     let frames_min = if is_long_lived { LONG_LIFE_FRAMES } else { 0 };
     let frames_max = game.frames_max.max(frames_min);
     let hold = game.journals.with_file_name(HOLD);
+    let mut print = Print::new(&game.journals);
     let mut frames = 0;
     while frames < frames_max || hold.exists() {
         frames += 1;
@@ -189,7 +210,8 @@ fn play(game: &Game) -> ExitCode {
                 last = seq;
             }
         }
-        journal.write(last, session.refused());
+        print.go_on();
+        journal.write([last, session.refused(), print.lines]);
         if session.control().quit.is_some() {
             session.set_clean_exit(0);
             return ExitCode::SUCCESS;
@@ -269,7 +291,32 @@ pub fn options() -> SessionOptions {
     }
 }
 
-/// Two numbers in a file: the last sequence number given, and how many records were refused.
+/// The printing of lines, as many as the test allows.
+struct Print {
+    allowed: PathBuf,
+    lines: u64,
+}
+
+impl Print {
+    fn new(journals: &Path) -> Self {
+        Self {
+            allowed: journals.with_file_name(PRINT),
+            lines: 0,
+        }
+    }
+
+    fn go_on(&mut self) {
+        // While it is being written it says nothing.
+        let allowed = fs::read_to_string(&self.allowed).ok();
+        let allowed = allowed.and_then(|text| text.parse().ok()).unwrap_or(0);
+        for number in (self.lines + 1..=allowed).take(LINES_PER_FRAME as usize) {
+            println!("{}", line(number));
+            self.lines = number;
+        }
+    }
+}
+
+/// Three numbers in a file: the last sequence number given, how many records were refused, and how many lines printed.
 struct Journal(File);
 
 impl Journal {
@@ -278,12 +325,9 @@ impl Journal {
         Self(file.expect("a new journal"))
     }
 
-    fn write(&self, last: u64, refused: u64) {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&last.to_le_bytes());
-        bytes[8..].copy_from_slice(&refused.to_le_bytes());
+    fn write(&self, numbers: [u64; 3]) {
         self.0
-            .write_all_at(&bytes, 0)
+            .write_all_at(&numbers.map(u64::to_le_bytes).concat(), 0)
             .expect("the journal to be written");
     }
 }
@@ -297,6 +341,8 @@ pub struct Played {
     pub last: u64,
     /// How many records were refused.
     pub refused: u64,
+    /// How many lines it has printed, of those that it was let print.
+    pub lines: u64,
 }
 
 impl Played {
@@ -328,6 +374,7 @@ pub fn played(journals: &Path) -> Vec<Played> {
             epoch: entry.file_name().display().to_string(),
             last: word(0),
             refused: word(8),
+            lines: word(16),
         }
     };
     entries

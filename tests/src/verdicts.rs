@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use libtest_mimic::Trial;
+use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::process;
 use crate::watchdog::{Finished, Setup, Watchdog};
@@ -17,6 +17,16 @@ pub fn trial(name: &str, run: fn()) -> Trial {
     Trial::test(name, move || {
         run();
         Ok(())
+    })
+}
+
+/// A trial that may find that its surroundings cannot be had: the reason.
+pub fn ignorable(name: &str, run: fn() -> Result<(), String>) -> Trial {
+    Trial::ignorable_test(name, move || -> Result<Completion, Failed> {
+        Ok(match run() {
+            Ok(()) => Completion::Completed,
+            Err(reason) => Completion::ignored_with(reason),
+        })
     })
 }
 

@@ -17,10 +17,12 @@ mod stored;
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::Arguments;
 use sidekick_tests::engine::{self, Game, Played};
 use sidekick_tests::ledger::Ledger;
-use sidekick_tests::verdicts::{PATIENCE, assert_nothing_runs, journals, stop_cleanly, trial};
+use sidekick_tests::verdicts::{
+    PATIENCE, assert_nothing_runs, ignorable, journals, stop_cleanly, trial,
+};
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Finished, LogLine, Setup, Watchdog};
 
@@ -43,16 +45,6 @@ fn main() -> ExitCode {
         quota::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
-}
-
-/// A trial that may find that its surroundings cannot be had: the reason.
-fn ignorable(name: &str, run: fn() -> Result<(), String>) -> Trial {
-    Trial::ignorable_test(name, move || -> Result<Completion, Failed> {
-        Ok(match run() {
-            Ok(()) => Completion::Completed,
-            Err(reason) => Completion::ignored_with(reason),
-        })
-    })
 }
 
 /// A setup whose engine records a few small records a frame.
