@@ -36,6 +36,10 @@ const HOLD: &str = "hold";
 /// The file beside it that says how many lines each engine is to print, and how many it prints in a frame.
 const PRINT: &str = "print";
 const LINES_PER_FRAME: u64 = 500;
+/// The file beside it that makes one engine take more and more memory: so much in a frame, so often at most.
+const EAT: &str = "eat";
+const EAT_BYTES: usize = 16 << 20;
+const EATEN_MAX: usize = 64;
 const LONG_LIFE_FRAMES: u64 = 250;
 /// The exit code of an engine whose frames are over.
 pub const DEATH_CODE: u8 = 3;
@@ -118,6 +122,15 @@ impl Game {
         fs::write(&path, lines.to_string()).unwrap_or_else(|error| panic!("{path:?}: {error}"));
     }
 
+    /// Lets one engine, the first to see it, take memory up to 1 GiB.
+    ///
+    /// # Panics
+    /// When the file that tells it cannot be written.
+    pub fn let_eat(&self) {
+        let path = self.journals.with_file_name(EAT);
+        fs::write(&path, "").unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    }
+
     /// Starts it as no watchdog would: nothing but its ring tells of it.
     ///
     /// # Panics
@@ -188,6 +201,8 @@ fn play(game: &Game) -> ExitCode {
     let frames_max = game.frames_max.max(frames_min);
     let hold = game.journals.with_file_name(HOLD);
     let mut print = Print::new(&game.journals);
+    let eat = game.journals.with_file_name(EAT);
+    let (mut eats, mut eaten) = (false, Vec::new());
     let mut frames = 0;
     while frames < frames_max || hold.exists() {
         frames += 1;
@@ -209,6 +224,11 @@ fn play(game: &Game) -> ExitCode {
             if let Ok(seq) = session.record("test", &value) {
                 last = seq;
             }
+        }
+        eats |= fs::remove_file(&eat).is_ok();
+        if eats && eaten.len() < EATEN_MAX {
+            // Written to, so that it is resident.
+            eaten.push(vec![1_u8; EAT_BYTES]);
         }
         print.go_on();
         journal.write([last, session.refused(), print.lines]);

@@ -11,7 +11,7 @@
 //! - [`installed`]: the addon as a user unpacks it; [`exported`]: a project as a game is shipped.
 //! - [`watchdog`]: a watchdog with its own folders, and everything that it started.
 //! - [`engine`]: an engine without Godot, made of the test's own executable.
-//! - [`mount`]: file systems that are small or read-only.
+//! - [`mount`]: file systems that are small or read-only. [`memory_group`]: processes that have little memory.
 //! - [`receiver`]: an HTTP backend with faults on demand; [`ledger`] is what it took.
 //! - [`postgres`]: a PostgreSQL server of a test's own.
 //! - [`history`]: what is seen of an engine over the lives of its watchdogs.
@@ -35,6 +35,7 @@ pub mod journal;
 pub mod ledger;
 pub mod match_journal;
 pub mod match_stage;
+pub mod memory_group;
 pub mod mount;
 pub mod port_watch;
 pub mod ports;

@@ -41,6 +41,7 @@ pub struct Setup {
     runtime: Folder,
     executable: PathBuf,
     engine: Vec<OsString>,
+    wrapper: Option<String>,
     environment: Vec<(String, OsString)>,
 }
 
@@ -65,6 +66,7 @@ impl Setup {
             runtime: Folder::in_memory(),
             executable: build::watchdog(profile),
             engine: Vec::new(),
+            wrapper: None,
             environment: Vec::new(),
         };
         setup.set_config("");
@@ -84,6 +86,11 @@ impl Setup {
     /// Sets what the watchdog launches: the words after `--`.
     pub fn set_engine<Word: Into<OsString>>(&mut self, command: impl IntoIterator<Item = Word>) {
         self.engine = command.into_iter().map(Into::into).collect();
+    }
+
+    /// Starts watchdogs by this shell script, which finds the program and its words in `"$0" "$@"` and has to `exec` it.
+    pub fn wrap(&mut self, script: &str) {
+        self.wrapper = Some(script.to_owned());
     }
 
     /// Sets a variable of the watchdog's environment; it wins over those that the setup sets itself.
@@ -113,9 +120,13 @@ impl Setup {
 
     /// A command of the watchdog's executable in these surroundings, for a test to run itself.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.executable);
+        let mut command = self.surround(Command::new(&self.executable));
+        command.args(arguments);
         command
-            .args(arguments)
+    }
+
+    fn surround(&self, mut command: Command) -> Command {
+        command
             .current_dir(self.folder.path())
             .env("SIDEKICK_CONFIG", self.config_path())
             .env("SIDEKICK_NAME", "test")
@@ -156,8 +167,15 @@ impl Setup {
     /// # Panics
     /// As [`Setup::start`].
     pub fn start_with(&self, variables: &[(&str, &OsStr)]) -> Watchdog<'_> {
-        let mut command = self.command(&["run"]);
-        command.envs(variables.iter().copied());
+        let mut command = match &self.wrapper {
+            Some(script) => {
+                let mut shell = self.surround(Command::new("sh"));
+                shell.args(["-c", script]).arg(&self.executable);
+                shell
+            }
+            None => self.surround(Command::new(&self.executable)),
+        };
+        command.arg("run").envs(variables.iter().copied());
         if !self.engine.is_empty() {
             command.arg("--").args(&self.engine);
         }
