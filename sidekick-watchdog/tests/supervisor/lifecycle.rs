@@ -242,7 +242,7 @@ fn an_engine_whose_frames_stand_still_is_ended() {
 }
 
 /// A game that calls itself ready before its first frame, plays, and hangs: its silence counts from that frame on, not
-/// from the end of the time that a start may take.
+/// from the end of the time that a start may take. From then on it is told to run.
 #[test]
 fn an_engine_that_is_ready_before_its_first_frame_is_watched() {
     let site = Site::new(SLEEPS);
@@ -255,11 +255,22 @@ fn an_engine_that_is_ready_before_its_first_frame_is_watched() {
         launch,
         link: playing
     }));
-    watched.until(|event| matches!(event, EngineEvent::Connected { .. }).then_some(()));
+    let in_main_loop = watched.until(|event| match event {
+        EngineEvent::Connected { in_main_loop, .. } => Some(*in_main_loop),
+        _ => None,
+    });
+    assert!(!in_main_loop);
+    let looks = link.looks.load(Ordering::Relaxed);
     eventually("a look at the heartbeat", || {
-        (link.looks.load(Ordering::Relaxed) > 0).then_some(())
+        (link.looks.load(Ordering::Relaxed) > looks).then_some(())
     });
     link.frames.store(1, Ordering::Relaxed);
+    let told = watched.until(|event| match event {
+        EngineEvent::Running { .. } => Some(true),
+        EngineEvent::Ready { .. } | EngineEvent::Hung { .. } => Some(false),
+        _ => None,
+    });
+    assert!(told, "it was told to run first");
     watched.until(|event| matches!(event, EngineEvent::Hung { .. }).then_some(()));
     watched.shut_down(Duration::from_secs(5));
 }
