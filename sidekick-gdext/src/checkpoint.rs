@@ -254,7 +254,7 @@ pub(crate) fn restore(
             return take(session, &name, &restored, default);
         }
         Ok(StoreResult::Error { kind, message }) => Refusal::new(kind, message),
-        Ok(StoreResult::Ok(_)) => Refusal::new(
+        Ok(StoreResult::Ok(_) | StoreResult::AnswerLost { .. }) => Refusal::new(
             ErrorKind::Invalid,
             "the watchdog's answer is none to a restore; update addon and watchdog from one release",
         ),

@@ -354,13 +354,13 @@ impl Table {
             }));
             return;
         }
-        let StoreResult::Error { kind, message } = &result else {
+        let Some((kind, message)) = result.error_words() else {
             return;
         };
         if let Some(watch) = self.watches.remove(&number) {
             told.push(Told::Failed(watch, words::result(&result)));
         } else {
-            checkpoint::on_error(number, *kind, message);
+            checkpoint::on_error(number, kind, message);
         }
     }
 

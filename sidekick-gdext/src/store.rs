@@ -30,9 +30,11 @@ use crate::words::{self, Refusal};
 ///
 /// A write is safe when its call has returned: it is applied once, whatever dies after that. How it went is told by its
 /// [SidekickRequest]: `ok`; `error`, one word (`not_found`, `condition_failed`, `keep_while_failed`, `lease_held`, `lease_lost`,
-/// `too_large`, `invalid`, `tree_full`, `too_many`, `unavailable`, `timeout`, `unsupervised`, `shutting_down`); `message`, a
-/// sentence; `version` and `value` of the node; `revision` of the whole store; `nodes`, `deleted`, `count`, `succeeded`, `next`
-/// and `lease` where a method says so. A write whose request ends with `timeout` may still be applied.
+/// `too_large`, `invalid`, `tree_full`, `too_many`, `answer_lost`, `unavailable`, `timeout`, `unsupervised`, `shutting_down`);
+/// `message`, a sentence; `version` and `value` of the node; `revision` of the whole store; `nodes`, `deleted`, `count`, `succeeded`,
+/// `next` and `lease` where a method says so. A write whose request ends with `timeout` may still be applied. With `answer_lost` it
+/// was applied: more than 16 MiB of answers waited while the game took none, so this one's `value`, `nodes` and `deleted` were given up;
+/// the rest of it is told.
 ///
 /// **Options of a write**, all of which must hold, or nothing is changed and `error` is `condition_failed`: `exists` and
 /// `has_value` (a bool), `version`, `child_version`, `child_count` (a number, or an array such as `[">=", 3]`), `value` (exactly

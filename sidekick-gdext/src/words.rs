@@ -457,10 +457,12 @@ pub(crate) fn result(result: &StoreResult) -> VarDictionary {
             tell_answer(answer, &mut told);
         }
         StoreResult::Error { kind, message } => {
-            told.set("ok", false);
-            told.set("error", kind.name());
-            told.set("message", message.as_str());
+            tell_error(*kind, message, &mut told);
             tell_answer(&Answer::default(), &mut told);
+        }
+        StoreResult::AnswerLost { answer, message } => {
+            tell_error(ErrorKind::AnswerLost, message, &mut told);
+            tell_answer(answer, &mut told);
         }
         // Nobody asks for it as a request.
         StoreResult::Restored(restored) => {
@@ -469,6 +471,12 @@ pub(crate) fn result(result: &StoreResult) -> VarDictionary {
         }
     }
     told
+}
+
+fn tell_error(kind: ErrorKind, message: &str, told: &mut VarDictionary) {
+    told.set("ok", false);
+    told.set("error", kind.name());
+    told.set("message", message);
 }
 
 fn tell_answer(answer: &Answer, told: &mut VarDictionary) {

@@ -1,5 +1,5 @@
 //! The state store with the real engine and the real watchdog, where the two have to agree on what is wrong: leases that ended while the
-//! game stood still, transactions beyond the limits.
+//! game stood still, transactions beyond the limits, more answers than are kept.
 
 use std::fs;
 use std::time::Duration;
@@ -99,7 +99,53 @@ fn a_transaction_beyond_the_limits_changes_nothing(godot: &Godot) {
     );
 }
 
+/// A game asks for far more than is kept while it reads nothing: each write is answered all the same, as it was applied; none
+/// times out.
+fn every_write_is_answered_however_late_it_is_read(godot: &Godot) {
+    let found = found(
+        godot,
+        r#"func work() -> Dictionary:
+	Sidekick.expect_stall(120.0)
+	var store: SidekickStore = Sidekick.store
+	var large: PackedByteArray = []
+	large.resize(1000000)
+	await store.put("/large", large, {"timeout_s": 60.0}).wait()
+	var requests: Array[SidekickRequest] = []
+	for number: int in 40:
+		requests.append(store.transaction({}, [{"put": "/count", "value": number}, {"get": "/large"}], [], 120.0))
+	var last: int = Sidekick.checkpoint("last", 1)
+	while Sidekick.get_stats().committed < last:
+		OS.delay_msec(5)
+	var found: Dictionary = {"ok": 0, "lost": 0, "others": [], "first": ""}
+	var revision: int = 0
+	for request: SidekickRequest in requests:
+		var result: Dictionary = await request.wait()
+		if result.revision != revision + 1 and revision > 0 or not result.succeeded:
+			found.others.append("revision %d after %d" % [result.revision, revision])
+		revision = result.revision
+		if result.ok and result.nodes[1].value == large:
+			found.ok += 1
+		elif result.error == "answer_lost" and result.nodes.is_empty():
+			found.lost += 1
+			found.first = result.message
+		else:
+			found.others.append(result.error)
+	found.count = store.get_value("/count", -1, 60.0)
+	return found
+"#,
+    );
+    println!("{found}");
+    assert_eq!(found["others"], json!([]), "{found}");
+    let count = |of: &str| found[of].as_u64().unwrap_or_default();
+    assert_eq!(count("ok") + count("lost"), 40, "{found}");
+    assert!(count("ok") >= 16 && count("lost") > 0, "{found}");
+    let message = found["first"].as_str().unwrap_or_default();
+    assert!(message.contains("it was applied"), "{found}");
+    assert_eq!(found["count"], json!(39));
+}
+
 sidekick_tests::godot_claims!(
+    every_write_is_answered_however_late_it_is_read,
     a_lease_that_ended_during_a_hang_is_told_as_lost,
     a_transaction_beyond_the_limits_changes_nothing,
 );

@@ -129,7 +129,10 @@ impl Requests {
     }
 
     fn outstanding(&self) -> usize {
-        self.ops.len().saturating_add(self.questions.len())
+        self.ops
+            .len()
+            .saturating_add(self.questions.len())
+            .saturating_add(self.watches.len())
     }
 
     /// The number that the game knows.
@@ -165,7 +168,7 @@ impl Requests {
                 format_args!("the watchdog's answer is not understood: {error}"),
             )
         });
-        let is_error = matches!(result, StoreResult::Error { .. });
+        let is_error = result.error_words().is_some();
         if let Some(watch) = self.watches.get_mut(&number) {
             if let StoreResult::Ok(answer) = &result
                 && watch.revision == 0

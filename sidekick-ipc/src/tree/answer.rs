@@ -21,6 +21,13 @@ pub enum StoreResult {
     },
     /// What there is to restore.
     Restored(Restored),
+    /// It was done, but of its answer only what is small was kept.
+    AnswerLost {
+        /// Without values and lists of nodes.
+        answer: Answer,
+        /// Why, and what to do, for people.
+        message: String,
+    },
 }
 
 impl StoreResult {
@@ -29,6 +36,36 @@ impl StoreResult {
         Self::Error {
             kind,
             message: message.to_string(),
+        }
+    }
+
+    /// Whether it has what may be large: values or lists of nodes.
+    pub fn has_bulk(&self) -> bool {
+        matches!(self, Self::Ok(of) if of.value.is_some() || !of.nodes.is_empty() || !of.deleted.is_empty())
+    }
+
+    /// Gives up its values and lists of nodes ([`Self::has_bulk`]), and says why.
+    pub fn give_up(&mut self, message: impl fmt::Display) {
+        if let Self::Ok(answer) = self {
+            let answer = Answer {
+                value: None,
+                nodes: Vec::new(),
+                deleted: Vec::new(),
+                ..std::mem::take(answer)
+            };
+            *self = Self::AnswerLost {
+                answer,
+                message: message.to_string(),
+            };
+        }
+    }
+
+    /// The word and the sentence of what is no plain success; [`ErrorKind::AnswerLost`] of something that was done.
+    pub fn error_words(&self) -> Option<(ErrorKind, &str)> {
+        match self {
+            Self::Ok(_) | Self::Restored(_) => None,
+            Self::Error { kind, message } => Some((*kind, message)),
+            Self::AnswerLost { message, .. } => Some((ErrorKind::AnswerLost, message)),
         }
     }
 }
@@ -132,7 +169,7 @@ pub enum ErrorKind {
     TreeFull,
     /// Too many watches or requests at a time.
     TooMany,
-    /// The answer was not kept: too many before it were not taken.
+    /// It was applied before; its answer, or the large part of it, is no longer kept.
     AnswerLost,
     /// The store cannot answer now.
     Unavailable,

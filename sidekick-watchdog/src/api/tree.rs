@@ -112,10 +112,8 @@ fn status_of(kind: ErrorKind) -> StatusCode {
 }
 
 fn answer(result: &StoreResult) -> Response {
-    let status = match result {
-        StoreResult::Error { kind, .. } => status_of(*kind),
-        StoreResult::Ok(_) | StoreResult::Restored(_) => StatusCode::OK,
-    };
+    let error = result.error_words();
+    let status = error.map_or(StatusCode::OK, |(kind, _)| status_of(kind));
     let headers = [(header::CACHE_CONTROL, "no-store")];
     let mut response = (status, headers, JsonBody(words::result(result))).into_response();
     if let StoreResult::Ok(answer) = result

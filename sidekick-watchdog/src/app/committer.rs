@@ -20,6 +20,8 @@ use crate::store::{AppendError, AppendTicket, Refusal, Store, StoreError};
 
 /// Bytes of events that are told at a time, about.
 const EVENTS_BYTES: usize = 256 << 10;
+/// Bytes of answers that are looked up at a time, about: as much as waits for room in a downlink.
+const ANSWERS_BYTES: u64 = 256 << 10;
 
 /// The store as intake sees it. Its calls block, so they belong on intake's threads, never on the runtime's.
 pub(super) struct StoreCommitter {
@@ -143,7 +145,7 @@ impl Committer for StoreCommitter {
     }
 
     fn answers(&self, asker: &Asker, after: u64) -> Vec<(u64, StoreResult)> {
-        self.store.answers_after(asker.epoch, after)
+        self.store.answers_after(asker.epoch, after, ANSWERS_BYTES)
     }
 
     fn earlier_ended(&self, asker: &Asker, rings: &[Uuid]) -> bool {

@@ -138,7 +138,9 @@ impl TreeStore for OpenTree {
                         let message = format!("after {count} of {} writes: {message}", ops.len());
                         return Err(StoreResult::Error { kind, message });
                     }
-                    StoreResult::Ok(_) | StoreResult::Restored(_) => count += 1,
+                    StoreResult::Ok(_)
+                    | StoreResult::Restored(_)
+                    | StoreResult::AnswerLost { .. } => count += 1,
                 }
             }
             Ok(count)

@@ -14,6 +14,9 @@ use super::{Asker, Committer};
 
 /// Bytes of answers that wait for room in the downlink; no more are made before some are sent. One larger one fits.
 const OUT_BYTES_MAX: usize = 1 << 20;
+/// Queries that wait to be looked at. An engine of ours awaits [`REQUESTS_OUTSTANDING_MAX`] at most; as many may come whose
+/// answers it no longer awaits, since their time was over or their watch has ended.
+const ASKED_MAX: usize = 2 * REQUESTS_OUTSTANDING_MAX;
 /// What an answer counts at least.
 const PARCEL_BYTES_MIN: usize = 64;
 
@@ -86,10 +89,10 @@ impl Answers {
                 continue;
             }
             self.noted = asked.number;
-            if self.asked.len() + self.waiting.len() < REQUESTS_OUTSTANDING_MAX {
+            if self.asked.len() + self.waiting.len() < ASKED_MAX {
                 self.asked.push_back(asked);
             } else if self.has_room() {
-                let max = REQUESTS_OUTSTANDING_MAX;
+                let max = ASKED_MAX;
                 let message = format_args!("{max} queries are not answered yet");
                 self.reply(
                     asked.number,

@@ -13,16 +13,17 @@ use super::tree;
 use super::{AppendError, ImportError, Store, StoreError};
 
 impl Store {
-    /// Answers of a session's ops that it has not taken yet, by number. None once it has ended.
-    pub fn answers(&self, epoch: Uuid) -> Vec<(u64, StoreResult)> {
-        self.parts.machine.read(|state| state.answers(&epoch))
-    }
-
-    /// As [`Store::answers`], of the ops after number `after` only, in their order.
-    pub fn answers_after(&self, epoch: Uuid, after: u64) -> Vec<(u64, StoreResult)> {
+    /// Answers of a session's ops after number `after` that it has not taken yet, in their order: about `bytes_max` bytes of
+    /// them, at least one if there is one. None once the session has ended. That a checkpoint was taken is no answer.
+    pub fn answers_after(
+        &self,
+        epoch: Uuid,
+        after: u64,
+        bytes_max: u64,
+    ) -> Vec<(u64, StoreResult)> {
         self.parts
             .machine
-            .read(|state| state.answers_after(&epoch, after))
+            .read(|state| state.answers_after(&epoch, after, bytes_max))
     }
 
     /// What `source` may go on with: its newest checkpoint of `key`, or with `safe` the one from before what the last
@@ -243,7 +244,12 @@ mod tests {
             let appended = store.submit_ops(slab, ops).await.unwrap().wait().await;
             assert_eq!(appended.unwrap().answers.len(), 1);
         }
-        assert_eq!(store.answers(epoch).len(), 1);
+        let (slab, ops) = slab(epoch, 1, 6, &put("/a", 1));
+        let appended = store.submit_ops(slab, ops).await.unwrap().wait().await;
+        let put = appended.unwrap().answers;
+        let owed = |store: &Store| store.answers_after(epoch, 0, u64::MAX);
+        // That a checkpoint was taken is no answer.
+        assert_eq!(owed(&store), put);
         store.shutdown().await;
         drop(store);
 
@@ -255,7 +261,7 @@ mod tests {
             let restored = store.restore("s", "match", false);
             assert_eq!(restored.status, RestoreStatus::Restored);
             assert_eq!((restored.version, restored.full), (5, vec![5; 2000]));
-            assert_eq!(store.answers(epoch).len(), 1);
+            assert_eq!(owed(&store), put);
             assert!(store.is_earlier_session_open("s", 2));
             if round == 1 {
                 store
@@ -263,7 +269,7 @@ mod tests {
                     .await
                     .unwrap();
                 assert!(!store.is_earlier_session_open("s", 2));
-                assert_eq!(store.answers(epoch), []);
+                assert_eq!(owed(&store), []);
             }
             store.shutdown().await;
         }

@@ -23,7 +23,7 @@ pub use sinks::{LANES_MAX, LaneState};
 
 use checkpoints::Checkpoints;
 use letters::Letters;
-use requests::{Client, Requests};
+use requests::{Clients, Requests};
 use rules::Rules;
 use sinks::Retired;
 
@@ -112,7 +112,7 @@ pub(crate) struct State {
     time_ns: u64,
     /// What sessions have asked and not heard, by epoch.
     requests: BTreeMap<Uuid, Requests>,
-    clients: BTreeMap<Uuid, Client>,
+    clients: Clients,
     checkpoints: Checkpoints,
     /// Derived records taken, all of them.
     derived_records: u64,

@@ -3,8 +3,8 @@
 
 use serde_json::{Map, Value as Json, json};
 use sidekick_ipc::tree::{
-    Answer, Comparison, Condition, LeaseRef, NodeInfo, Path, Pattern, Put, StoreOp, StoreResult,
-    TransactionOp, WatchEvent, WatchKind,
+    Answer, Comparison, Condition, ErrorKind, LeaseRef, NodeInfo, Path, Pattern, Put, StoreOp,
+    StoreResult, TransactionOp, WatchEvent, WatchKind,
 };
 use sidekick_ipc::value::{self, Value};
 
@@ -311,6 +311,16 @@ pub(super) fn result(result: &StoreResult) -> Json {
             "error": kind.name(),
             "message": message,
         }),
+        StoreResult::AnswerLost {
+            answer: of,
+            message,
+        } => {
+            let mut told = answer(of);
+            told["ok"] = false.into();
+            told["error"] = ErrorKind::AnswerLost.name().into();
+            told["message"] = message.as_str().into();
+            told
+        }
         // Nobody asks for it here.
         StoreResult::Restored(restored) => json!({"ok": true, "version": restored.version}),
     }

@@ -196,7 +196,10 @@ async fn the_tree_is_what_a_model_says_after_every_kill_9() {
         // Each writer hears the same of its last op as the first time.
         for (writer, (next, _)) in &models.0 {
             let epoch = Uuid::from_u128(u128::from(*writer) + 1);
-            let answers: BTreeMap<u64, StoreResult> = store.answers(epoch).into_iter().collect();
+            let answers: BTreeMap<u64, StoreResult> = store
+                .answers_after(epoch, 0, u64::MAX)
+                .into_iter()
+                .collect();
             let (slab, ops) = slab_of_op(*writer, next - 1);
             let again = store
                 .submit_ops(slab, ops)

@@ -17,13 +17,19 @@ use super::checkpoints::Write;
 use super::{Cut, State};
 use crate::slab::{OpAt, SlabHead};
 
-/// Bytes of answers that are kept for one session; beyond them the oldest is given up. A game that takes its answers
-/// never comes near.
+/// Bytes of answers that are kept for one session; beyond them the oldest large ones keep only what is small of them.
 const ANSWERS_BYTES_MAX: u64 = 16 << 20;
+/// An answer of more bytes is large; smaller ones are never given up.
+const LARGE_BYTES: u64 = 1 << 10;
+/// Answers that are kept for one session whatever it is. An engine of ours awaits [`REQUESTS_OUTSTANDING_MAX`] at most; as
+/// many refusals of checkpoints, which nobody awaits, may lie between them.
+const ANSWERS_MAX: usize = 2 * REQUESTS_OUTSTANDING_MAX;
 /// Clients other than sessions whose answers are remembered, the latest ones.
 const CLIENTS_MAX: usize = 1024;
 /// Answers that are remembered for each of them.
 const CLIENT_ANSWERS_MAX: usize = 64;
+/// Bytes of the answers of all of them, but for what is small.
+const CLIENTS_BYTES_MAX: u64 = 16 << 20;
 
 /// What a session has asked and not yet heard.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -42,8 +48,46 @@ pub(super) struct Client {
     answers: BTreeMap<u64, StoreResult>,
 }
 
+/// All of them. How many bytes they take follows from them and is not written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "BTreeMap<Uuid, Client>")]
+pub(super) struct Clients {
+    clients: BTreeMap<Uuid, Client>,
+    #[serde(skip)]
+    bytes: u64,
+}
+
+impl From<BTreeMap<Uuid, Client>> for Clients {
+    fn from(clients: BTreeMap<Uuid, Client>) -> Self {
+        let bytes = clients.values().map(Client::bytes).sum();
+        Self { clients, bytes }
+    }
+}
+
 fn bytes_of(result: &StoreResult) -> u64 {
     codec::encoded_bytes(result)
+}
+
+fn is_large(result: &StoreResult) -> bool {
+    result.has_bulk() && bytes_of(result) > LARGE_BYTES
+}
+
+/// Gives up what is large of an answer; the bytes that this frees.
+fn give_up(result: &mut StoreResult, limit: u64) -> u64 {
+    if !is_large(result) {
+        return 0;
+    }
+    let bytes = bytes_of(result);
+    result.give_up(format_args!(
+        "it was applied; its answer of {bytes} bytes was given up, since answers of more than {limit} bytes waited to be \
+         taken. Read again what you need, and ask for less at a time"
+    ));
+    bytes.saturating_sub(bytes_of(result))
+}
+
+/// Whether nobody awaits the answer of an op, and only a refusal is told.
+fn is_quiet(op: &StoreOp) -> bool {
+    matches!(op, StoreOp::Checkpoint { .. } | StoreOp::Loaded { .. })
 }
 
 impl Requests {
@@ -54,17 +98,69 @@ impl Requests {
         self.answers_bytes = self.answers_bytes.saturating_sub(bytes);
     }
 
-    fn keep(&mut self, number: u64, result: StoreResult) {
+    /// Keeps an answer until it was taken. Of what is `quiet` only an error, and only as long as it takes no other's place.
+    fn keep(&mut self, number: u64, result: StoreResult, quiet: bool) {
+        let is_owed = !quiet
+            || result.error_words().is_some() && self.answers.len() < REQUESTS_OUTSTANDING_MAX;
+        if !is_owed {
+            return;
+        }
         self.answers_bytes += bytes_of(&result);
         self.answers.insert(number, result);
-        while self.answers.len() > REQUESTS_OUTSTANDING_MAX
-            || (self.answers_bytes > ANSWERS_BYTES_MAX && self.answers.len() > 1)
-        {
-            let Some((_, oldest)) = self.answers.pop_first() else {
+        for answer in self.answers.values_mut() {
+            if self.answers_bytes <= ANSWERS_BYTES_MAX {
                 break;
-            };
+            }
+            let freed = give_up(answer, ANSWERS_BYTES_MAX);
+            self.answers_bytes = self.answers_bytes.saturating_sub(freed);
+        }
+        // An engine of ours has not asked so much.
+        if self.answers.len() > ANSWERS_MAX
+            && let Some((_, oldest)) = self.answers.pop_first()
+        {
             self.answers_bytes = self.answers_bytes.saturating_sub(bytes_of(&oldest));
         }
+    }
+}
+
+impl Client {
+    fn bytes(&self) -> u64 {
+        self.answers.values().map(bytes_of).sum()
+    }
+}
+
+impl Clients {
+    /// Takes a client out, to be put back.
+    fn take(&mut self, id: &Uuid) -> Client {
+        let client = self.clients.remove(id).unwrap_or_default();
+        self.bytes = self.bytes.saturating_sub(client.bytes());
+        client
+    }
+
+    fn put(&mut self, id: Uuid, client: Client) {
+        self.bytes += client.bytes();
+        self.clients.insert(id, client);
+        if self.clients.len() > CLIENTS_MAX
+            && let Some(oldest) = self.longest_ago(|_| true)
+        {
+            self.take(&oldest);
+        }
+        let has_large = |client: &Client| client.answers.values().any(is_large);
+        while self.bytes > CLIENTS_BYTES_MAX
+            && let Some(oldest) = self.longest_ago(has_large)
+            && let Some(client) = self.clients.get_mut(&oldest)
+        {
+            let freed = client.answers.values_mut();
+            let freed: u64 = freed.map(|of| give_up(of, CLIENTS_BYTES_MAX)).sum();
+            self.bytes = self.bytes.saturating_sub(freed);
+        }
+    }
+
+    /// Who of those asked something last, the longest ago.
+    fn longest_ago(&self, of: impl Fn(&Client) -> bool) -> Option<Uuid> {
+        let clients = self.clients.iter().filter(|(_, client)| of(client));
+        let oldest = clients.min_by_key(|(_, client)| client.index);
+        oldest.map(|(id, _)| *id)
     }
 }
 
@@ -128,18 +224,24 @@ impl State {
                 continue;
             }
             let request = assemble(op, frames);
-            let result = match request.map(|bytes| decode_request::<StoreOp>(&bytes)) {
-                Err((kind, message)) => StoreResult::error(kind, message),
-                Ok(None) => StoreResult::error(ErrorKind::Invalid, "the request is cut off"),
+            let (result, is_quiet) = match request.map(|bytes| decode_request::<StoreOp>(&bytes)) {
+                Err((kind, message)) => (StoreResult::error(kind, message), false),
+                Ok(None) => {
+                    let message = "the request is cut off";
+                    (StoreResult::error(ErrorKind::Invalid, message), false)
+                }
                 Ok(Some((acked, op))) => {
                     requests.acknowledge(acked);
                     match op {
-                        Ok(op) => self.apply_op(writer, launch, op),
-                        Err(error) => StoreResult::error(ErrorKind::Invalid, error),
+                        Ok(op) => {
+                            let is_quiet = is_quiet(&op);
+                            (self.apply_op(writer, launch, op), is_quiet)
+                        }
+                        Err(error) => (StoreResult::error(ErrorKind::Invalid, error), false),
                     }
                 }
             };
-            requests.keep(number, result.clone());
+            requests.keep(number, result.clone(), is_quiet);
             answers.push((number, result));
         }
         self.requests.insert(head.epoch, requests);
@@ -152,7 +254,7 @@ impl State {
 
     /// Applies an op of a client that is no session, once for each of its numbers.
     pub(super) fn execute(&mut self, index: u64, id: Uuid, number: u64, op: &[u8]) -> StoreResult {
-        let mut client = self.clients.remove(&id).unwrap_or_default();
+        let mut client = self.clients.take(&id);
         let result = if let Some(answer) = client.answers.get(&number) {
             answer.clone()
         } else if number < client.floor {
@@ -177,13 +279,7 @@ impl State {
             result
         };
         client.index = index;
-        self.clients.insert(id, client);
-        if self.clients.len() > CLIENTS_MAX {
-            let oldest = self.clients.iter().min_by_key(|(_, client)| client.index);
-            if let Some(id) = oldest.map(|(id, _)| *id) {
-                self.clients.remove(&id);
-            }
-        }
+        self.clients.put(id, client);
         result
     }
 
@@ -231,17 +327,26 @@ impl State {
         }
     }
 
-    /// Answers of a session that were not yet taken, by number.
-    pub(crate) fn answers(&self, epoch: &Uuid) -> Vec<(u64, StoreResult)> {
-        self.answers_after(epoch, 0)
-    }
-
-    /// As [`State::answers`], of the ops after number `after`.
-    pub(crate) fn answers_after(&self, epoch: &Uuid, after: u64) -> Vec<(u64, StoreResult)> {
-        let answers = self.requests.get(epoch).map(|requests| &requests.answers);
-        answers
-            .into_iter()
-            .flat_map(|answers| answers.range(after.saturating_add(1)..))
+    /// Answers of a session that were not yet taken, of the ops after number `after`, in their order: about `bytes_max` bytes
+    /// of them, at least one if there is one.
+    pub(crate) fn answers_after(
+        &self,
+        epoch: &Uuid,
+        after: u64,
+        bytes_max: u64,
+    ) -> Vec<(u64, StoreResult)> {
+        let Some(requests) = self.requests.get(epoch) else {
+            return Vec::new();
+        };
+        let mut bytes = 0;
+        requests
+            .answers
+            .range(after.saturating_add(1)..)
+            .take_while(|(_, result)| {
+                let is_first = bytes == 0;
+                bytes += bytes_of(result);
+                is_first || bytes <= bytes_max
+            })
             .map(|(number, result)| (*number, result.clone()))
             .collect()
     }
