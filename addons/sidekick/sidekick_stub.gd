@@ -289,7 +289,7 @@ class StubStore:
 	func release_lease(_lease: Dictionary) -> StubRequest:
 		return StubRequest.new()
 
-	func watch(_pattern: String, _from_revision: int = 0) -> StubWatch:
+	func watch(_pattern: String, _from_revision: int = -1) -> StubWatch:
 		return StubWatch.new()
 
 	static func unsupervised() -> Dictionary:

@@ -248,13 +248,18 @@ impl SidekickStore {
         send(asked, TIMEOUT_S_DEFAULT, None)
     }
 
-    /// Tells of every change of the nodes that match, from now on, or after `from_revision` (the `revision` of an answer or event): none
-    /// is missed in between, or a `compacted` event says so. At most 64 watches at a time.
+    /// Tells of every change of the nodes that match: from now on (-1), or after `from_revision`, the `revision` of an answer or event (0
+    /// for a store in which nothing was ever written): none is missed in between, or a `compacted` event says so. So nothing escapes
+    /// who lists first and then watches from the `revision` of the list. At most 64 watches at a time.
     #[func]
-    fn watch(&self, pattern: GString, #[opt(default = 0)] from_revision: i64) -> Gd<SidekickWatch> {
+    fn watch(
+        &self,
+        pattern: GString,
+        #[opt(default = -1)] from_revision: i64,
+    ) -> Gd<SidekickWatch> {
         let asked = words::pattern(&pattern.to_string()).map(|pattern| StoreQuery::Watch {
             pattern,
-            from_revision: u64::try_from(from_revision).unwrap_or(0),
+            from_revision: u64::try_from(from_revision).ok(),
         });
         Sidekick::singleton().bind().requests.watch(asked)
     }

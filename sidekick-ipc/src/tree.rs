@@ -233,8 +233,8 @@ pub enum StoreQuery {
     Watch {
         /// Which nodes.
         pattern: Pattern,
-        /// From the first change after this revision on; 0 = from now on.
-        from_revision: u64,
+        /// From the first change after this revision on; `None`: from now on. Revision 0 is that of an empty tree.
+        from_revision: Option<u64>,
     },
     /// Ends a watch.
     Unwatch {

@@ -27,7 +27,7 @@ fn get(path: &str) -> StoreQuery {
     }
 }
 
-fn watch(pattern: &str, from_revision: u64) -> StoreQuery {
+fn watch(pattern: &str, from_revision: Option<u64>) -> StoreQuery {
     StoreQuery::Watch {
         pattern: Pattern::new(pattern).unwrap(),
         from_revision,
@@ -328,7 +328,7 @@ fn a_new_watchdog_is_asked_again() {
     session.on_frame(Phase::Running);
     let question = session.query(&get("/a")).unwrap();
     let op = session.op(&put("/b", 1)).unwrap();
-    let watched = session.query(&watch("/**", 0)).unwrap();
+    let watched = session.query(&watch("/**", None)).unwrap();
     assert_eq!(requests(&mut first, usize::MAX).len(), 3);
     reply(&first, watched, &ok(40));
     events(&first, watched, 41..=43);
@@ -358,7 +358,7 @@ fn a_new_watchdog_is_asked_again() {
         [
             get("/a"),
             StoreQuery::Unwatch { watch: watched },
-            watch("/**", 43)
+            watch("/**", Some(43))
         ]
     );
     let (asked, rewatched) = (sent[0].number, sent[2].number);
@@ -381,6 +381,46 @@ fn a_new_watchdog_is_asked_again() {
     assert_eq!(session.next_message(), None);
     let sent = requests(&mut second, usize::MAX);
     assert_eq!(query_of(&sent[0]), StoreQuery::Unwatch { watch: rewatched });
+}
+
+/// Of a watch that began at an empty store nothing is missed either, and a store that knows less than it did is believed.
+#[test]
+fn a_watch_from_the_beginning_goes_on_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::create(options(dir.path(), WhenFull::Spill)).unwrap();
+    let mut attachment = attach(dir.path());
+    attachment.controls().set_generation(5);
+    session.on_frame(Phase::Running);
+    let watched = session.query(&watch("/**", None)).unwrap();
+    requests(&mut attachment, usize::MAX);
+    reply(&attachment, watched, &ok(0));
+    assert!(session.next_message().is_some());
+    let ask_again = |attachment: &mut Attachment, generation| {
+        attachment.controls().set_generation(generation);
+        session.on_frame(Phase::Running);
+        let sent = requests(attachment, usize::MAX);
+        (sent[1].number, query_of(&sent[1]))
+    };
+    let (second, query) = ask_again(&mut attachment, 6);
+    assert_eq!(query, watch("/**", Some(0)));
+    events(&attachment, second, 1..=9);
+    assert_eq!(
+        revisions(session.next_message()),
+        (watched, (1..=9).collect())
+    );
+    let (third, query) = ask_again(&mut attachment, 7);
+    assert_eq!(query, watch("/**", Some(9)));
+    let broken = WatchBatch {
+        revision: 3,
+        compacted: true,
+        events: Vec::new(),
+    };
+    let mut parcel = Parcel::events(third, &broken).unwrap();
+    attachment.downlink().send_parcel(&mut parcel).unwrap();
+    events(&attachment, third, 4..=5);
+    let told = session.next_message();
+    assert!(matches!(told, Some(Message::Events { batch, .. }) if batch.compacted));
+    assert_eq!(revisions(session.next_message()), (watched, vec![4, 5]));
 }
 
 /// With the file its downlink changes: what was sent before is not lost, what may have been is asked again.

@@ -240,7 +240,7 @@ fn save(saver: &Saver) -> ExitCode {
     game.journal.write("");
     let watch = StoreQuery::Watch {
         pattern: Pattern::new(NODE).expect("a pattern"),
-        from_revision: 0,
+        from_revision: None,
     };
     let (Some(restored), Some(found)) = (game.restore(), game.read()) else {
         game.journal.write("timeout");

@@ -125,6 +125,10 @@ fn a_watch_hears_of_writes_and_a_tree_moves_to_another_server() {
     store(&first, &["delete", "/a/1"]);
     let told = line(&mut watch, "delete");
     assert_eq!(
+    // Listed when it was empty, at revision 0.
+    let (_, listed) = ask(&watchdog, "GET /api/v1/store", "", "");
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    assert_eq!(listed["revision"], 0);
         (&told["path"], &told["reason"]),
         (&json!("/a/1"), &json!("asked"))
     );
@@ -158,6 +162,13 @@ fn a_watch_hears_of_writes_and_a_tree_moves_to_another_server() {
     wait_for_store(&other);
     store(&second, &["import", file]);
     assert_eq!(store(&second, &["list"]), store(&first, &["list"]));
+    // From the list on nothing was missed.
+    let arguments = ["store", "watch", "/a/*", "--from", "0"];
+    let mut all = Running::start(&mut first.command(&arguments)).expect("starts");
+    line(&mut all, "delete");
+    let puts_of_all = all.lines.all();
+    let puts_of_all = puts_of_all.iter().filter(|line| line.contains("\"put\""));
+    assert_eq!(puts_of_all.count(), 2);
     let text = fs::read_to_string(file).expect("there");
     fs::write(file, text.replacen("/a/2", "/a/3", 1)).expect("written");
     assert_eq!(failure(&second, &["import", file]), USAGE);

@@ -94,8 +94,8 @@ struct Question {
 #[derive(Debug)]
 struct Watch {
     query: StoreQuery,
-    /// Everything up to this revision was told; 0 before the watchdog has said where it begins.
-    revision: u64,
+    /// Everything up to this revision was told; `None` before the watchdog has said where it begins.
+    revision: Option<u64>,
     /// The game knows whether the watch was taken.
     is_answered: bool,
     /// As in [`Question`].
@@ -170,10 +170,8 @@ impl Requests {
         });
         let is_error = result.error_words().is_some();
         if let Some(watch) = self.watches.get_mut(&number) {
-            if let StoreResult::Ok(answer) = &result
-                && watch.revision == 0
-            {
-                watch.revision = answer.revision;
+            if let StoreResult::Ok(answer) = &result {
+                watch.revision.get_or_insert(answer.revision);
             }
             let is_told = std::mem::replace(&mut watch.is_answered, true);
             if is_error && let Some(watch) = self.watches.remove(&number) {
@@ -195,9 +193,11 @@ impl Requests {
 
     fn on_events(&mut self, number: u64, mut batch: WatchBatch) -> Option<Message> {
         let watch = self.watches.get_mut(&number)?;
-        // Asked again, it may come twice.
-        batch.events.retain(|event| event.revision > watch.revision);
-        watch.revision = watch.revision.max(batch.revision);
+        // Asked again, it may come twice. After a break in the events all is new, also where the store knows less than it did.
+        let told = watch.revision.filter(|_| !batch.compacted);
+        let is_new = |revision| told.is_none_or(|told| revision > told);
+        batch.events.retain(|event| is_new(event.revision));
+        watch.revision = told.max(Some(batch.revision));
         let is_news = !batch.events.is_empty() || batch.compacted;
         is_news.then_some(Message::Events {
             watch: number,
@@ -262,7 +262,7 @@ impl Session {
             StoreQuery::Watch { .. } => {
                 let watch = Watch {
                     query,
-                    revision: 0,
+                    revision: None,
                     is_answered: false,
                     asked,
                 };
@@ -495,9 +495,7 @@ impl Session {
         for (number, watch) in &mut watches {
             if let (Some(from), Some(last)) = (from_revision(&mut watch.query), watch.asked.last())
             {
-                if watch.revision > 0 {
-                    *from = watch.revision;
-                }
+                *from = watch.revision.or(*from);
                 // It may be the same watchdog, after a rotation.
                 let ended = StoreQuery::Unwatch { watch: *last };
                 let _ = self.send_words(requests, FrameKind::Query, &ended);
@@ -517,7 +515,7 @@ impl Session {
     }
 }
 
-fn from_revision(query: &mut StoreQuery) -> Option<&mut u64> {
+fn from_revision(query: &mut StoreQuery) -> Option<&mut Option<u64>> {
     match query {
         StoreQuery::Watch { from_revision, .. } => Some(from_revision),
         _ => None,

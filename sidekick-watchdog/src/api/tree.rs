@@ -398,7 +398,7 @@ pub(super) async fn watch_nodes(
         let from = last
             .and_then(|id| id.to_str().ok())
             .or_else(|| find(&asked, "from"))
-            .filter(|from| !from.is_empty() && *from != "0");
+            .filter(|from| !from.is_empty());
         let number = |text: &str| {
             text.parse::<u64>()
                 .map_err(|_| BadRequest(format!("from is {text:?}, it has to be a revision")))

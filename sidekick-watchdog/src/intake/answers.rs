@@ -230,7 +230,13 @@ impl Answers {
         }
     }
 
-    fn watch(&mut self, committer: &dyn Committer, number: u64, pattern: Pattern, from: u64) {
+    fn watch(
+        &mut self,
+        committer: &dyn Committer,
+        number: u64,
+        pattern: Pattern,
+        from: Option<u64>,
+    ) {
         if self.watches.len() >= WATCHES_PER_SESSION_MAX {
             let max = WATCHES_PER_SESSION_MAX;
             let message = format_args!("{max} watches are open; stop some of them");
@@ -239,8 +245,8 @@ impl Answers {
         }
         let now = committer.revision();
         // From the future: the store knows less than it did, as after a restored copy.
-        let compacted = from > now;
-        let told = if from == 0 || compacted { now } else { from };
+        let compacted = from.is_some_and(|from| from > now);
+        let told = from.map_or(now, |from| from.min(now));
         self.watches.insert(number, Watching { pattern, told });
         let answer = Answer {
             revision: told,

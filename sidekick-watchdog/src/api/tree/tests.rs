@@ -401,6 +401,13 @@ async fn a_watch_tells_what_happens_and_goes_on_after_a_break() {
         .await;
     let told = read_until(&mut stream, "id: 6").await;
     assert!(told.contains("/a/3") && !told.contains("/a/2"), "{told}");
+    // From the very beginning, which is not from now on.
+    let mut stream = server.send("GET /api/v1/watch?from=0", "", "").await;
+    let told = read_until(&mut stream, "id: 6").await;
+    assert!(
+        told.contains("{\"revision\":0}") && told.contains("/a/1"),
+        "{told}"
+    );
     // From the future, as after a restored copy.
     let mut stream = server.send("GET /api/v1/watch?from=99", "", "").await;
     let told = read_until(&mut stream, "compacted").await;

@@ -185,6 +185,22 @@ impl Memory {
     }
 
     /// Commits what has waited, and what comes from now on.
+    /// Nodes are put by somebody else.
+    fn happen(&self, paths: &[&str]) {
+        self.with(|seen| {
+            for at in paths {
+                let revision = seen.tree.revision() + 1;
+                let (version, value) = (1, None);
+                seen.tree.events.push(WatchEvent {
+                    revision,
+                    path: path(at),
+                    kind: WatchKind::Put { version, value },
+                });
+            }
+        });
+        self.wake_all();
+    }
+
     fn open_gate(&self) {
         for Gated { slab, ops, slot } in self.with(|seen| seen.gate.take()).unwrap_or_default() {
             slot.fill(self.commit(&slab, &ops));
@@ -374,23 +390,12 @@ fn a_watch_tells_of_what_others_do() {
     let intake = start(dir.path(), &memory, 1 << 20);
     let watch = StoreQuery::Watch {
         pattern: Pattern::new("/players/*").unwrap(),
-        from_revision: 0,
+        from_revision: None,
     };
     let number = one.query(&watch).unwrap();
     assert!(matches!(reply(&one, number), StoreResult::Ok(_)));
     // Somebody else, over HTTP.
-    memory.with(|seen| {
-        for at in ["/players/1", "/elsewhere", "/players/2"] {
-            let revision = seen.tree.revision() + 1;
-            let (version, value) = (1, None);
-            seen.tree.events.push(WatchEvent {
-                revision,
-                path: path(at),
-                kind: WatchKind::Put { version, value },
-            });
-        }
-    });
-    memory.wake_all();
+    memory.happen(&["/players/1", "/elsewhere", "/players/2"]);
     let mut seen = Vec::new();
     while seen.len() < 2 {
         match message(&one, PATIENCE) {
@@ -410,6 +415,36 @@ fn a_watch_tells_of_what_others_do() {
 fn watches_and_answers_outlive_a_rotation() {
     let dir = directory();
     let engine = session(dir.path(), 1);
+/// Who has listed an empty store, which has revision 0, and watches from there hears of everything since; who watches from
+/// now on does not.
+#[test]
+fn a_watch_from_revision_0_is_none_from_now() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    let memory = Arc::new(Memory::default());
+    let intake = start(dir.path(), &memory, 1 << 20);
+    memory.happen(&["/a"]);
+    let told = |from_revision| {
+        let pattern = Pattern::new("/**").unwrap();
+        let watch = StoreQuery::Watch {
+            pattern,
+            from_revision,
+        };
+        let number = engine.query(&watch).unwrap();
+        match reply(&engine, number) {
+            StoreResult::Ok(answer) => answer.revision,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(told(None), 1);
+    assert_eq!(told(Some(0)), 0);
+    match message(&engine, PATIENCE) {
+        Some(Message::Events { batch, .. }) => assert_eq!(batch.events.len(), 1),
+        other => panic!("{other:?}"),
+    }
+    intake.stop();
+}
+
     let memory = Arc::new(Memory::default());
     // As the application does: another number for each ring that is taken up.
     let generation = AtomicU32::new(0);
@@ -426,7 +461,7 @@ fn watches_and_answers_outlive_a_rotation() {
     engine.on_frame(Phase::Running);
     let watch = StoreQuery::Watch {
         pattern: Pattern::new("/a").unwrap(),
-        from_revision: 0,
+        from_revision: None,
     };
     let watch = engine.query(&watch).unwrap();
     assert!(matches!(reply(&engine, watch), StoreResult::Ok(_)));
