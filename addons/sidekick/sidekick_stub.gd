@@ -73,6 +73,14 @@ func checkpoint_delta(key: String, delta: Dictionary) -> int:
 	return 0
 
 
+## Takes everything away that is kept under the key; the call's sequence number, or 0 if it was not taken.
+func forget_checkpoint(key: String) -> int:
+	if _native != null:
+		return _native.call(&"forget_checkpoint", key)
+	_recorded += 1
+	return 0
+
+
 ## The state that the last server process kept, or [param default].
 func restore(key: String, default: Variant = null, timeout_s: float = 5.0) -> Variant:
 	if _native != null:

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use godot::prelude::*;
 use sidekick_ipc::tree::{
     CHECKPOINT_KEY_BYTES_MAX, CheckpointKind, DELTAS_MAX, ErrorKind, RestoreStatus, Restored,
-    StoreOp, StoreQuery, StoreResult, VALUE_BYTES_MAX,
+    StoreQuery, StoreResult, VALUE_BYTES_MAX,
 };
 use sidekick_ipc::{CheckpointRef, Session};
 
@@ -22,8 +22,6 @@ use crate::words::{self, Refusal};
 
 /// Of so many checkpoints it is known which key a later error is about.
 const SENT_MAX: usize = 256;
-/// Most keys of one run. A key stands for a match or a world; what there is many of belongs into the store.
-const KEYS_MAX: usize = 4096;
 /// Beyond a wait's time-out, before silence counts as a hang.
 const STALL_MARGIN: Duration = Duration::from_secs(1);
 
@@ -57,6 +55,30 @@ struct State {
     sent: VecDeque<(u64, String)>,
 }
 
+impl Key {
+    /// What is sent must not take the place of what a restore could not read.
+    fn check_open(&self, name: &str) -> Result<(), Refusal> {
+        match self.is_held {
+            false => Ok(()),
+            true => Err(Refusal::new(
+                ErrorKind::Timeout,
+                format_args!(
+                    "restore({name:?}) had no answer, so what was kept before could be overwritten; call restore again"
+                ),
+            )),
+        }
+    }
+}
+
+impl State {
+    fn note_sent(&mut self, seq: u64, name: &str) {
+        if self.sent.len() >= SENT_MAX {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((seq, name.to_owned()));
+    }
+}
+
 static STATE: Mutex<Option<State>> = Mutex::new(None);
 
 fn with_state<T>(work: impl FnOnce(&mut State) -> T) -> T {
@@ -80,7 +102,24 @@ pub(crate) fn delta(key: &GString, delta: &Variant) -> i64 {
     send(key, delta, &Kind::Delta)
 }
 
+/// Takes all checkpoints of a key away; the sequence number, or 0. From any thread.
+pub(crate) fn forget(key: &GString) -> i64 {
+    supervised("a checkpoint was not forgotten", |_, session| {
+        try_forget(session, &key.to_string())
+    })
+}
+
 fn send(key: &GString, value: &Variant, kind: &Kind) -> i64 {
+    supervised("a checkpoint was not taken", |core, session| {
+        try_send(core, session, &key.to_string(), value, kind)
+    })
+}
+
+/// What `work` has sent, or 0; warns of a refusal. Without a watchdog it is only counted.
+fn supervised(
+    refused: &'static str,
+    work: impl FnOnce(&Core, &Session) -> Result<u64, Option<Refusal>>,
+) -> i64 {
     let Some(core) = core::core() else { return 0 };
     let session = match core.recorder.mode() {
         Mode::Supervised(session) => session,
@@ -90,14 +129,30 @@ fn send(key: &GString, value: &Variant, kind: &Kind) -> i64 {
         }
         Mode::Editor => return 0,
     };
-    match try_send(core, session, &key.to_string(), value, kind) {
+    match work(core, session) {
         Ok(seq) => i64::try_from(seq).unwrap_or(0),
         Err(Some(refusal)) => {
-            warn_once(&refusal, "a checkpoint was not taken");
+            warn_once(&refusal, refused);
             0
         }
         Err(None) => 0,
     }
+}
+
+fn try_forget(session: &Session, name: &str) -> Result<u64, Option<Refusal>> {
+    check_key(name)?;
+    with_state(|state| {
+        let key = state.keys.get_mut(name);
+        if let Some(key) = &key {
+            key.check_open(name)?;
+        }
+        let seq = session.forget_checkpoint(name).map_err(refused)?;
+        if let Some(key) = key {
+            key.full = None;
+        }
+        state.note_sent(seq, name);
+        Ok(seq)
+    })
 }
 
 fn try_send(
@@ -125,28 +180,9 @@ fn try_send(
             i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
         });
     with_state(|state| {
-        if !state.keys.contains_key(name) {
-            if state.keys.len() >= KEYS_MAX {
-                return Err(Some(Refusal::new(
-                    ErrorKind::TooMany,
-                    format_args!(
-                        "{name:?} would be another key than the {KEYS_MAX} of this run; put what there is many of into Sidekick.store"
-                    ),
-                )));
-            }
-            state.keys.insert(name.to_owned(), Key::default());
-        }
-        let Some(key) = state.keys.get_mut(name) else {
-            return Err(None);
-        };
-        if key.is_held {
-            return Err(Some(Refusal::new(
-                ErrorKind::Timeout,
-                format_args!(
-                    "restore({name:?}) had no answer, so what was kept before could be overwritten; call restore again"
-                ),
-            )));
-        }
+        let nothing = Key::default();
+        let key = state.keys.get(name).unwrap_or(&nothing);
+        key.check_open(name)?;
         let ipc_kind = match (kind, key.full) {
             (Kind::Full, _) => CheckpointKind::Full,
             (Kind::Delta, Some(base))
@@ -167,6 +203,10 @@ fn try_send(
             realtime_ms,
         };
         let seq = session.checkpoint(&checkpoint).map_err(refused)?;
+        let key = match state.keys.get_mut(name) {
+            Some(key) => key,
+            None => state.keys.entry(name.to_owned()).or_default(),
+        };
         key.version = version;
         match kind {
             Kind::Full => (key.full, key.deltas, key.delta_bytes) = (Some(version), 0, 0),
@@ -175,10 +215,7 @@ fn try_send(
                 key.delta_bytes = key.delta_bytes.saturating_add(bytes.len());
             }
         }
-        if state.sent.len() >= SENT_MAX {
-            state.sent.pop_front();
-        }
-        state.sent.push_back((seq, name.to_owned()));
+        state.note_sent(seq, name);
         Ok(seq)
     })
 }
@@ -304,11 +341,7 @@ fn take(session: &Session, name: &str, restored: &Restored, default: Variant) ->
         key.info = Some(info);
     });
     let Some(value) = value else { return default };
-    let loaded = StoreOp::Loaded {
-        key: name.to_owned(),
-        version: restored.full_version,
-    };
-    if let Err(cause) = session.op_quietly(&loaded) {
+    if let Err(cause) = session.loaded(name, restored.full_version) {
         warn_once(
             &refused(cause),
             "a safe start may offer the wrong checkpoint",

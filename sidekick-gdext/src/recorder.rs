@@ -235,9 +235,10 @@ fn push(session: &Session, stream: &str, variant: &[u8]) -> Result<u64, Cause> {
             RefusedCause::SpillFailed => Cause::SpillFailed,
             // Causes of requests, not of records.
             RefusedCause::RequestTooLarge { bytes, max } => Cause::TooLarge { bytes, max },
-            RefusedCause::TooLargeForRing { .. } | RefusedCause::TooManyRequests { .. } => {
-                Cause::RingFull
-            }
+            RefusedCause::TooLargeForRing { .. }
+            | RefusedCause::TooManyRequests { .. }
+            | RefusedCause::CheckpointKeys { .. }
+            | RefusedCause::CheckpointBytes { .. } => Cause::RingFull,
             RefusedCause::Closed => Cause::Closed,
             RefusedCause::Fenced => Cause::Fenced,
             RefusedCause::Standby => Cause::Standby,

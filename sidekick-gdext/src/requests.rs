@@ -424,7 +424,10 @@ pub(crate) fn refused(cause: RefusedCause) -> Refusal {
         RefusedCause::RequestTooLarge { .. } | RefusedCause::TooLargeForRing { .. } => {
             ErrorKind::TooLarge
         }
-        RefusedCause::TooManyRequests { .. } => ErrorKind::TooMany,
+        RefusedCause::TooManyRequests { .. } | RefusedCause::CheckpointKeys { .. } => {
+            ErrorKind::TooMany
+        }
+        RefusedCause::CheckpointBytes { .. } => ErrorKind::TreeFull,
         RefusedCause::Closed | RefusedCause::Fenced => ErrorKind::ShuttingDown,
         _ => ErrorKind::Unavailable,
     };

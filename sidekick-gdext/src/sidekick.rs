@@ -103,7 +103,8 @@ impl Sidekick {
     /// `state` is any value but objects, callables, signals and RIDs, of at most 1 MiB as `var_to_bytes` encodes it; `key` has 1
     /// to 128 bytes. May be called from any thread, as often as every frame. What is refused is warned of once per cause; also
     /// while a `restore(key)` is without its answer, so that an empty match never takes the place of the good one. Without a
-    /// watchdog it is only counted.
+    /// watchdog it is only counted. The newest states of all keys together may have 64 MiB, and there are 4,096 keys at most: call
+    /// `forget_checkpoint` when a match is over or a player has left for good.
     #[func]
     fn checkpoint(&self, key: GString, state: Variant) -> i64 {
         checkpoint::checkpoint(&key, &state)
@@ -115,6 +116,14 @@ impl Sidekick {
     #[func]
     fn checkpoint_delta(&self, key: GString, delta: VarDictionary) -> i64 {
         checkpoint::delta(&key, &delta.to_variant())
+    }
+
+    /// Takes everything away that is kept under `key`: whoever restores it from now on gets its default. Safe when the call has
+    /// returned, in order with the checkpoints before and after it. Returns its sequence number, or 0 if it was not taken, as
+    /// while a `restore(key)` is without its answer. Nothing to forget is no error.
+    #[func]
+    fn forget_checkpoint(&self, key: GString) -> i64 {
+        checkpoint::forget(&key)
     }
 
     /// The state that the last server process kept under `key`, or `default` if there is none: `var state: Dictionary =

@@ -2,7 +2,7 @@
 //! they need no protocol for a crash on either side.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use crate::layout;
@@ -14,6 +14,41 @@ use crate::sys;
 pub struct Quit {
     /// Time that is left to save.
     pub grace: Duration,
+}
+
+/// Checkpoints of this server that the store keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeptCheckpoints {
+    /// Every request up to this number is in it; later ones may be.
+    pub seq: u64,
+    /// How many keys.
+    pub keys: u64,
+    /// Bytes of the newest full checkpoint of each with its deltas.
+    pub bytes: u64,
+}
+
+/// Bits of [`KeptCheckpoints::bytes`] in their word; the keys lie above them, and one bit that says that it was told.
+const KEPT_BYTES_BITS: u32 = 40;
+const KEPT_KEYS_BITS: u32 = 23;
+
+impl KeptCheckpoints {
+    fn pack(self) -> u64 {
+        let bytes = self.bytes.min((1 << KEPT_BYTES_BITS) - 1);
+        let keys = self.keys.min((1 << KEPT_KEYS_BITS) - 1);
+        1 << 63 | keys << KEPT_BYTES_BITS | bytes
+    }
+
+    /// What the watchdog has told in this ring.
+    pub(crate) fn read<R: Region>(region: &R) -> Option<Self> {
+        // SYNC: pairs with the Release in `Controls::set_checkpoints`: the word read after it is no older.
+        let seq = region.load(layout::C_CHECKPOINTS_SEQ, Acquire);
+        let word = region.load(layout::C_CHECKPOINTS, Relaxed);
+        (word >> 63 == 1).then_some(Self {
+            seq,
+            keys: word >> KEPT_BYTES_BITS & ((1 << KEPT_KEYS_BITS) - 1),
+            bytes: word & ((1 << KEPT_BYTES_BITS) - 1),
+        })
+    }
 }
 
 /// The control words as the engine reads them, once per frame.
@@ -133,6 +168,13 @@ impl Controls {
     /// ([`RefusedCause::Quota`](crate::RefusedCause::Quota)).
     pub fn set_disk_low(&self, low: bool) {
         self.set(layout::C_DISK_LOW, low.into());
+    }
+
+    /// Tells what the store keeps of this server's checkpoints. To be called when no earlier session of it can add to that.
+    pub fn set_checkpoints(&self, kept: KeptCheckpoints) {
+        self.set(layout::C_CHECKPOINTS, kept.pack());
+        // SYNC: pairs with the Acquire in `KeptCheckpoints::read`: whoever sees this number sees that word, or a later one.
+        self.0.store(layout::C_CHECKPOINTS_SEQ, kept.seq, Release);
     }
 
     /// Counts a reload of the configuration.

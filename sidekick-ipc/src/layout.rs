@@ -121,6 +121,10 @@ pub const C_BACKLOG: usize = C + 280;
 pub const C_DISK_LOW: usize = C + 288;
 /// Counts configuration reloads.
 pub const C_CONFIG_GENERATION: usize = C + 296;
+/// Requests up to this number are in [`C_CHECKPOINTS`]. Stored after it.
+pub const C_CHECKPOINTS_SEQ: usize = C + 304;
+/// Checkpoints of this server that the store keeps, packed by [`crate::control::KeptCheckpoints`]; 0 = not told.
+pub const C_CHECKPOINTS: usize = C + 312;
 /// Pid of the watchdog.
 pub const C_WATCHDOG_PID: usize = C + 384;
 /// Watchdog's monotonic clock at its last beat, ns.

@@ -67,7 +67,7 @@ pub mod wake;
 pub use attach::{
     AttachError, Attachment, Corruption, DrainError, Drained, ReaderCheckpoint, SendError, Waker,
 };
-pub use control::{Control, Controls, Quit};
+pub use control::{Control, Controls, KeptCheckpoints, Quit};
 pub use frame::{
     FRAME_HEADER_BYTES, FrameError, FrameHeader, FrameKind, FrameView, Frames, Gap, Hole,
     RECORD_BYTES_MAX, Record, append_frame, frames,
@@ -77,5 +77,6 @@ pub use heartbeat::{Heartbeat, HeartbeatReader, Phase};
 pub use message::{Downlink, DownlinkMessage};
 pub use name::{RingFileName, remove_unfinished, scan};
 pub use session::{
-    CheckpointRef, Look, Message, RefusedCause, Session, SessionError, SessionOptions, WhenFull,
+    CheckpointRef, CheckpointRoom, Look, Message, RefusedCause, Session, SessionError,
+    SessionOptions, WhenFull,
 };

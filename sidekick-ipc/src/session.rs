@@ -31,12 +31,14 @@ use crate::sys::{self, Dir};
 mod file;
 mod frame;
 mod request;
+mod room;
 mod standby;
 
 use file::{Current, Place};
 pub use frame::Look;
 use request::Requests;
 pub use request::{CheckpointRef, Message};
+pub use room::CheckpointRoom;
 
 /// What to do with a record when the ring is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,6 +142,26 @@ pub enum RefusedCause {
     TooManyRequests {
         /// Most that there may be.
         max: usize,
+    },
+    /// Another key than those that have checkpoints.
+    #[error(
+        "{max} keys of this server have checkpoints, no more are taken; forget_checkpoint() those that are over, and restore() one \
+         that is there before you replace it"
+    )]
+    CheckpointKeys {
+        /// Most that there may be.
+        max: usize,
+    },
+    /// More bytes than the checkpoints of a server may have.
+    #[error(
+        "all checkpoints of this server would have {bytes} bytes, the limit is {max}; make them smaller, forget_checkpoint() those \
+         that are over, and restore() one that is there before you replace it"
+    )]
+    CheckpointBytes {
+        /// Bytes of the newest ones of all keys together.
+        bytes: u64,
+        /// Most that there may be.
+        max: u64,
     },
     /// The session has ended.
     #[error("the session has ended")]

@@ -45,6 +45,12 @@ pub const WATCHES_PER_SESSION_MAX: usize = 64;
 pub const REQUESTS_OUTSTANDING_MAX: usize = 4096;
 /// Longest key of a checkpoint in bytes.
 pub const CHECKPOINT_KEY_BYTES_MAX: usize = 128;
+/// Most keys of one server with checkpoints: one for each player of a large one, and then some. A call refuses more; the
+/// store takes twice as many, since a game may have checkpointed before the watchdog had told it how many there are.
+pub const CHECKPOINT_KEYS_MAX: usize = 4096;
+/// Most bytes of one server's checkpoints, the newest full one of each key and its deltas: 64 MiB. A call refuses more, and the
+/// store takes twice as much, as for [`CHECKPOINT_KEYS_MAX`]. Older ones are kept as far as they fit, too.
+pub const CHECKPOINTS_BYTES_MAX: u64 = 64 << 20;
 /// Most deltas on one full checkpoint; their values may have [`VALUE_BYTES_MAX`] bytes in all.
 pub const DELTAS_MAX: usize = 64;
 /// Shortest time to live of a lease in milliseconds.
@@ -130,6 +136,11 @@ pub enum StoreOp {
         key: String,
         /// The version of the full one.
         version: u64,
+    },
+    /// Takes all checkpoints of a key away. None is no error.
+    ForgetCheckpoint {
+        /// Which key.
+        key: String,
     },
 }
 

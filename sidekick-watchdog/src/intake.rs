@@ -147,6 +147,9 @@ pub trait Committer: Send + Sync + 'static {
     /// one if there is one; what is missing is asked for with the last one's number.
     fn answers(&self, asker: &Asker, after: u64) -> Vec<(u64, StoreResult)>;
 
+    /// How many keys of the asker's have checkpoints in the committed state, and the bytes of the newest of each.
+    fn checkpoints(&self, asker: &Asker) -> (u64, u64);
+
     /// Whether every session before the asker's has ended: those that the state knows of, and `rings`, sessions whose
     /// rings are still there.
     fn earlier_ended(&self, asker: &Asker, rings: &[Uuid]) -> bool;

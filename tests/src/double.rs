@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use sidekick_ipc::message::Parcel;
 use sidekick_ipc::request::Assembler;
 use sidekick_ipc::value::write_json;
-use sidekick_ipc::{Attachment, FrameKind, Gap, ReaderCheckpoint, Record, frames, scan};
+use sidekick_ipc::{
+    Attachment, FrameKind, Gap, KeptCheckpoints, ReaderCheckpoint, Record, frames, scan,
+};
 
 use crate::folders::Folder;
 use crate::godot::Godot;
@@ -56,6 +58,8 @@ pub struct Watchdog {
     pub missing: u64,
     /// What the game has put, asked and checkpointed.
     pub store: Store,
+    /// Keys with checkpoints besides those of [`Watchdog::store`]; told to the engine if set.
+    pub keys_elsewhere: Option<u64>,
     /// Whether requests are answered.
     pub answers: bool,
     /// With a time: sleeps in the ring's own wait for so long instead of looking every few milliseconds.
@@ -80,6 +84,7 @@ impl Watchdog {
             seen: Vec::new(),
             missing: 0,
             store: Store::default(),
+            keys_elsewhere: None,
             answers: true,
             eager: None,
             parcels: Vec::new(),
@@ -186,6 +191,13 @@ impl Watchdog {
                 seq: frame.header.seq,
                 stream: record.stream.to_owned(),
                 json: String::from_utf8(json).expect("JSON is UTF-8"),
+            });
+        }
+        if let Some(elsewhere) = self.keys_elsewhere {
+            ring.controls().set_checkpoints(KeptCheckpoints {
+                seq: (drained.first_seq + drained.count).saturating_sub(1),
+                keys: elsewhere + self.store.checkpoints.len() as u64,
+                bytes: 0,
             });
         }
         let downlink = ring.downlink();

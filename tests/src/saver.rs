@@ -257,9 +257,7 @@ fn save(saver: &Saver) -> ExitCode {
     let word = if is_good { "good" } else { "bad" };
     game.journal.write(&format!("restored {version} {word}"));
     if full_version > 0 {
-        let key = KEY.to_owned();
-        let version = full_version;
-        let _ = game.session.op_quietly(&StoreOp::Loaded { key, version });
+        let _ = game.session.loaded(KEY, full_version);
     }
     let _ = game.session.query(&watch);
     // A version that was begun and given up is not used again: neither here nor there.

@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use sidekick_ipc::tree::{StoreOp, StoreQuery};
+use sidekick_ipc::tree::{CHECKPOINT_KEYS_MAX, StoreOp, StoreQuery};
 use sidekick_tests::double::{DEADLINE, Watchdog, main_script};
 use sidekick_tests::godot::Godot;
 use sidekick_tests::project::{Options, Output, Project};
@@ -104,6 +104,30 @@ get_tree().quit()",
     assert_eq!(watchdog.store.checkpoints["match"].deltas.len(), 0);
 }
 
+/// The store is as full as may be: a new key is refused at the call, those that are there go on, and a forgotten one makes room.
+fn what_there_is_no_room_for_is_refused_at_the_call(godot: &Godot) {
+    let mut watchdog = Watchdog::new();
+    watchdog.keys_elsewhere = Some(CHECKPOINT_KEYS_MAX as u64 - 1);
+    let output = watchdog.run(
+        godot,
+        "Sidekick.restore(\"none\")
+print(\"room \", Sidekick.checkpoint(\"a\", 1) > 0, Sidekick.checkpoint(\"b\", 1), Sidekick.checkpoint(\"b\", 2), Sidekick.checkpoint(\"a\", 2) > 0)
+await Sidekick.flush()
+print(\"full \", Sidekick.checkpoint(\"b\", 3), Sidekick.forget_checkpoint(\"a\") > 0, Sidekick.checkpoint_delta(\"a\", {}))
+while Sidekick.checkpoint(\"b\", 4) == 0:
+	await get_tree().process_frame
+print(\"then \", Sidekick.checkpoint(\"a\", 3), Sidekick.restore(\"a\", \"gone\"), Sidekick.restore(\"b\"))
+get_tree().quit()",
+    );
+    output.assert_clean_exit(0);
+    assert_eq!(output.answer("room "), Some("true00true"));
+    assert_eq!(output.answer("full "), Some("0true0"));
+    assert_eq!(output.answer("then "), Some("0gone4"));
+    assert_eq!(count(&output, "a checkpoint was not taken: 4096 keys"), 1);
+    let forgotten = |op: &StoreOp| matches!(op, StoreOp::ForgetCheckpoint { key } if key == "a");
+    assert!(watchdog.store.ops.iter().any(|(_, op)| forgotten(op)));
+}
+
 /// A restore without an answer gives the default in its time and closes the key until one has an answer. A safe start asks for
 /// the safe one.
 fn a_restore_without_an_answer_closes_its_key(godot: &Godot) {
@@ -113,7 +137,7 @@ fn a_restore_without_an_answer_closes_its_key(godot: &Godot) {
     let project = Project::new(&main_script(
         "var begun: int = Time.get_ticks_msec()
 print(\"restore \", Sidekick.restore(\"match\", {\"empty\": true}, 0.3), Sidekick.restore_info(\"match\").status, Time.get_ticks_msec() - begun >= 300)
-print(\"closed \", Sidekick.checkpoint(\"match\", {}), Sidekick.checkpoint(\"match\", {}), Sidekick.checkpoint(\"other\", {}) > 0)
+print(\"closed \", Sidekick.checkpoint(\"match\", {}), Sidekick.forget_checkpoint(\"match\"), Sidekick.checkpoint(\"other\", {}) > 0)
 print(\"silent\")
 await get_tree().create_timer(0.2).timeout
 while Sidekick.restore_info(\"match\").status != \"none\":
@@ -139,6 +163,7 @@ get_tree().quit()",
     assert_eq!(output.answer("open "), Some("true"));
     assert_eq!(count(&output, "a restore had no answer"), 1);
     assert_eq!(count(&output, "a checkpoint was not taken"), 1);
+    assert_eq!(count(&output, "a checkpoint was not forgotten"), 1);
     assert!(
         watchdog
             .store
@@ -418,6 +443,7 @@ get_tree().quit()",
 sidekick_tests::godot_claims!(
     without_a_watchdog_everything_has_its_default,
     the_next_launch_goes_on_with_the_state,
+    what_there_is_no_room_for_is_refused_at_the_call,
     a_restore_without_an_answer_closes_its_key,
     what_cannot_be_sent_fails_with_a_sentence,
     every_type_comes_back_exactly,

@@ -423,6 +423,7 @@ fn f1_shows_every_member(godot: &Godot) {
         "get_stats",
         "checkpoint",
         "checkpoint_delta",
+        "forget_checkpoint",
         "restore",
         "restore_info",
     ] {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use sidekick_ipc::tree::CHECKPOINT_KEYS_MAX;
 use sidekick_tests::double;
 use sidekick_tests::folders::repository;
 use sidekick_tests::godot::Godot;
@@ -297,6 +298,52 @@ func _ready() -> void:
     assert_eq!(output.answer("now "), Some("true"));
 }
 
+/// The store has no room for the node's state: it says so, as of every other refusal, and the game goes on.
+fn a_state_without_room_is_told_once(godot: &Godot) {
+    const GAME: &str = "extends Node
+
+const State := preload(\"res://addons/sidekick/sidekick_state.gd\")
+
+var round: int = 0
+
+
+func _ready() -> void:
+	var state: State = State.new()
+	state.name = \"State\"
+	state.properties = [^\":round\"] as Array[NodePath]
+	state.interval_s = 0.0
+	add_child(state)
+	await state.restored
+	for _try: int in 3:
+		round += 1
+		print(\"kept \", state.checkpoint_now())
+		await get_tree().physics_frame
+	get_tree().quit()
+";
+    let project = Project::new(GAME);
+    let mut watchdog = double::Watchdog::new();
+    watchdog.keys_elsewhere = Some(CHECKPOINT_KEYS_MAX as u64);
+    let engine = watchdog.launch(godot, &project);
+    let output = watchdog.serve_to_the_end(engine);
+    output.assert_clean_exit(0);
+    let count = |text: &str| {
+        output
+            .lines
+            .iter()
+            .filter(|line| line.contains(text))
+            .count()
+    };
+    assert_eq!(
+        (count("kept false"), count("kept true")),
+        (3, 0),
+        "{:#?}",
+        output.lines
+    );
+    assert_eq!(count("took no checkpoint"), 1, "{:#?}", output.lines);
+    assert_eq!(count("4096 keys of this server have checkpoints"), 1);
+    assert!(watchdog.store.checkpoints.is_empty());
+}
+
 /// Without a watchdog the scene stays as `_ready` made it; the game learns so at the same moment as otherwise.
 fn without_a_watchdog_nothing_is_kept(godot: &Godot) {
     let options = Options {
@@ -407,6 +454,7 @@ sidekick_tests::godot_claims!(
     what_others_wrote_is_left_alone,
     a_clean_end_is_the_end_of_the_match,
     a_late_answer_is_restored_late,
+    a_state_without_room_is_told_once,
     without_a_watchdog_nothing_is_kept,
     the_editor_helps_to_pick,
 );

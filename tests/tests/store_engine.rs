@@ -1,5 +1,5 @@
 //! The state store with the real engine and the real watchdog, where the two have to agree on what is wrong: leases that ended while the
-//! game stood still, transactions beyond the limits, more answers than are kept.
+//! game stood still, transactions beyond the limits, more answers than are kept, checkpoints that were forgotten.
 
 use std::fs;
 use std::time::Duration;
@@ -144,8 +144,35 @@ fn every_write_is_answered_however_late_it_is_read(godot: &Godot) {
     assert_eq!(found["count"], json!(39));
 }
 
+/// A checkpoint that was forgotten is gone for the next process; the one beside it, and one that came after, are there.
+fn a_forgotten_checkpoint_is_gone_after_a_crash(godot: &Godot) {
+    let found = found(
+        godot,
+        r#"func work() -> Dictionary:
+	if Sidekick.is_relaunch():
+		var found: Dictionary = {}
+		for key: String in ["over", "on", "anew"]:
+			found[key] = [Sidekick.restore(key, "default", 60.0), Sidekick.restore_info(key).status]
+		return found
+	for key: String in ["over", "on", "anew"]:
+		Sidekick.checkpoint(key, "first")
+	await Sidekick.flush(60.0)
+	Sidekick.forget_checkpoint("anew")
+	Sidekick.checkpoint("anew", "second")
+	if Sidekick.forget_checkpoint("over") > 0 and Sidekick.checkpoint_delta("over", {}) == 0:
+		OS.kill(OS.get_process_id())
+	return {}
+"#,
+    );
+    let expected = json!({
+        "over": ["default", "none"], "on": ["first", "restored"], "anew": ["second", "restored"],
+    });
+    assert_eq!(found, expected);
+}
+
 sidekick_tests::godot_claims!(
     every_write_is_answered_however_late_it_is_read,
+    a_forgotten_checkpoint_is_gone_after_a_crash,
     a_lease_that_ended_during_a_hang_is_told_as_lost,
     a_transaction_beyond_the_limits_changes_nothing,
 );

@@ -11,7 +11,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::ser::{SerializeStructVariant, Serializer};
 
+use super::room::CheckpointRoom;
 use super::{RefusedCause, Session, State, WhenFull, lock};
+use crate::control::KeptCheckpoints;
 use crate::frame::{FRAGMENT_BYTES, FrameKind, append_flagged_frame, frame_bytes, sealed_header};
 use crate::layout;
 use crate::message::{DownlinkMessage, REPLY, Unpacker, WATCH_EVENTS};
@@ -33,8 +35,8 @@ const WAIT_SLICE: Duration = Duration::from_millis(2);
 /// What the watchdog has to say to the game.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
-    /// The answer to a request that the game made, given once. For an op that was sent [quietly](Session::op_quietly): only
-    /// an error.
+    /// The answer to a request that the game made, given once. For a [checkpoint](Session::checkpoint) and what
+    /// belongs to one: only an error.
     Reply {
         /// The request's number.
         number: u64,
@@ -109,8 +111,9 @@ pub(super) struct Requests {
     ops: BTreeSet<u64>,
     /// Number of the last op.
     last_op: u64,
-    /// Ops whose answers are told only if they are errors.
-    quiet: VecDeque<u64>,
+    /// Ops whose answers are told only if they are errors, and the key that each is about.
+    quiet: VecDeque<(u64, String)>,
+    room: CheckpointRoom,
     questions: BTreeMap<u64, Question>,
     watches: BTreeMap<u64, Watch>,
     /// Numbers under which questions and watches were asked again → the number that the game knows.
@@ -181,13 +184,21 @@ impl Requests {
         }
         if let Some(question) = self.questions.remove(&number) {
             self.forget_asked(&question.asked);
+            if let (StoreQuery::Restore { key, .. }, StoreResult::Restored(restored)) =
+                (&question.query, &result)
+            {
+                self.room.restored(number, key, restored);
+            }
             return Some(Message::Reply { number, result });
         }
         if self.ops.remove(&number) {
             return Some(Message::Reply { number, result });
         }
-        let quiet = self.quiet.iter().position(|quiet| *quiet == number)?;
-        self.quiet.remove(quiet);
+        let quiet = self.quiet.iter().position(|(quiet, _)| *quiet == number)?;
+        let (_, key) = self.quiet.remove(quiet)?;
+        if is_error {
+            self.room.refused(&key);
+        }
         is_error.then_some(Message::Reply { number, result })
     }
 
@@ -221,30 +232,63 @@ impl Session {
         Ok(number)
     }
 
-    /// Sends an op of which only an error is told, as far as it can be: its answer may be left out.
+    /// Sends a checkpoint. Of its answer only an error is told, as far as it can be: it may be left out. There is none for want
+    /// of room in the store: what would be refused for that is refused here.
     ///
     /// # Errors
-    /// As for [`Session::op`].
-    pub fn op_quietly(&self, op: &StoreOp) -> Result<u64, RefusedCause> {
-        self.send_quietly(op)
-    }
-
-    /// Sends a checkpoint, [quietly](Session::op_quietly).
-    ///
-    /// # Errors
-    /// As for [`Session::op`].
+    /// [`RefusedCause`]: nothing was sent.
     pub fn checkpoint(&self, checkpoint: &CheckpointRef<'_>) -> Result<u64, RefusedCause> {
-        self.send_quietly(checkpoint)
+        let CheckpointRef {
+            key, kind, value, ..
+        } = *checkpoint;
+        let mut requests = lock(&self.requests);
+        let told = KeptCheckpoints::read(&*self.current().mapping);
+        requests.room.hear(told);
+        let growth = requests.room.check(key, kind, value.len())?;
+        let number = self.send_quietly(&mut requests, key, checkpoint)?;
+        requests.room.sent(number, key, kind, value.len(), growth);
+        Ok(number)
     }
 
-    fn send_quietly(&self, op: &impl Serialize) -> Result<u64, RefusedCause> {
+    /// Takes all checkpoints of a key away; an error is told as for [`Session::checkpoint`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn forget_checkpoint(&self, key: &str) -> Result<u64, RefusedCause> {
         let mut requests = lock(&self.requests);
-        let number = self.send_words(&mut requests, FrameKind::Op, op)?;
+        let op = StoreOp::ForgetCheckpoint {
+            key: key.to_owned(),
+        };
+        let number = self.send_quietly(&mut requests, key, &op)?;
+        requests.room.sent_forget(number, key);
+        Ok(number)
+    }
+
+    /// Tells that the game goes on with the checkpoint of this version, a full one's; an error is told as for
+    /// [`Session::checkpoint`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn loaded(&self, key: &str, version: u64) -> Result<u64, RefusedCause> {
+        let op = StoreOp::Loaded {
+            key: key.to_owned(),
+            version,
+        };
+        self.send_quietly(&mut lock(&self.requests), key, &op)
+    }
+
+    fn send_quietly(
+        &self,
+        requests: &mut Requests,
+        key: &str,
+        op: &impl Serialize,
+    ) -> Result<u64, RefusedCause> {
+        let number = self.send_words(requests, FrameKind::Op, op)?;
         requests.last_op = number;
         if requests.quiet.len() >= QUIET_MAX {
             requests.quiet.pop_front();
         }
-        requests.quiet.push_back(number);
+        requests.quiet.push_back((number, key.to_owned()));
         Ok(number)
     }
 

@@ -225,6 +225,7 @@ impl StoreOp {
                 }
                 sum.value(Some(value))?;
             }
+            Self::ForgetCheckpoint { key } => check_key(key)?,
             Self::Loaded { key, version } => {
                 check_key(key)?;
                 if *version == 0 {

@@ -148,6 +148,10 @@ impl Committer for StoreCommitter {
         self.store.answers_after(asker.epoch, after, ANSWERS_BYTES)
     }
 
+    fn checkpoints(&self, asker: &Asker) -> (u64, u64) {
+        self.store.kept_checkpoints(&asker.source)
+    }
+
     fn earlier_ended(&self, asker: &Asker, rings: &[Uuid]) -> bool {
         let has_ended = |epoch: &Uuid| {
             let session = self.store.session(&asker.source, *epoch);

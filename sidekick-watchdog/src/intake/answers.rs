@@ -76,6 +76,10 @@ impl Answers {
         };
     }
 
+    pub(super) fn asker(&self) -> &Asker {
+        &self.asker
+    }
+
     /// Whose answers they are: the store's name for it may become known late.
     pub(super) fn set_source(&mut self, source: &str) {
         self.asker.source.clear();

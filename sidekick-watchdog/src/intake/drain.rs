@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::Context;
 use std::time::Duration;
 
+use sidekick_ipc::KeptCheckpoints;
 use sidekick_ipc::attach::{AttachError, Attachment, ReaderCheckpoint};
 
 use super::answers::Answers;
@@ -53,6 +54,8 @@ struct Drain {
     /// Wakes this thread.
     bell: Arc<Bell>,
     answers: Answers,
+    /// The engine knows how many checkpoints are kept.
+    told_checkpoints: bool,
     /// Queries that wait for company on their way to the disk. They are answered already, or will be.
     held: Option<Held>,
     /// The last operation that was taken.
@@ -230,6 +233,9 @@ impl Drain {
 
     /// Answers what can be answered by now.
     fn answer(&mut self) {
+        if !self.told_checkpoints {
+            self.tell_checkpoints();
+        }
         let (settled, _) = self.settled;
         let downlink = self.attachment.downlink();
         let (launch, dir) = (self.attachment.info().launch, &self.config.runtime_dir);
@@ -239,6 +245,25 @@ impl Drain {
             || earlier_rings(dir, launch),
             |parcel| downlink.send_parcel(parcel).is_ok(),
         );
+    }
+
+    /// Tells the engine how many checkpoints are kept, so that it takes none that there is no room for; not before every
+    /// earlier session has ended, which could add some.
+    fn tell_checkpoints(&mut self) {
+        let asker = self.answers.asker();
+        if !self.told_checkpoints {
+            let rings = earlier_rings(&self.config.runtime_dir, asker.launch);
+            self.told_checkpoints = self.committer.earlier_ended(asker, &rings);
+        }
+        if self.told_checkpoints {
+            let (keys, bytes) = self.committer.checkpoints(asker);
+            let (next_seq, _) = self.settled;
+            self.attachment.controls().set_checkpoints(KeptCheckpoints {
+                seq: next_seq.saturating_sub(1),
+                keys,
+                bytes,
+            });
+        }
     }
 
     /// Whether a newer engine is the engine while this one lives.

@@ -136,6 +136,10 @@ impl Committer for Memory {
         self.with(|seen| seen.tree.answers(asker, after))
     }
 
+    fn checkpoints(&self, _asker: &Asker) -> (u64, u64) {
+        self.with(|seen| seen.tree.kept())
+    }
+
     fn earlier_ended(&self, asker: &Asker, rings: &[Uuid]) -> bool {
         self.with(|seen| seen.earlier_ended(asker, rings))
     }

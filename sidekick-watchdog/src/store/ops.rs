@@ -38,6 +38,13 @@ impl Store {
             .read(|state| state.restore(source, key, safe, now_ms))
     }
 
+    /// How many keys of `source` have checkpoints, and the bytes of the newest of each with its deltas.
+    pub fn kept_checkpoints(&self, source: &str) -> (u64, u64) {
+        self.parts
+            .machine
+            .read(|state| state.kept_checkpoints(source))
+    }
+
     /// Whether a session of a launch of `source` before `launch` has not ended: what it wrote is not all committed.
     pub fn is_earlier_session_open(&self, source: &str, launch: u32) -> bool {
         self.parts

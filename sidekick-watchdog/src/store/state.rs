@@ -455,6 +455,11 @@ impl State {
         self.checkpoints.restore(source, key, safe, now_ms)
     }
 
+    /// How many keys of `source` have checkpoints, and the bytes of the newest of each.
+    pub(crate) fn kept_checkpoints(&self, source: &str) -> (u64, u64) {
+        self.checkpoints.kept(source)
+    }
+
     /// Whether a session of an earlier launch of `source` has not ended.
     pub(crate) fn is_earlier_session_open(&self, source: &str, launch: u32) -> bool {
         let sessions = self.sources.get(source).map(|of| of.sessions.values());

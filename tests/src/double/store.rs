@@ -178,6 +178,10 @@ impl Store {
                 frame,
                 ..
             } => self.checkpoint(key, *kind, *version, value, *frame),
+            StoreOp::ForgetCheckpoint { key } => {
+                self.checkpoints.remove(key);
+                self.ok(Answer::default())
+            }
             _ => self.ok(Answer::default()),
         }
     }

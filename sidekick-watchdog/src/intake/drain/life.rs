@@ -109,6 +109,7 @@ impl Drain {
                 let drained = std::mem::replace(&mut self.attachment, attachment);
                 self.bell.set_ring(self.attachment.waker());
                 self.answers.begin_anew();
+                self.told_checkpoints = false;
                 if let Err(error) = drained.finish() {
                     warn!(%error, "a drained ring could not be removed; the next start will");
                 }

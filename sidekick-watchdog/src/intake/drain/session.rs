@@ -116,6 +116,7 @@ impl Session {
                         launch,
                     }),
                     bell: own_bell,
+                    told_checkpoints: false,
                     held: None,
                     last_op: 0,
                     changed: None,

@@ -92,6 +92,7 @@ impl Drain {
                 self.settled = (first.last_seq.saturating_add(1), first.checkpoint);
                 if first.has_ops {
                     self.answers.applied();
+                    self.tell_checkpoints();
                 }
                 if first.lost > 0 {
                     self.progress.holes.fetch_add(first.lost, Ordering::Relaxed);

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
 
-use sidekick_ipc::session::Message;
+use sidekick_ipc::session::{CheckpointRef, Message};
 use sidekick_ipc::tree::{
-    Answer, CheckpointKind, Path as TreePath, Put, RestoreStatus, Restored, StoreOp, WatchEvent,
-    WatchKind, decode_request,
+    Answer, CHECKPOINT_KEYS_MAX, CheckpointKind, Path as TreePath, Put, RestoreStatus, Restored,
+    StoreOp, WatchEvent, WatchKind, decode_request,
 };
 
 use super::*;
@@ -138,6 +138,11 @@ impl Tree {
             .collect()
     }
 
+    /// Its checkpoints have a key each and no bytes.
+    pub(super) fn kept(&self) -> (u64, u64) {
+        (self.checkpoints.len() as u64, 0)
+    }
+
     pub(super) fn revision(&self) -> u64 {
         self.events.len() as u64
     }
@@ -180,11 +185,6 @@ impl Memory {
         }
     }
 
-    fn close_gate(&self) {
-        self.with(|seen| seen.gate = Some(Vec::new()));
-    }
-
-    /// Commits what has waited, and what comes from now on.
     /// Nodes are put by somebody else.
     fn happen(&self, paths: &[&str]) {
         self.with(|seen| {
@@ -201,6 +201,11 @@ impl Memory {
         self.wake_all();
     }
 
+    fn close_gate(&self) {
+        self.with(|seen| seen.gate = Some(Vec::new()));
+    }
+
+    /// Commits what has waited, and what comes from now on.
     fn open_gate(&self) {
         for Gated { slab, ops, slot } in self.with(|seen| seen.gate.take()).unwrap_or_default() {
             slot.fill(self.commit(&slab, &ops));
@@ -410,11 +415,6 @@ fn a_watch_tells_of_what_others_do() {
     intake.stop();
 }
 
-/// A damaged ring is left for another: what was under way in the old one's downlink is told again.
-#[test]
-fn watches_and_answers_outlive_a_rotation() {
-    let dir = directory();
-    let engine = session(dir.path(), 1);
 /// Who has listed an empty store, which has revision 0, and watches from there hears of everything since; who watches from
 /// now on does not.
 #[test]
@@ -445,6 +445,11 @@ fn a_watch_from_revision_0_is_none_from_now() {
     intake.stop();
 }
 
+/// A damaged ring is left for another: what was under way in the old one's downlink is told again.
+#[test]
+fn watches_and_answers_outlive_a_rotation() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
     let memory = Arc::new(Memory::default());
     // As the application does: another number for each ring that is taken up.
     let generation = AtomicU32::new(0);
@@ -485,6 +490,22 @@ fn a_watch_from_revision_0_is_none_from_now() {
     intake.stop();
 }
 
+fn checkpoint<'a>(
+    key: &'a str,
+    kind: CheckpointKind,
+    version: u64,
+    value: &'a [u8],
+) -> CheckpointRef<'a> {
+    CheckpointRef {
+        key,
+        kind,
+        version,
+        value,
+        frame: 1,
+        realtime_ms: 1,
+    }
+}
+
 /// What a new engine restores while its predecessor's last checkpoint is on its way to a slow disk: the version, and
 /// whether it was told before that one was committed. `memory` is how the committer behaves.
 fn restored_over_a_slow_disk(memory: &Arc<Memory>) -> (u64, bool) {
@@ -494,15 +515,8 @@ fn restored_over_a_slow_disk(memory: &Arc<Memory>) -> (u64, bool) {
     let old_epoch = old.epoch();
     assert!(memory.comes(PATIENCE, |seen| seen.next_seq.contains_key(&old_epoch)));
     memory.close_gate();
-    let checkpoint = StoreOp::Checkpoint {
-        key: "match".into(),
-        kind: CheckpointKind::Full,
-        version: 9,
-        value: vec![1],
-        frame: 1,
-        realtime_ms: 1,
-    };
-    old.op_quietly(&checkpoint).unwrap();
+    old.checkpoint(&checkpoint("match", CheckpointKind::Full, 9, &[1]))
+        .unwrap();
     old.kick();
     assert!(memory.comes(PATIENCE, |seen| {
         seen.gate
@@ -556,21 +570,45 @@ fn a_restore_that_does_not_wait_is_noticed() {
     assert_eq!(restored_over_a_slow_disk(&memory), (0, true));
 }
 
+/// The engine hears how much is kept before any restore is answered, and again as it commits: what there is no room for is
+/// refused at the call.
+#[test]
+fn a_checkpoint_without_room_is_refused_at_the_call() {
+    let dir = directory();
+    let memory = Arc::new(Memory::default());
+    memory.with(|seen| seen.tree.checkpoints = (1..CHECKPOINT_KEYS_MAX as u64).collect());
+    let engine = session(dir.path(), 1);
+    let intake = start(dir.path(), &memory, 1 << 20);
+    let restore = StoreQuery::Restore {
+        key: "match".into(),
+        safe: false,
+    };
+    let asked = engine.query(&restore).unwrap();
+    reply(&engine, asked);
+    let send = |key| engine.checkpoint(&checkpoint(key, CheckpointKind::Full, 1, &[1]));
+    let last = send("last").unwrap();
+    assert!(memory.comes(PATIENCE, |seen| seen.tree.checkpoints.len()
+        == CHECKPOINT_KEYS_MAX));
+    // It counts once, on its way and after it.
+    let max = CHECKPOINT_KEYS_MAX;
+    assert_eq!(send("more"), Err(RefusedCause::CheckpointKeys { max }));
+    send("last").unwrap();
+    send("match").unwrap();
+    assert!(memory.comes(PATIENCE, |seen| seen.tree.checkpoints.len()
+        > CHECKPOINT_KEYS_MAX));
+    assert!(engine.last_seq() > last);
+    intake.stop();
+}
+
 /// An engine writes faster than the watchdog commits: of the full checkpoints of one slab the last one counts.
 #[test]
 fn only_full_checkpoints_coalesce() {
     let dir = directory();
     let engine = session(dir.path(), 1);
     let send = |key: &str, version, kind| {
+        let value = vec![1; 100_000];
         engine
-            .op_quietly(&StoreOp::Checkpoint {
-                key: key.into(),
-                kind,
-                version,
-                value: vec![1; 100_000],
-                frame: 1,
-                realtime_ms: 1,
-            })
+            .checkpoint(&checkpoint(key, kind, version, &value))
             .unwrap()
     };
     let (full, delta) = (CheckpointKind::Full, |base| CheckpointKind::Delta { base });
@@ -580,6 +618,9 @@ fn only_full_checkpoints_coalesce() {
     send("b", 4, delta(2));
     send("a", 5, full);
     send("b", 6, full);
+    send("c", 7, full);
+    engine.forget_checkpoint("c").unwrap();
+    send("c", 8, full);
     let file = sidekick_ipc::scan(dir.path()).unwrap().remove(0);
     let mut attachment = Attachment::open(&file).unwrap();
     attachment.resume(1, Default::default());
@@ -596,10 +637,12 @@ fn only_full_checkpoints_coalesce() {
                 let request: Vec<u8> = parts.copied().collect();
                 match decode_request::<StoreOp>(&request).unwrap().1.unwrap() {
                     StoreOp::Checkpoint { version, .. } => version,
+                    StoreOp::ForgetCheckpoint { .. } => 0,
                     other => panic!("{other:?}"),
                 }
             })
             .collect()
     };
-    assert_eq!(versions(&listed.ops), [2, 4, 5, 6]);
+    // One that is forgotten at once is needless, too; the forgetting is not.
+    assert_eq!(versions(&listed.ops), [2, 4, 5, 6, 0, 8]);
 }

@@ -87,7 +87,10 @@ fn give_up(result: &mut StoreResult, limit: u64) -> u64 {
 
 /// Whether nobody awaits the answer of an op, and only a refusal is told.
 fn is_quiet(op: &StoreOp) -> bool {
-    matches!(op, StoreOp::Checkpoint { .. } | StoreOp::Loaded { .. })
+    matches!(
+        op,
+        StoreOp::Checkpoint { .. } | StoreOp::Loaded { .. } | StoreOp::ForgetCheckpoint { .. }
+    )
 }
 
 impl Requests {
@@ -290,7 +293,11 @@ impl State {
         }
         let revision = self.tree.revision();
         match op {
-            StoreOp::Checkpoint { .. } | StoreOp::Loaded { .. } if launch == 0 => {
+            StoreOp::Checkpoint { .. }
+            | StoreOp::Loaded { .. }
+            | StoreOp::ForgetCheckpoint { .. }
+                if launch == 0 =>
+            {
                 let message = "checkpoints belong to a game's session; write to the tree instead";
                 StoreResult::error(ErrorKind::Invalid, message)
             }
@@ -323,6 +330,9 @@ impl State {
                 self.time_ns,
                 revision,
             ),
+            StoreOp::ForgetCheckpoint { key } => {
+                self.checkpoints.forget(writer.source, &key, revision)
+            }
             op => self.apply_to_tree(writer, op),
         }
     }

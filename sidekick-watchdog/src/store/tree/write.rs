@@ -65,7 +65,9 @@ impl Tree {
             StoreOp::LeaseGrant { path, ttl_ms } => change.lease_grant(actor, moment, path, ttl_ms),
             StoreOp::LeaseRenew(lease) => change.lease_renew(moment, lease),
             StoreOp::LeaseRelease(lease) => change.lease_release(&lease),
-            StoreOp::Checkpoint { .. } | StoreOp::Loaded { .. } => Err(Failure::new(
+            StoreOp::Checkpoint { .. }
+            | StoreOp::Loaded { .. }
+            | StoreOp::ForgetCheckpoint { .. } => Err(Failure::new(
                 ErrorKind::Invalid,
                 "a checkpoint is not kept in the tree",
             )),
