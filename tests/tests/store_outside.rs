@@ -40,12 +40,22 @@ fn store(setup: &Setup, arguments: &[&str]) -> String {
     finished.stdout.join("\n")
 }
 
-/// The exit code of `store …`, which fails.
+/// The exit code of `store …`, which fails and says why in a sentence.
 #[track_caller]
 fn failure(setup: &Setup, arguments: &[&str]) -> i32 {
+    told_failure(setup, arguments).0
+}
+
+/// As [`failure`], with the sentence.
+#[track_caller]
+fn told_failure(setup: &Setup, arguments: &[&str]) -> (i32, String) {
     let arguments = [&["store"], arguments].concat();
     let finished = setup.run(&arguments, PATIENCE);
-    finished.status.code().unwrap_or(-1)
+    let told = finished.lines.join("\n");
+    assert!(finished.stdout.is_empty(), "{:?}", finished.lines);
+    // The API's own form is none for people.
+    assert!(!told.contains("\"ok\":"), "{told}");
+    (finished.status.code().unwrap_or(-1), told)
 }
 
 /// Values, conditions and their exit codes; a kill of the watchdog loses nothing of it.
@@ -84,7 +94,17 @@ fn the_command_line_reads_and_writes_and_a_killed_watchdog_keeps_it() {
     ] {
         assert_eq!(failure(&setup, &wrong), code, "{wrong:?}");
     }
-    assert_eq!(failure(&setup, &["put", "/a", "{"]), USAGE);
+    for (wrong, sentence) in [
+        (&["put", "/a", "{bad"][..], "a text stands in quotes"),
+        (&["put", "/a", "1", "--when", "{"], "is not JSON"),
+        (&["watch", "x"], "does not begin with \"/\""),
+        (&["watch", "/a**"], "let it be a segment of its own"),
+        (&["list", "x"], "does not begin with \"/\""),
+    ] {
+        let (code, told) = told_failure(&setup, wrong);
+        assert_eq!(code, USAGE, "{wrong:?}: {told}");
+        assert!(told.contains(sentence), "{wrong:?}: {told}");
+    }
     watchdog.kill();
     assert_eq!(failure(&setup, &["get", "/match/1"]), NOT_RUNNING);
 
@@ -105,6 +125,10 @@ fn a_watch_hears_of_writes_and_a_tree_moves_to_another_server() {
     let first = setup("");
     let watchdog = first.start();
     wait_for_store(&watchdog);
+    // Listed when it was empty, at revision 0.
+    let (_, listed) = ask(&watchdog, "GET /api/v1/store", "", "");
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    assert_eq!(listed["revision"], 0);
     let mut watch =
         Running::start(&mut first.command(&["store", "watch", "/a/*"])).expect("starts");
     let line = |watch: &mut Running, text: &str| -> Value {
@@ -125,10 +149,6 @@ fn a_watch_hears_of_writes_and_a_tree_moves_to_another_server() {
     store(&first, &["delete", "/a/1"]);
     let told = line(&mut watch, "delete");
     assert_eq!(
-    // Listed when it was empty, at revision 0.
-    let (_, listed) = ask(&watchdog, "GET /api/v1/store", "", "");
-    let listed: Value = serde_json::from_str(&listed).expect("JSON");
-    assert_eq!(listed["revision"], 0);
         (&told["path"], &told["reason"]),
         (&json!("/a/1"), &json!("asked"))
     );
@@ -142,6 +162,13 @@ fn a_watch_hears_of_writes_and_a_tree_moves_to_another_server() {
         .collect();
     let paths: Vec<&Value> = puts.iter().map(|put| &put["path"]).collect();
     assert_eq!(paths, [&json!("/a/1"), &json!("/a/2")]);
+    // From the list on nothing was missed.
+    let arguments = ["store", "watch", "/a/*", "--from", "0"];
+    let mut all = Running::start(&mut first.command(&arguments)).expect("starts");
+    line(&mut all, "delete");
+    let puts_of_all = all.lines.all();
+    let puts_of_all = puts_of_all.iter().filter(|line| line.contains("\"put\""));
+    assert_eq!(puts_of_all.count(), 2);
     // From the revision before the second put on.
     let from = puts[0]["revision"].to_string();
     let arguments = ["store", "watch", "/a/*", "--from", &from];
@@ -162,13 +189,6 @@ fn a_watch_hears_of_writes_and_a_tree_moves_to_another_server() {
     wait_for_store(&other);
     store(&second, &["import", file]);
     assert_eq!(store(&second, &["list"]), store(&first, &["list"]));
-    // From the list on nothing was missed.
-    let arguments = ["store", "watch", "/a/*", "--from", "0"];
-    let mut all = Running::start(&mut first.command(&arguments)).expect("starts");
-    line(&mut all, "delete");
-    let puts_of_all = all.lines.all();
-    let puts_of_all = puts_of_all.iter().filter(|line| line.contains("\"put\""));
-    assert_eq!(puts_of_all.count(), 2);
     let text = fs::read_to_string(file).expect("there");
     fs::write(file, text.replacen("/a/2", "/a/3", 1)).expect("written");
     assert_eq!(failure(&second, &["import", file]), USAGE);

@@ -292,7 +292,7 @@ async fn write(app: &App, op: Result<StoreOp, BadRequest>, headers: &HeaderMap) 
 
 fn parse(body: &[u8]) -> Result<Json, BadRequest> {
     serde_json::from_slice(body)
-        .map_err(|error| BadRequest(format!("the body is no JSON: {error}")))
+        .map_err(|error| BadRequest(format!("the body is not JSON ({error}); a text stands in quotes, as \"welcome\", a dictionary in braces, as {{\"map\": \"arena\"}}")))
 }
 
 fn retry(headers: &http::HeaderMap) -> Result<Option<Uuid>, BadRequest> {
@@ -358,8 +358,12 @@ fn option(name: &str, text: &str) -> Result<Json, BadRequest> {
             .map_err(|_| BadRequest(format!("{name} is {text:?}; it is a number, as 3 or >=3")))?;
         return Ok(json!([symbol, number]));
     }
-    serde_json::from_str(text)
-        .map_err(|error| BadRequest(format!("{name} is {text:?}, which is no JSON: {error}")))
+    serde_json::from_str(text).map_err(|error| {
+        BadRequest(format!(
+            "{name} is {text:?}, which is not JSON ({error}); it is a number, true or false, or an object of conditions, as \
+             {{\"exists\": true}}"
+        ))
+    })
 }
 
 pub(super) async fn list_nodes(State(app): State<App>, Query(asked): Asked) -> Response {

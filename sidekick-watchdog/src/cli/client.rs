@@ -12,6 +12,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use serde_json::Value as Json;
 use tokio::runtime::Runtime;
 
 use crate::api::{CONTROL_SOCKET, Status};
@@ -70,8 +71,15 @@ impl Answer {
     pub(super) fn success(self) -> Result<String, ClientError> {
         match self.code.is_success() {
             true => Ok(self.body),
-            false => Err(ClientError::Refused(self.body.trim_end().to_owned())),
+            false => Err(ClientError::Refused(self.sentence())),
         }
+    }
+
+    /// What an answer that is none has to say: the message of its JSON, or its text.
+    pub(super) fn sentence(&self) -> String {
+        let json: Option<Json> = serde_json::from_str(&self.body).ok();
+        let message = json.as_ref().and_then(|json| json["message"].as_str());
+        message.unwrap_or_else(|| self.body.trim_end()).to_owned()
     }
 }
 
@@ -126,28 +134,33 @@ impl Client {
         Ok((status, json))
     }
 
-    /// Hands each piece of the answer to `GET path` to `take`, until the answer ends or `take` returns `false`.
+    /// Hands each piece of the answer to `GET path` to `take`, until the answer ends or `take` returns `false`; what comes back
+    /// has no body then. One that is no success comes back whole.
     pub(super) fn stream(
         &mut self,
         path: &str,
         mut take: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(), ClientError> {
+    ) -> Result<Answer, ClientError> {
         let sender = &mut self.sender;
         self.runtime.block_on(async {
             let response = send(sender, Method::GET, path, Bytes::new()).await?;
             if !response.status().is_success() {
-                return read(response).await?.success().map(drop);
+                return read(response).await;
             }
+            let taken = Answer {
+                code: response.status(),
+                body: String::new(),
+            };
             let mut body = response.into_body();
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(broken)?;
                 if let Some(data) = frame.data_ref()
                     && !take(data)
                 {
-                    return Ok(());
+                    break;
                 }
             }
-            Ok(())
+            Ok(taken)
         })
     }
 

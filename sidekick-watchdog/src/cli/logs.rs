@@ -126,7 +126,8 @@ fn ask(args: &LogsArgs, config: &Config, printer: &mut Printer) -> Result<(), Cl
         path.push_str(&format!("&after={position}"));
     }
     printer.partial.clear();
-    Client::connect(config)?.stream(&path, |piece| printer.take(piece))
+    let answer = Client::connect(config)?.stream(&path, |piece| printer.take(piece))?;
+    answer.success().map(drop)
 }
 
 /// Puts pieces together to lines and prints them.

@@ -52,16 +52,17 @@ pub(super) fn run(command: &RecordsCommand) -> ExitCode {
     }
     let mut is_closed = false;
     let shown = Client::connect(&config).and_then(|mut client| {
-        client.stream(&path, |piece| {
+        let answer = client.stream(&path, |piece| {
             // A sign of life between records is no line.
             let piece = if piece == b"\n" { &[][..] } else { piece };
             let mut out = io::stdout().lock();
             is_closed = out.write_all(piece).and_then(|()| out.flush()).is_err();
             !is_closed
-        })
+        })?;
+        answer.success()
     });
     match shown {
-        Ok(()) => ExitCode::Ok,
+        Ok(_) => ExitCode::Ok,
         // Whoever reads us has gone: `records tail | head`.
         Err(_) if is_closed => ExitCode::Ok,
         Err(error) => {

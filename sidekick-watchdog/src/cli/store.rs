@@ -220,14 +220,17 @@ impl StoreError {
 
 /// The JSON of an answer that is a success.
 fn success(answer: &Answer) -> Result<Json, StoreError> {
+    check(answer)?;
+    serde_json::from_str(&answer.body)
+        .map_err(|error| ClientError::Broken(format!("its answer is not JSON ({error})")).into())
+}
+
+/// Whether an answer is a success; what it says if it is none.
+fn check(answer: &Answer) -> Result<(), StoreError> {
     if answer.code.is_success() {
-        return serde_json::from_str(&answer.body).map_err(|error| {
-            ClientError::Broken(format!("its answer is not JSON ({error})")).into()
-        });
+        return Ok(());
     }
-    let told: Option<Json> = serde_json::from_str(&answer.body).ok();
-    let message = told.as_ref().and_then(|told| told["message"].as_str());
-    let message = message.unwrap_or_else(|| answer.body.trim_end()).to_owned();
+    let message = answer.sentence();
     Err(match answer.code {
         StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => {
             StoreError::NotSo(message)
@@ -298,6 +301,13 @@ fn put(client: &mut Client, args: &PutArgs) -> Result<(), StoreError> {
         "-" => read("-".as_ref())?,
         value => value.as_bytes().to_vec(),
     };
+    if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&value) {
+        let text = format!(
+            "the value is not JSON ({error}); a text stands in quotes of its own, as '\"welcome\"', a dictionary in braces, as \
+             '{{\"map\": \"arena\"}}'"
+        );
+        return Err(StoreError::Usage(text));
+    }
     let mut query = conditions(&args.conditions);
     if let Some(keep_while) = &args.keep_while {
         query.append_pair("keep_while", keep_while);
@@ -358,7 +368,7 @@ fn watch(client: &mut Client, args: &WatchArgs) -> Result<(), StoreError> {
     }
     let mut events = Events::default();
     let mut is_closed = false;
-    client.stream(&with_query("/api/v1/watch", query), |piece| {
+    let answer = client.stream(&with_query("/api/v1/watch", query), |piece| {
         let text = events.take(piece);
         let mut out = io::stdout().lock();
         is_closed = out
@@ -367,6 +377,7 @@ fn watch(client: &mut Client, args: &WatchArgs) -> Result<(), StoreError> {
             .is_err();
         !is_closed
     })?;
+    check(&answer)?;
     match is_closed {
         true => Ok(()),
         false => Err(StoreError::NotOpen("it has been closed".to_owned())),
@@ -417,14 +428,14 @@ fn export(client: &mut Client, args: &ExportArgs) -> Result<(), StoreError> {
     };
     if is_standard {
         let mut out = io::stdout().lock();
-        client.stream("/api/v1/export", |piece| take(&mut out, piece))?;
+        check(&client.stream("/api/v1/export", |piece| take(&mut out, piece))?)?;
         return written.and_then(|()| out.flush()).map_err(failed);
     }
     // Whoever finds the file finds all of it.
     let mut partial = args.file.clone().into_os_string();
     partial.push(".part");
     let mut file = File::create(&partial).map_err(failed)?;
-    client.stream("/api/v1/export", |piece| take(&mut file, piece))?;
+    check(&client.stream("/api/v1/export", |piece| take(&mut file, piece))?)?;
     written
         .and_then(|()| file.sync_all())
         .and_then(|()| std::fs::rename(&partial, &args.file))

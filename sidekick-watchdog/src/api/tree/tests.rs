@@ -234,7 +234,7 @@ async fn what_is_wrong_is_told_and_asks_nothing_of_the_store() {
     let store = Fake::new();
     let server = start(Some(Arc::clone(&store)), true).await;
     for (line, headers, body, told) in [
-        ("PUT /api/v1/store/a", "", "{", "no JSON"),
+        ("PUT /api/v1/store/a", "", "{", "not JSON"),
         ("PUT /api/v1/store/a", "", "18446744073709551615", "int"),
         ("PUT /api/v1/store/a?versoin=1", "", "1", "versoin"),
         ("PUT /api/v1/store/a?version=%3E=x", "", "1", "version"),
