@@ -7,7 +7,8 @@ use sidekick_ipc::tree::{
     Comparison, Condition, Path, Pattern, Put, StoreOp, StoreResult, TransactionOp, encode_request,
 };
 
-use super::super::tree::model_tests::{Model, as_model};
+use super::super::tree::Actor;
+use super::super::tree::model_tests::{Model, Now, as_model};
 use super::*;
 use crate::slab::OpAt;
 
@@ -70,6 +71,20 @@ fn op(writer: u64, seq: u64) -> StoreOp {
             ],
             otherwise: vec![TransactionOp::Put(put(writer, random))],
         },
+    }
+}
+
+/// What the writer's ops need to know of the time: nothing, since no leases are in them.
+fn now() -> Now<'static> {
+    let actor = Actor {
+        source: "",
+        epoch: Uuid::nil(),
+    };
+    Now {
+        actor,
+        time_ns: 0,
+        ended_below: 0,
+        token: 0,
     }
 }
 
@@ -157,7 +172,7 @@ impl Models {
                 .or_insert_with(|| (1, Model::default()));
             while *next < known {
                 let mut after = model.clone();
-                if after.apply(&op(writer, *next)).is_ok() {
+                if after.apply(&op(writer, *next), now()).is_ok() {
                     *model = after;
                 }
                 *next += 1;
@@ -217,9 +232,9 @@ async fn the_tree_is_what_a_model_says_after_every_kill_9() {
         let writer = fastrand::u64(0..WRITERS);
         let seq = (1..).find(|seq| {
             let mut after = broken.clone();
-            after.apply(&op(writer, *seq)).is_ok() && after != broken
+            after.apply(&op(writer, *seq), now()).is_ok() && after != broken
         });
-        let _ = broken.apply(&op(writer, seq.unwrap()));
+        let _ = broken.apply(&op(writer, seq.unwrap()), now());
         assert_ne!(tree, broken);
     }
 }

@@ -3,19 +3,36 @@
 //! | Khepri's module | cases here |
 //! |---|---|
 //! | `simple_put.erl` | `create_non_existing_node`, `create_existing_node`, `insert_non_existing_node`, `insert_existing_node`, `insert_existing_node_with_identical_payload`, `update_non_existing_node`, `update_existing_node`, `compare_and_swap_*`, `clear_payload_*` |
-//! | `simple_get.erl`, `simple_exists.erl` | `get_non_existing_node`, `get_existing_node`, `exists_and_has_data` |
+//! | `simple_get.erl` | `get_non_existing_node`, `get_existing_node`, `exists_and_has_data`, `get_many_nodes_and_count_many_nodes` |
 //! | `simple_delete.erl` | `delete_non_existing_node`, `delete_existing_node`, `delete_existing_node_with_condition_*` |
-//! | `put_command.erl` | `insert_a_node_at_the_root`, `insert_a_node_with_path_containing_non_existing_nodes`, `child_list_version_*` |
-//! | `conditions.erl` | `if_node_exists`, `if_payload_version`, `if_child_list_version`, `if_child_list_length`, `if_data_matches`, `if_not`, `if_all`, `if_any` |
-//! | `keep_while_conditions.erl` | `insert_when_keep_while_*`, `keep_while_still_true_after_command`, `keep_while_now_false_after_command`, `keep_while_now_false_after_delete_command`, `recursive_automatic_cleanup`, `automatic_reclaim_*` |
-//! | `advanced_put.erl`, `advanced_get.erl`, `advanced_delete.erl` ("many") | `put_many_nodes`, `get_many_nodes`, `count_many_nodes`, `delete_many_nodes`, `clear_many_payloads` |
-//! | `simple_tx_get.erl`, `simple_tx_put.erl`, `simple_tx_delete.erl`, `rw transactions` | `transaction_*` |
-//! | `event_triggers.erl` (ours are watches) | `event_triggers_*`, `filter_on_change_type` |
+//! | `put_command.erl` | `insert_a_node_with_path_containing_non_existing_nodes`, `child_list_version_*` |
+//! | `delete_command.erl` | as `simple_delete.erl`; `delete_non_existing_node_under_non_existing_parent`, `delete_a_node_deep_into_the_tree`; many at once: `delete_many_nodes` |
+//! | `conditions.erl` | `if_node_exists`: `exists_and_has_data`; `if_payload_version_and_if_child_list_version_and_length`, `if_data_matches`, `if_not_and_if_all_and_if_any`; names and paths: `path.rs` of `sidekick-ipc/src/tree` |
+//! | `keep_while_conditions.erl`; `keep_until_conditions.erl`, its older name | `insert_when_keep_while_*`, `keep_while_still_true_after_command`, `keep_while_now_false_after_command`, `keep_while_now_false_after_delete_command`, `recursive_automatic_cleanup`, `automatic_reclaim_*` |
+//! | `return_indirect_deletes_option.erl` | always returned: `put_returns_indirect_deletes`, `keep_while_now_false_after_delete_command` |
+//! | `advanced_put.erl`, `advanced_get.erl`, `advanced_delete.erl` ("many") | `put_many_nodes`, `get_many_nodes_and_count_many_nodes`, `delete_many_nodes`, `clear_payload_from_existing_node` |
+//! | `queries.erl` | `get_*`, `get_many_nodes_and_count_many_nodes`; `**` more than once: `path.rs`; in pages: `pages_make_up_the_whole` of `model_tests.rs`. A query has no conditions |
+//! | `simple_tx_get.erl`, `simple_tx_put.erl`, `simple_tx_delete.erl`, `transactions.erl`, `batch.erl` | `transaction_*` |
+//! | `triggers.erl` (ours are watches) | `event_triggers_*`, `filter_on_change_type_and_pattern` |
+//! | `export.erl`, `export_erlang.erl` | `what_is_exported_is_imported_and_damage_is_found`, and each tree of `model_tests.rs` |
+//! | `path_operations.erl`, `prop_path_operations.erl` | `path.rs`: a path is text here, so nothing has to be turned into text and back |
+//! | `fence.erl`, `favor_option.erl` (`consistency`, `low_latency`) | `Store::fence` and `linearizable` of a query: `store/ops.rs`, `store/cluster/tree.rs` |
 //! | `prop_state_machine.erl` | `model_tests.rs` |
-//! | `protect_against_dups_option.erl`, `async_option.erl` | `state/requests/tests.rs` |
+//! | `protect_against_dups_option.erl`, `async_option.erl`, `reply_to.erl` | every write is asynchronous and counts once: `state/requests/tests.rs`, `intake/tests/requests.rs` |
+//! | `timeout.erl` | a request's time is the game's affair: `tests/tests/continuity.rs` |
+//! | `cluster_SUITE.erl`, `cached_leader.erl` | as far as there is a group yet: `store/cluster.rs` |
 //!
-//! Not meant: stored procedures, extracted functions, projections (a watch with a cache takes their place), regular
-//! expressions in paths, `reply_from`. Ours alone: leases.
+//! Not meant:
+//! - `root_node.erl`: the root is no node here; it has no value, and nothing is asked of it. `bad_paths_are_refused_with_a_reason`
+//!   of `path.rs`.
+//! - `advanced_tx_*.erl`, `simple_tx_misc.erl` (many nodes and aborts in a transaction): an op of a transaction is about one node, and
+//!   what would abort it is asked before.
+//! - `tx_funs.erl`, `tx_sprocs.erl`, `stored_procs.erl`, `mfa_to_fun.erl`, `sf_cache.erl`: code in the log.
+//! - `projections.erl`: a watch with a cache takes their place.
+//! - regular expressions in names, relative paths, `sigils.erl`, `bang_functions.erl`, `db_info.erl`, `display_tree.erl`: of Erlang, or
+//!   of its console; ours is `sidekick-watchdog store`.
+//!
+//! Ours alone: leases.
 
 use sidekick_ipc::tree::{
     Answer, Comparison, Condition, DeleteReason, ErrorKind, LeaseRef, NODES_PER_PATTERN_WRITE_MAX,
@@ -255,6 +272,29 @@ fn delete_existing_node() {
 }
 
 #[test]
+fn delete_non_existing_node_under_non_existing_parent() {
+    let mut tree = Tree::default();
+    assert_eq!(delete(&mut tree, "/foo/bar/baz"), []);
+    assert!(names(&tree).is_empty());
+}
+
+#[test]
+fn delete_a_node_deep_into_the_tree() {
+    let mut tree = Tree::default();
+    put(&mut tree, "/foo/bar/baz/qux", "a");
+    put(&mut tree, "/foo/bar", "b");
+    let all = ["/foo/bar/baz/qux", "/foo/bar/baz"];
+    assert_eq!(
+        delete(&mut tree, "/foo/bar/baz"),
+        all.map(|of| (of.to_owned(), ASKED))
+    );
+    let bar = node(&tree, "/foo/bar");
+    assert_eq!((bar.version, bar.child_version, bar.child_count), (2, 2, 0));
+    let foo = node(&tree, "/foo");
+    assert_eq!((foo.version, foo.child_version, foo.child_count), (1, 1, 1));
+}
+
+#[test]
 fn delete_existing_node_with_condition_true_and_false() {
     let mut tree = Tree::default();
     put(&mut tree, "/foo", "a");
@@ -464,6 +504,16 @@ fn keep_while_now_false_after_delete_command() {
     expected.sort();
     assert_eq!(found, expected);
     assert!(names(&tree).is_empty());
+}
+
+/// A put may be what ends a node elsewhere; its answer says so.
+#[test]
+fn put_returns_indirect_deletes() {
+    let mut tree = Tree::default();
+    put_keep(&mut tree, "/bar", "/foo", Condition::Exists(false)).unwrap();
+    let answer = put(&mut tree, "/foo", "a");
+    assert_eq!(gone(answer), [("/bar".to_owned(), KEPT)]);
+    assert_eq!(names(&tree), ["/foo"]);
 }
 
 #[test]
