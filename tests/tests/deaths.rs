@@ -89,19 +89,24 @@ fn a_clean_quit_where_the_server_is_to_be_up_always(godot: &Godot) {
     scene.ends_well(watchdog, 2);
 }
 
-/// `quit(0)` ends it all by default: no engine is started again, and the watchdog ends as well.
-fn a_clean_quit(godot: &Godot) {
-    let scene = Scene::new(godot, &["--act", "quit", "--code", "0"], "");
-    let watchdog = scene.setup.start();
-    let finished = watchdog.wait(PATIENCE);
+/// The engine's end, of which this is the cause, is the only one, and that of the watchdog as well.
+#[track_caller]
+fn ends_it_all(scene: &Scene, cause: &str) {
+    let finished = scene.setup.start().wait(PATIENCE);
     let log = finished.lines.join("\n");
     assert_eq!(finished.status.code(), Some(0), "{log}");
     let causes = finished
         .lines
         .iter()
         .filter_map(|line| LogLine::parse(line)?.text("cause").map(str::to_owned));
-    assert_eq!(causes.collect::<Vec<_>>(), ["quit"]);
+    assert_eq!(causes.collect::<Vec<_>>(), [cause]);
     scene.nothing_is_left(&log);
+}
+
+/// `quit(0)` ends it all by default: no engine is started again, and the watchdog ends as well.
+fn a_clean_quit(godot: &Godot) {
+    let scene = Scene::new(godot, &["--act", "quit", "--code", "0"], "");
+    ends_it_all(&scene, "quit");
 }
 
 /// `quit(3)` is the game's own doing, and still a failure: the next one is started.
@@ -114,15 +119,7 @@ fn a_quit_with_a_code(godot: &Godot) {
 fn a_quit_with_a_code_that_counts_as_success(godot: &Godot) {
     let act = ["--act", "quit", "--code", "7"];
     let scene = Scene::new(godot, &act, "[engine]\nsuccess_exit_codes = [0, 7]\n");
-    let finished = scene.setup.start().wait(PATIENCE);
-    let log = finished.lines.join("\n");
-    assert_eq!(finished.status.code(), Some(0), "{log}");
-    let causes = finished
-        .lines
-        .iter()
-        .filter_map(|line| LogLine::parse(line)?.text("cause").map(str::to_owned));
-    assert_eq!(causes.collect::<Vec<_>>(), ["quit with exit code 7"]);
-    scene.nothing_is_left(&log);
+    ends_it_all(&scene, "quit with exit code 7");
 }
 
 /// An endless loop in `_process`: found by the silence of the main loop, and ended.
