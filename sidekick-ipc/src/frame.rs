@@ -485,6 +485,8 @@ pub mod hole_cause {
     pub const RULE: u8 = 7;
     /// The operator's rules would have taken something out of the record, and it could not be read.
     pub const RULE_FAILED: u8 = 8;
+    /// The watchdog's log was damaged on the disk after the record was stored.
+    pub const ROTTEN: u8 = 9;
 }
 
 /// Payload of a [`FrameKind::Gap`]: records that the engine refused, which have no sequence numbers.

@@ -98,6 +98,8 @@ pub struct Metrics {
     pub store_quota_bytes: Gauge,
     /// 1 while only streams with `keep = true` are recorded.
     pub store_quota_low: Gauge,
+    /// Log entries that are damaged on the disk.
+    pub store_rotten_entries: Gauge,
     /// Fsyncs of the log.
     pub store_fsyncs: Counter,
     /// How long the last of them took.
@@ -144,6 +146,7 @@ impl Metrics {
             store_log_bytes: Gauge::default(),
             store_quota_bytes: Gauge::default(),
             store_quota_low: Gauge::default(),
+            store_rotten_entries: Gauge::default(),
             store_fsyncs: Counter::default(),
             store_fsync_last_seconds: Gauge::default(),
             upload_retries: Family::default(),
@@ -281,6 +284,11 @@ impl Metrics {
             "store_quota_low",
             "1 while the quota is nearly used up and only streams with keep = true are recorded",
             metrics.store_quota_low.clone(),
+        );
+        r.register(
+            "store_rotten_entries",
+            "Log entries that were found damaged on the disk and are not purged yet",
+            metrics.store_rotten_entries.clone(),
         );
         r.register(
             "store_fsyncs",

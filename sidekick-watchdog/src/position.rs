@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Where counting begins in an entry that is lost ([`Position::item`]): behind every frame that it can have held, so that
+/// what was uploaded of it stays behind the watermark, and what tells of the loss lies before it.
+pub const LOST_ITEM: u32 = 1 << 31;
+
 /// A record's place: the log entry that holds its slab, and its number inside that slab (from 0).
 ///
 /// Positions order as records were committed. They are unique within a group (which has a UUID, see

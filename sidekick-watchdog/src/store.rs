@@ -32,6 +32,7 @@ mod persist;
 mod proposer;
 mod raft;
 mod read;
+mod rot;
 mod snapshot;
 mod state;
 #[cfg(test)]
@@ -39,6 +40,7 @@ mod suite;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod view;
 mod wal;
 
 use std::collections::BTreeMap;
@@ -53,11 +55,13 @@ pub use command::{PLAN_EXTRA_BYTES_MAX, Plan, Refusal};
 pub use derived::{Derived, DerivedError};
 pub use error::{AppendError, StoreError};
 pub use read::IndexedSlabs;
+pub use rot::{LostRange, RottenEntry};
 pub use state::{
     KeptLetter, LANES_MAX, LETTERS_BYTES_MAX, LETTERS_MAX, LaneState, SessionEnd, SessionState,
     SourceTotals,
 };
 pub use tree::export::ImportError;
+pub use view::{DamagedPlace, LogView, SegmentSummary, ViewedEntry};
 pub use wal::{WalError, WalStats};
 
 use command::{Command, Outcome};
@@ -187,6 +191,7 @@ pub struct Store {
     group: Uuid,
     disk_quota: u64,
     snapshots: PathBuf,
+    rotten: Vec<RottenEntry>,
 }
 
 /// What methods need without waiting for the node.
@@ -267,7 +272,9 @@ impl Store {
             fatal: node.fatal.clone(),
         };
         let snapshots = options.directory.join("snapshots");
+        let rotten = std::mem::take(&mut node.rotten);
         Ok(Self {
+            rotten,
             node: tokio::sync::RwLock::new(node),
             parts,
             group,
@@ -279,6 +286,12 @@ impl Store {
     /// The group's UUID; never changes, never comes back after the data directory was wiped.
     pub fn group(&self) -> Uuid {
         self.group
+    }
+
+    /// The log entries that were found damaged on the disk when the store was opened, those that are purged left out.
+    pub fn rotten(&self) -> impl Iterator<Item = &RottenEntry> {
+        let purged = self.parts.wal.purged().map_or(0, |id| id.index);
+        self.rotten.iter().filter(move |entry| entry.index > purged)
     }
 
     async fn propose(&self, command: Command) -> Result<Outcome, StoreError> {

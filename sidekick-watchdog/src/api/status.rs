@@ -300,6 +300,9 @@ pub struct StoreStatus {
     pub waits: Option<String>,
     /// Why it takes none of a session's records at all, session by session; they stay in their rings.
     pub shut_out: Vec<String>,
+    /// Log entries that were found damaged on the disk, and what is lost with each, in words; until the log is purged
+    /// behind them.
+    pub rotten: Vec<String>,
 }
 
 /// The uploads.

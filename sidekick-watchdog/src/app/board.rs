@@ -593,8 +593,13 @@ impl Board {
                 let waits = current.progress.waits.lock();
                 waits.unwrap_or_else(PoisonError::into_inner).clone()
             }),
+            rotten: store.rotten().map(ToString::to_string).collect(),
             ..StoreStatus::default()
         };
+        let rotten = self.status.store.rotten.len();
+        self.metrics
+            .store_rotten_entries
+            .set(i64::try_from(rotten).unwrap_or(i64::MAX));
         raise_to(&self.metrics.store_fsyncs, stats.log.syncs);
         self.metrics
             .store_fsync_last_seconds

@@ -44,10 +44,11 @@ impl Outbox for StoreOutbox {
             };
             let found: Vec<IndexedSlabs> = entries
                 .into_iter()
-                .filter(|entry| !entry.slabs.is_empty())
+                .filter(|entry| entry.is_lost || !entry.slabs.is_empty())
                 .map(|entry| IndexedSlabs {
                     index: entry.index,
                     slabs: entry.slabs.into_iter().map(|(_, slab)| slab).collect(),
+                    is_lost: entry.is_lost,
                 })
                 .collect();
             if !found.is_empty() {

@@ -152,6 +152,9 @@ fn table(status: &Status) -> String {
     if let Some(reason) = &status.store.failed {
         line("", format!("why: {reason}"));
     }
+    for words in &status.store.rotten {
+        line("", words.clone());
+    }
     for reason in &status.store.shut_out {
         line(
             "",

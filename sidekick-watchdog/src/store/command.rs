@@ -221,6 +221,25 @@ impl Command {
         }
     }
 
+    /// What it is, in a word or two.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Init { .. } => "group",
+            Self::OpenSession { .. } => "session opened",
+            Self::Append { .. } | Self::AppendOps { .. } => "slab",
+            Self::EndSession { .. } => "session ended",
+            Self::SetSinks { .. } | Self::NameSinks { .. } => "sinks",
+            Self::Plan { .. } => "upload planned",
+            Self::Uploaded { .. } | Self::Settle { .. } => "upload settled",
+            Self::Derived { .. } => "record of the watchdog",
+            Self::Tick { .. } => "lease ended",
+            Self::Execute { .. } => "state write",
+            Self::DeadLetter { .. } => "dead letter",
+            Self::Letters { .. } => "dead letters changed",
+            Self::SetRules { .. } => "rules",
+        }
+    }
+
     /// How many bytes of frames belong to it.
     pub(crate) fn frames_bytes(&self) -> Option<u32> {
         match self {

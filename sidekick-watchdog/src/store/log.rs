@@ -53,7 +53,7 @@ fn to_log(entry: Entry) -> Result<LogEntry, codec::CodecError> {
 
 pub(crate) fn to_raft(entry: LogEntry) -> Result<Entry, codec::CodecError> {
     let payload = match entry.kind {
-        Kind::Normal => EntryPayload::Normal(Batch::from_bytes(entry.payload)),
+        Kind::Normal | Kind::Lost => EntryPayload::Normal(Batch::from_bytes(entry.payload)),
         Kind::Membership => {
             let membership: Membership<u64, openraft::BasicNode> =
                 codec::decode("a membership", &entry.payload)?;

@@ -15,9 +15,10 @@ use super::machine::{Machine, SnapshotEvery, StateMachine};
 use super::persist::{self, Persist};
 use super::proposer::{ProposeError, Proposer};
 use super::raft::{self, Raft, Timing, TypeConfig};
+use super::rot::{self, RottenEntry};
 use super::snapshot::Snapshots;
 use super::state::State;
-use super::wal::{Wal, WalOptions};
+use super::wal::{Rot, Wal, WalOptions};
 use crate::platform;
 
 /// How long openraft may take for what is a matter of milliseconds on a healthy disk.
@@ -48,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) proposer: Proposer,
     /// Why the node died, once it has.
     pub(crate) fatal: watch::Receiver<Option<String>>,
+    /// Entries that were found damaged on the disk.
+    pub(crate) rotten: Vec<RottenEntry>,
     tasks: Vec<JoinHandle<()>>,
     persist: Arc<Persist>,
 }
@@ -77,6 +80,7 @@ pub(crate) struct Opened {
     pub(crate) wal: Wal,
     pub(crate) machine: Arc<Machine>,
     persist: Arc<Persist>,
+    rotten: Vec<RottenEntry>,
 }
 
 /// Opens log, snapshots and state. Blocks on the disk. After an error nothing of it runs on: the caller may try again.
@@ -91,6 +95,11 @@ pub(crate) fn open_files(options: &NodeOptions) -> Result<Opened, StoreError> {
     }
     let wal = Wal::open(&WalOptions {
         directory: directory("log"),
+        // Whoever is alone has nobody else to get an entry from.
+        rot: match options.timing {
+            Timing::Alone => Rot::Bridged,
+            _ => Rot::Refused,
+        },
         ..options.wal.clone()
     })?;
     let opened = open_state(options, wal.clone());
@@ -147,6 +156,10 @@ fn open_state(options: &NodeOptions, wal: Wal) -> Result<Opened, StoreError> {
         .flatten()
         .max_by_key(|state| state.last_applied);
     let state = newest.unwrap_or_default();
+    let rotten = rot::bridge(&wal, &directory("log"), &snapshots, &state)?;
+    for entry in &rotten {
+        tracing::error!(index = entry.index, "{entry}");
+    }
     let machine = Machine::new(state, taken, snapshots, options.snapshot_every);
     if let Some(purged) = purged {
         machine.forget_cuts(purged);
@@ -155,6 +168,7 @@ fn open_state(options: &NodeOptions, wal: Wal) -> Result<Opened, StoreError> {
         wal,
         machine,
         persist: Arc::new(persist),
+        rotten,
     })
 }
 
@@ -197,6 +211,7 @@ impl Node {
             wal,
             machine,
             persist,
+            rotten,
         } = opened;
         let config = raft::config(options.timing)?;
         let log = LogStore::new(wal.clone());
@@ -236,6 +251,7 @@ impl Node {
             machine,
             proposer,
             fatal,
+            rotten,
             tasks,
             persist,
         })

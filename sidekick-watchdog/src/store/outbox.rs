@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::command::{Batch, Command, Outcome, Plan};
 use super::read::{self, IndexedSlabs};
-use super::state::{LaneState, SinkChange};
+use super::state::{LaneState, SinkChange, State};
 use super::wal::{Kind, Part};
 use super::{Parts, Store, StoreError};
 use crate::books::{Counts, SinkBooks};
@@ -227,10 +227,16 @@ impl Parts {
                 break;
             };
             bytes += entry.payload.len();
-            let slabs = if entry.kind == Kind::Normal {
+            let is_lost = entry.kind == Kind::Lost;
+            let slabs = if entry.kind == Kind::Normal || is_lost {
                 let batch = Batch::from_bytes(entry.payload);
+                // What was cut off counts slabs that are no longer there.
+                let cut = |state: &State, slab| match is_lost {
+                    true => None,
+                    false => state.cut(index, slab),
+                };
                 self.machine
-                    .read(|state| read::visible(&batch, |slab| state.cut(index, slab)))
+                    .read(|state| read::visible(&batch, |slab| cut(state, slab)))
                     .map_err(|error| StoreError::Raft {
                         what: error.to_string(),
                     })?
@@ -238,8 +244,12 @@ impl Parts {
                 Vec::new()
             };
             let last = index == applied || bytes >= max_bytes;
-            if last || !slabs.is_empty() {
-                out.push(IndexedSlabs { index, slabs });
+            if last || is_lost || !slabs.is_empty() {
+                out.push(IndexedSlabs {
+                    index,
+                    slabs,
+                    is_lost,
+                });
             }
             if last {
                 break;

@@ -15,6 +15,8 @@ pub struct IndexedSlabs {
     /// Each slab with the number of its first frame, counted over all frames of the entry
     /// ([`Position::item`](crate::position::Position)). Empty when all were refused.
     pub slabs: Vec<(u32, Slab)>,
+    /// What the entry held is damaged on the disk; the slabs tell of what is missing.
+    pub is_lost: bool,
 }
 
 /// One frame's place in a slab's bytes; the crc is not looked at, upload does that.
@@ -58,6 +60,13 @@ fn walk(bytes: &[u8]) -> impl Iterator<Item = Placed> + '_ {
         at += header.frame_bytes();
         Some(placed)
     })
+}
+
+/// The engine's monotonic clock at the first frame; `None` where that frame's head is none.
+pub(super) fn first_monotonic_ns(frames: &[u8]) -> Option<u64> {
+    let head = frames.get(..FRAME_HEADER_BYTES)?;
+    let words = [word(head, 0), word(head, 8), word(head, 16), word(head, 24)];
+    FrameHeader::from_words(words).map(|header| header.monotonic_ns)
 }
 
 /// The slabs of an entry that readers may see.

@@ -110,6 +110,14 @@ impl Snapshots {
         })
     }
 
+    /// The snapshots of a store that somebody else may have open; nothing is changed.
+    pub(crate) fn beside(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            unusable: Arc::default(),
+        }
+    }
+
     fn unusable(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
         self.unusable.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -169,19 +177,39 @@ impl Snapshots {
         platform::sync_dir(&self.directory)
     }
 
-    /// Reads and checks one; a damaged one is renamed aside and told.
-    pub(crate) fn read(&self, file: &SnapshotFile) -> Option<(Vec<u8>, State)> {
+    /// Reads and checks one; `Err` with what is wrong with it.
+    fn look(file: &SnapshotFile) -> Result<(Vec<u8>, State), String> {
         let mut bytes = Vec::new();
-        let result = std::fs::File::open(&file.path)
+        let state = std::fs::File::open(&file.path)
             .and_then(|mut open| open.read_to_end(&mut bytes))
             .map_err(|error| error.to_string())
-            .and_then(|_| unseal(&bytes))
-            .and_then(|state| match &state.last_applied {
-                Some(id) if id.index == file.index => Ok(state),
-                _ => Err("it holds another index than its name says".to_owned()),
-            });
+            .and_then(|_| unseal(&bytes))?;
+        match &state.last_applied {
+            Some(id) if id.index == file.index => Ok((bytes, state)),
+            _ => Err("it holds another index than its name says".to_owned()),
+        }
+    }
+
+    /// The newest whole state from `purged` on and below the entry at `index`; an empty one where nothing is purged.
+    pub(crate) fn before(&self, purged: Option<u64>, index: u64) -> io::Result<Option<State>> {
+        let fits = |file: &&SnapshotFile| {
+            file.index < index && purged.is_none_or(|purged| file.index >= purged)
+        };
+        let files = self.list()?;
+        let mut files = files.iter().rev().filter(fits);
+        let found = files.find_map(|file| Self::look(file).ok());
+        Ok(match (found, purged) {
+            (Some((_, state)), _) => Some(state),
+            (None, None) => Some(State::default()),
+            (None, Some(_)) => None,
+        })
+    }
+
+    /// Reads and checks one; a damaged one is renamed aside and told.
+    pub(crate) fn read(&self, file: &SnapshotFile) -> Option<(Vec<u8>, State)> {
+        let result = Self::look(file);
         match result {
-            Ok(state) => Some((bytes, state)),
+            Ok(read) => Some(read),
             Err(cause) => {
                 let mut aside = file.path.clone().into_os_string();
                 aside.push(".bad");

@@ -471,13 +471,17 @@ impl State {
         self.sources.get(source)?.sessions.get(epoch)
     }
 
-    pub(crate) fn open_sessions(&self) -> impl Iterator<Item = (&str, Uuid, &SessionState)> {
+    /// All sessions that are remembered: source, epoch, state.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = (&str, Uuid, &SessionState)> {
         self.sources.iter().flat_map(|(source, of)| {
-            of.sessions
-                .iter()
-                .filter(|(_, session)| session.end.is_none())
-                .map(move |(epoch, session)| (source.as_str(), *epoch, session))
+            let sessions = of.sessions.iter();
+            sessions.map(move |(epoch, session)| (source.as_str(), *epoch, session))
         })
+    }
+
+    pub(crate) fn open_sessions(&self) -> impl Iterator<Item = (&str, Uuid, &SessionState)> {
+        let is_open = |(_, _, session): &(&str, Uuid, &SessionState)| session.end.is_none();
+        self.sessions().filter(is_open)
     }
 
     pub(crate) fn totals(&self) -> BTreeMap<String, SourceTotals> {
@@ -490,6 +494,12 @@ impl State {
     /// Derived records taken: they are uploaded like others and belong to no engine's session.
     pub(crate) fn derived_records(&self) -> u64 {
         self.derived_records
+    }
+
+    /// The epochs of those that the entry at `index` brought, as far as they are remembered.
+    pub(crate) fn derived_at(&self, index: u64) -> impl Iterator<Item = Uuid> {
+        let derived = self.derived.iter().filter(move |(_, at)| **at == index);
+        derived.map(|(epoch, _)| *epoch)
     }
 
     /// For a state of a version that did not count them: those that are remembered.

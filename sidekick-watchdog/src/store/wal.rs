@@ -14,6 +14,7 @@ mod index;
 mod options;
 mod read;
 mod recovery;
+mod scan;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -32,9 +33,14 @@ pub use error::WalError;
 pub use frame::EntryId;
 pub(crate) use frame::Kind;
 use index::Index;
+pub(crate) use options::Rot;
 pub use options::WalOptions;
+pub(crate) use read::LogReader;
 use read::read_one;
+use recovery::{Reading, Recovered};
+pub(crate) use scan::Damage;
 use segment::Segment;
+pub(crate) use segment::segment_name;
 use writer::Writer;
 
 /// No batch is larger, but for a single entry that is.
@@ -109,9 +115,47 @@ struct Inner {
     cache_bytes: usize,
     /// Index of the last entry written.
     written: u64,
+    /// Entries that are damaged on the disk.
+    lost: BTreeMap<u64, LostEntry>,
+}
+
+/// An entry that is damaged on the disk.
+#[derive(Clone, Debug)]
+pub(crate) struct LostEntry {
+    pub(crate) id: EntryId,
+    /// Where it lay.
+    pub(crate) damage: Damage,
+    /// What it is read as; empty until that is known.
+    pub(crate) stand_in: Bytes,
 }
 
 impl Inner {
+    /// What is on the disk, as `recovered`.
+    fn of(recovered: &mut Recovered) -> Self {
+        let lost = std::mem::take(&mut recovered.lost).into_iter();
+        let lost = lost.map(|(index, (id, damage))| {
+            let stand_in = Bytes::new();
+            let lost = LostEntry {
+                id,
+                damage,
+                stand_in,
+            };
+            (index, lost)
+        });
+        let index = std::mem::take(&mut recovered.index);
+        Self {
+            vote: recovered.vote,
+            purged: recovered.purged,
+            last: recovered.purged,
+            committed: recovered.committed,
+            written: index.bounds().map_or(0, |(_, last)| last),
+            index,
+            segments: std::mem::take(&mut recovered.segments),
+            lost: lost.collect(),
+            ..Self::default()
+        }
+    }
+
     fn shrink_cache(&mut self, limit: usize) {
         while self.cache_bytes > limit {
             match self.cache.front() {
@@ -142,6 +186,21 @@ struct Shared {
 }
 
 impl Shared {
+    /// Looks up the id of the last entry on the disk.
+    fn find_last(&self) -> Result<(), WalError> {
+        let bounds = self.lock().index.bounds();
+        let last = match bounds {
+            Some((_, last)) => read_one(self, last, Part::Heads(|_| 0))?.map(|entry| entry.id),
+            None => None,
+        };
+        let mut inner = self.lock();
+        inner.last = last.or(inner.last);
+        if inner.committed > inner.last {
+            inner.committed = None;
+        }
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nobody panics while holding it; were it so, the data is still a log's.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -151,10 +210,19 @@ impl Shared {
 /// The log. Cheap to clone; the last clone's [`Wal::stop`] ends the thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Wal {
-    shared: Arc<Shared>,
+    reader: LogReader,
     jobs: SyncSender<Job>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
     node: u64,
+}
+
+/// What the log holds can be read from it.
+impl std::ops::Deref for Wal {
+    type Target = LogReader;
+
+    fn deref(&self) -> &LogReader {
+        &self.reader
+    }
 }
 
 /// Which part of an entry's bytes a reader wants.
@@ -172,17 +240,15 @@ impl Wal {
     /// [`WalError::Damaged`], [`WalError::Newer`], [`WalError::Hole`]: what is there is not touched.
     /// [`WalError::Io`]: no permission, no space.
     pub(crate) fn open(options: &WalOptions) -> Result<Self, WalError> {
-        let recovered = recovery::recover(&options.directory)?;
+        let mut recovered = recovery::recover(
+            &options.directory,
+            Reading::Owner(options.rot),
+            &mut |_, _| {},
+        )?;
         let node = if recovered.tail.is_some() {
             recovered.node
         } else {
             options.node
-        };
-        let mut inner = Inner {
-            vote: recovered.vote,
-            purged: recovered.purged,
-            committed: recovered.committed,
-            ..Inner::default()
         };
         let shared = Arc::new(Shared {
             inner: Mutex::default(),
@@ -191,24 +257,23 @@ impl Wal {
             failure: OnceLock::new(),
         });
         let mut writer = Writer::open(options, &recovered, Arc::clone(&shared), node)?;
-        inner.index = recovered.index;
-        inner.segments = recovered.segments;
+        let mut inner = Inner::of(&mut recovered);
         inner
             .segments
             .insert(writer.current().number, Arc::clone(writer.current()));
-        inner.last = inner.purged;
-        inner.written = inner.index.bounds().map_or(0, |(_, last)| last);
         *shared.lock() = inner;
-        let bounds = shared.lock().index.bounds();
-        if let Some((_, last)) = bounds {
-            let entry = read_one(&shared, last, Part::Heads(|_| 0))?;
-            shared.lock().last = entry.map(|entry| entry.id);
-        }
+        shared.find_last()?;
+        for Damage {
+            segment, from, to, ..
+        } in recovered.damage
         {
-            let mut inner = shared.lock();
-            if inner.committed > inner.last {
-                inner.committed = None;
-            }
+            let path = options.directory.join(segment_name(segment));
+            tracing::warn!(
+                ?path,
+                from,
+                to,
+                "the log is damaged here; the bytes stay as they are until the log is purged behind them"
+            );
         }
         writer.clean_up()?;
         let (jobs, receiver) = sync_channel(JOBS_MAX);
@@ -223,7 +288,7 @@ impl Wal {
                 )
             })?;
         Ok(Self {
-            shared,
+            reader: LogReader { shared },
             jobs,
             thread: Arc::new(Mutex::new(Some(thread))),
             node,
@@ -236,31 +301,21 @@ impl Wal {
     }
 
     pub(crate) fn vote(&self) -> Option<Vote> {
-        self.shared.lock().vote
-    }
-
-    pub(crate) fn purged(&self) -> Option<EntryId> {
-        self.shared.lock().purged
-    }
-
-    /// The last entry's id, or the purged one's when nothing is left.
-    pub(crate) fn last(&self) -> Option<EntryId> {
-        let inner = self.shared.lock();
-        inner.last.max(inner.purged)
+        self.reader.shared.lock().vote
     }
 
     pub(crate) fn committed(&self) -> Option<EntryId> {
-        self.shared.lock().committed
+        self.reader.shared.lock().committed
     }
 
     /// Notes what is committed; written with the next batch, never fsynced on its own.
     pub(crate) fn set_committed(&self, id: Option<EntryId>) {
-        let mut inner = self.shared.lock();
+        let mut inner = self.reader.shared.lock();
         inner.committed = inner.committed.max(id);
     }
 
     pub(crate) fn stats(&self) -> WalStats {
-        let counters = &self.shared.counters;
+        let counters = &self.reader.shared.counters;
         // SYNC: counters only; no other data hangs on them.
         WalStats {
             log_bytes: counters.log_bytes.load(Ordering::Relaxed),
@@ -274,7 +329,7 @@ impl Wal {
     /// Bytes that can be appended without new space from the file system.
     pub(crate) fn room(&self) -> u64 {
         // SYNC: a hint; the thread decides.
-        self.shared.counters.room.load(Ordering::Relaxed)
+        self.reader.shared.counters.room.load(Ordering::Relaxed)
     }
 
     /// Whether an earlier write failed, so that nothing can be written any more.
@@ -284,13 +339,13 @@ impl Wal {
 
     /// Why nothing can be written any more, in words for the operator.
     pub(crate) fn failure(&self) -> Option<&str> {
-        self.shared.failure.get().map(String::as_str)
+        self.reader.shared.failure.get().map(String::as_str)
     }
 
     /// Queues entries. They can be read at once; `done` is called when they are durable.
     pub(crate) fn append(&self, entries: Vec<LogEntry>, done: Done) {
         {
-            let mut inner = self.shared.lock();
+            let mut inner = self.reader.shared.lock();
             for entry in &entries {
                 // What a truncation or a jump left behind is no neighbour of these.
                 if inner
@@ -351,45 +406,6 @@ impl Wal {
         if let Some(thread) = thread {
             let _ = thread.join();
         }
-    }
-
-    /// First and last index that can be read.
-    pub(crate) fn bounds(&self) -> Option<(u64, u64)> {
-        let inner = self.shared.lock();
-        let disk = inner.index.bounds();
-        let last = inner.last?.index;
-        let first = disk
-            .map(|(first, _)| first)
-            .or_else(|| inner.cache.front().map(|e| e.id.index))?;
-        (first <= last && inner.purged.is_none_or(|id| id.index < last)).then_some((first, last))
-    }
-
-    /// One entry; `None` when it is not (or no longer) in the log. May read from disk.
-    pub(crate) fn read(&self, index: u64, part: Part) -> Result<Option<LogEntry>, WalError> {
-        read_one(&self.shared, index, part)
-    }
-
-    /// Entries of `[start, end)` until `bytes_max` is passed; at least one if there is one.
-    pub(crate) fn read_range(
-        &self,
-        start: u64,
-        end: u64,
-        bytes_max: usize,
-        part: Part,
-    ) -> Result<Vec<LogEntry>, WalError> {
-        let mut entries = Vec::new();
-        let mut bytes = 0;
-        for index in start..end {
-            let Some(entry) = self.read(index, part)? else {
-                break;
-            };
-            bytes += entry.payload.len();
-            if bytes > bytes_max && !entries.is_empty() {
-                break;
-            }
-            entries.push(entry);
-        }
-        Ok(entries)
     }
 }
 

@@ -265,6 +265,7 @@ pub(super) fn hole_words(cause: u8) -> Cow<'static, str> {
         hole_cause::ROTATED => "the ring was rotated before it was whole",
         hole_cause::SPILL => "a spill file is missing or damaged",
         hole_cause::RESERVED => "a record of a stream that only the watchdog may write to",
+        hole_cause::ROTTEN => "the log on the disk was damaged",
         hole_cause::RULE => "left out by a rule",
         hole_cause::RULE_FAILED => {
             "not stored: a rule had to change the record and could not read it"

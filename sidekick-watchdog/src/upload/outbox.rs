@@ -45,6 +45,9 @@ pub struct IndexedSlabs {
     /// The slabs that apply accepted from it: without what was a repetition, and the same on every reading, on every
     /// node and after every restart, for positions are counted over them.
     pub slabs: Vec<Slab>,
+    /// What the entry held is damaged on the disk: its slabs tell of what is missing, and batches that were planned over it
+    /// cannot be made again as they were. Items are counted from [`LOST_ITEM`](crate::position::LOST_ITEM).
+    pub is_lost: bool,
 }
 
 /// The store as the uploader sees it. All methods may be called at the same time by several lanes.

@@ -216,6 +216,7 @@ impl FakeOutbox {
         let mut entry = IndexedSlabs {
             index,
             slabs: Vec::new(),
+            is_lost: false,
         };
         let mut item = 0;
         for streams in slabs {

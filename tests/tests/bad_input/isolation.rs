@@ -12,7 +12,7 @@ use sidekick_tests::mount::Mount;
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
-use super::stored::{FRAMES_AT, damage, last_byte, segment};
+use super::stored::{SALT_AT, damage, last_byte, segment};
 use super::{
     PATIENCE, assert_all_arrived, assert_nothing_runs, assert_says, ignorable, played, playing,
     stop_cleanly, the_engine, trial, wait_for_committed,
@@ -183,7 +183,7 @@ fn beside_an_unreadable_log(setup: &Setup) -> (u32, Vec<u8>) {
     watchdog.kill();
     let path = segment(setup);
     let whole = fs::read(&path).expect("readable");
-    damage(&path, FRAMES_AT + (last_byte(&path) - FRAMES_AT) / 2, 16);
+    damage(&path, SALT_AT, 8);
     (engine, whole)
 }
 

@@ -16,16 +16,16 @@ use super::{
     stop_cleanly, the_engine, trial, wait_for_committed,
 };
 
-/// Where frames begin in a segment of the log.
-pub(super) const FRAMES_AT: u64 = 4096;
+/// Where a segment's header has what its frames' checksums begin with.
+pub(super) const SALT_AT: u64 = 24;
 /// Where a segment's header has its version.
 const VERSION_AT: u64 = 8;
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial(
-            "damage_amid_the_log_is_refused_and_left_as_it_is",
-            damage_amid_the_log_is_refused_and_left_as_it_is,
+            "a_log_with_a_damaged_header_is_refused_and_left_as_it_is",
+            a_log_with_a_damaged_header_is_refused_and_left_as_it_is,
         ),
         trial(
             "a_lost_end_of_the_log_is_never_silent",
@@ -110,11 +110,12 @@ pub(super) fn last_byte(path: &Path) -> u64 {
         .expect("not empty") as u64
 }
 
-fn damage_amid_the_log_is_refused_and_left_as_it_is() {
+/// Without its header nothing in a segment can be told from what it held before. Damage behind it costs an entry (`rot`).
+fn a_log_with_a_damaged_header_is_refused_and_left_as_it_is() {
     let setup = playing();
     let copy = killed_with_records(&setup);
     let path = segment(&setup);
-    damage(&path, FRAMES_AT + (last_byte(&path) - FRAMES_AT) / 2, 16);
+    damage(&path, SALT_AT, 8);
     let damaged = fs::read(&path).expect("readable");
     let sentence = assert_refuses(&setup, 6);
     assert_says(

@@ -198,6 +198,12 @@ impl State {
         index_of(self.sinks.values().flatten()).unwrap_or(u64::MAX)
     }
 
+    /// All sinks with their lanes.
+    pub(crate) fn sinks(&self) -> impl Iterator<Item = (&str, &[LaneState])> {
+        let sinks = self.sinks.iter();
+        sinks.map(|(sink, lanes)| (sink.as_str(), lanes.as_slice()))
+    }
+
     pub(crate) fn lanes(&self, sink: &str) -> Option<&[LaneState]> {
         self.sinks.get(sink).map(Vec::as_slice)
     }

@@ -30,6 +30,19 @@ pub enum WalError {
         /// What is wrong.
         what: String,
     },
+    /// An entry was whole when the log was opened, and is not what was written now.
+    #[error(
+        "entry {index} in log segment {path:?}, byte {offset}, is no longer what was written; restart the watchdog: it \
+         goes on without that entry and tells what is lost"
+    )]
+    Rotten {
+        /// The entry.
+        index: u64,
+        /// The segment.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+    },
     /// A newer program wrote it.
     #[error(
         "log segment {path:?} has version {found}, this program knows {}; use the newer program",

@@ -42,6 +42,8 @@ pub(crate) enum Kind {
     Committed = 7,
     /// The segment is complete; the log goes on in the next one.
     Seal = 8,
+    /// A log entry that is damaged on the disk, as readers get it. No frame has this kind.
+    Lost = 9,
 }
 
 impl Kind {
@@ -159,6 +161,8 @@ pub(crate) mod broken {
     pub(crate) enum Without {
         Crc,
         Chain,
+        /// Whatever is bad is where the log ends.
+        Rot,
     }
 
     #[cfg(test)]
@@ -167,7 +171,7 @@ pub(crate) mod broken {
     }
 
     #[inline]
-    pub(super) fn get(what: Without) -> bool {
+    pub(crate) fn get(what: Without) -> bool {
         #[cfg(test)]
         return WITHOUT.get() == Some(what);
         #[cfg(not(test))]

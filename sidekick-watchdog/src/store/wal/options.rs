@@ -17,8 +17,19 @@ pub struct WalOptions {
     pub cache_bytes: usize,
     /// The node's id, written into a new log; an existing log's own id holds.
     pub node: u64,
+    /// What becomes of entries that are damaged on the disk.
+    pub(crate) rot: Rot,
     /// Where tests let the disk fail.
     pub(crate) faults: Arc<Faults>,
+}
+
+/// What becomes of a log with a damaged entry amid it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rot {
+    /// It is not opened: another node has the entry.
+    Refused,
+    /// The entry is lost, and the log goes on behind it: nobody else has it.
+    Bridged,
 }
 
 impl WalOptions {
@@ -30,6 +41,7 @@ impl WalOptions {
             zero_step_bytes: 4 << 20,
             cache_bytes: 8 << 20,
             node: 1,
+            rot: Rot::Refused,
             faults: Arc::default(),
         }
     }

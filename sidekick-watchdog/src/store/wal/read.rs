@@ -1,13 +1,142 @@
 //! Reads entries back, from memory or from disk.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 
-use super::frame::{FRAME_HEAD_BYTES, FrameHead, Kind, PAYLOAD_BYTES_MAX};
+use super::frame::{EntryId, FRAME_HEAD_BYTES, FrameHead, Kind, PAYLOAD_BYTES_MAX};
+use super::recovery::{Reading, recover};
+use super::scan::Damage;
 use super::segment::{self, Segment, read_exact_at};
-use super::{LogEntry, Part, Shared, WalError};
+use super::{Counters, Inner, LogEntry, LostEntry, Part, Shared, WalError};
+
+/// How often somebody beside the writer begins anew: files are recycled while he reads, and a batch is half written.
+const GUEST_TRIES: usize = 5;
+
+/// What can be read of a log, by its owner or beside it.
+#[derive(Clone, Debug)]
+pub(crate) struct LogReader {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl LogReader {
+    /// Reads the log in `directory` as it is now, whether or not somebody writes to it, and changes nothing. Tells where it
+    /// is damaged; entries that lay there are [`Kind::Lost`]. Blocks for as long as reading the segments takes.
+    ///
+    /// # Errors
+    /// As `Wal::open`, except for damaged entries.
+    pub(crate) fn beside(
+        directory: &Path,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(Self, Vec<Damage>), WalError> {
+        let mut before: Option<Vec<(u64, u64)>> = None;
+        let mut tries = 0;
+        let mut recovered = loop {
+            tries += 1;
+            match recover(directory, Reading::Guest, progress) {
+                Ok(recovered) => {
+                    let places = recovered.damage.iter();
+                    let places: Vec<_> = places.map(|d| (d.segment, d.from)).collect();
+                    // A batch that was being written, or a file that was recycled, is none when it is read again.
+                    let is_sure = places.is_empty() || before.as_ref() == Some(&places);
+                    if is_sure || tries == GUEST_TRIES {
+                        break recovered;
+                    }
+                    before = Some(places);
+                }
+                Err(error) if tries == GUEST_TRIES => return Err(error),
+                Err(error @ (WalError::Newer { .. } | WalError::Hole { .. })) => return Err(error),
+                Err(_) => {}
+            }
+        };
+        let damage = std::mem::take(&mut recovered.damage);
+        let shared = Shared {
+            inner: Mutex::new(Inner::of(&mut recovered)),
+            counters: Counters::default(),
+            cache_limit: 0,
+            failure: OnceLock::new(),
+        };
+        shared.find_last()?;
+        let shared = Arc::new(shared);
+        Ok((Self { shared }, damage))
+    }
+
+    pub(crate) fn purged(&self) -> Option<EntryId> {
+        self.shared.lock().purged
+    }
+
+    /// The last entry's id, or the purged one's when nothing is left.
+    pub(crate) fn last(&self) -> Option<EntryId> {
+        let inner = self.shared.lock();
+        inner.last.max(inner.purged)
+    }
+
+    /// First and last index that can be read.
+    pub(crate) fn bounds(&self) -> Option<(u64, u64)> {
+        let inner = self.shared.lock();
+        let disk = inner.index.bounds();
+        let last = inner.last?.index;
+        let first = disk
+            .map(|(first, _)| first)
+            .or_else(|| inner.cache.front().map(|e| e.id.index))?;
+        (first <= last && inner.purged.is_none_or(|id| id.index < last)).then_some((first, last))
+    }
+
+    /// One entry; `None` when it is not (or no longer) in the log. May read from disk.
+    pub(crate) fn read(&self, index: u64, part: Part) -> Result<Option<LogEntry>, WalError> {
+        read_one(&self.shared, index, part)
+    }
+
+    /// Entries of `[start, end)` until `bytes_max` is passed; at least one if there is one.
+    pub(crate) fn read_range(
+        &self,
+        start: u64,
+        end: u64,
+        bytes_max: usize,
+        part: Part,
+    ) -> Result<Vec<LogEntry>, WalError> {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for index in start..end {
+            let Some(entry) = self.read(index, part)? else {
+                break;
+            };
+            bytes += entry.payload.len();
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    /// The entries that are damaged on the disk, by index.
+    pub(crate) fn lost(&self) -> BTreeMap<u64, LostEntry> {
+        self.shared.lock().lost.clone()
+    }
+
+    /// Where an entry lies: segment and byte; `None` for what is not on the disk.
+    pub(crate) fn place(&self, index: u64) -> Option<(u64, u64)> {
+        self.shared.lock().index.get(index)
+    }
+
+    /// The segments that hold the log, by number.
+    pub(crate) fn segments(&self) -> Vec<u64> {
+        self.shared.lock().segments.keys().copied().collect()
+    }
+
+    /// Sets what lost entries are read as, by index.
+    pub(crate) fn set_stand_ins(&self, stand_ins: BTreeMap<u64, Bytes>) {
+        let mut inner = self.shared.lock();
+        for (index, payload) in stand_ins {
+            if let Some(lost) = inner.lost.get_mut(&index) {
+                lost.stand_in = payload;
+            }
+        }
+    }
+}
 
 /// Reads one entry from the cache or from disk.
 pub(super) fn read_one(
@@ -26,6 +155,13 @@ pub(super) fn read_one(
         let Some((number, offset)) = inner.index.get(index) else {
             return Ok(None);
         };
+        if let Some(lost) = inner.lost.get(&index) {
+            return Ok(Some(LogEntry {
+                id: lost.id,
+                kind: Kind::Lost,
+                payload: lost.stand_in.clone(),
+            }));
+        }
         let Some(segment) = inner.segments.get(&number) else {
             return Ok(None);
         };
@@ -53,10 +189,10 @@ fn read_frame(
 ) -> Result<LogEntry, WalError> {
     let path = PathBuf::from(segment::segment_name(segment.number));
     let io = |error| WalError::io("cannot read the log", &path, error);
-    let damaged = || WalError::Damaged {
+    let damaged = || WalError::Rotten {
+        index,
         path: path.clone(),
         offset,
-        what: format!("entry {index} is not what was written"),
     };
     let mut head_bytes = [0; FRAME_HEAD_BYTES];
     read_exact_at(&segment.file, &mut head_bytes, offset).map_err(io)?;

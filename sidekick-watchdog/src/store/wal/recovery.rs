@@ -1,21 +1,22 @@
 //! Reads the log at start: what is whole, what is torn, what is damaged.
 //!
-//! The last segment ends at its first bad frame: a batch was being written when the process or the machine went
-//! down, and nobody was told that it is durable. A bad frame anywhere else is damage. So is a bad frame in the last
-//! segment that a later batch follows, since a batch is only written after the one before it was fsynced.
+//! What ends a log and what is damage in it: see `scan`. Damage costs the entries that lay there and nothing else
+//! ([`Rot::Bridged`]): their indexes stay, so that the log has no hole and no index is used twice; what they are read as
+//! is for others to say. Which entries lay there follows from the index of the first one behind. Unsafe, and refused as
+//! ever: a missing segment, a header that is none, entries that are not in their order.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::frame::{EntryId, FLAG_BATCH_START, FRAME_HEAD_BYTES, FrameHead, Kind, frame_bytes};
+use super::frame::{EntryId, FRAME_HEAD_BYTES, Kind};
 use super::index::Index;
+use super::scan::{Damage, Piece, Scan};
 use super::segment::{
-    HEADER_BYTES, Header, HeaderFault, Segment, list, open_rw, read_exact_at, sync_directory,
-    write_all_at,
+    HEADER_BYTES, Header, HeaderFault, Segment, list, open_ro, open_rw, read_exact_at,
+    sync_directory, write_all_at,
 };
-use super::{BATCH_BYTES_MAX, Vote, WalError};
+use super::{Rot, Vote, WalError};
 
 /// What the log's files say.
 #[derive(Debug, Default)]
@@ -28,6 +29,14 @@ pub(crate) struct Recovered {
     pub(crate) tail: Option<Tail>,
     pub(crate) node: u64,
     pub(crate) log: uuid::Uuid,
+    /// All that is damaged.
+    pub(crate) damage: Vec<Damage>,
+    /// The entries that lay where the damage is, and where that is.
+    pub(crate) lost: BTreeMap<u64, (EntryId, Damage)>,
+    /// Damage of which no entry behind has told yet what lay there.
+    open: Vec<Damage>,
+    /// The last entry's id.
+    last: Option<EntryId>,
 }
 
 /// The end of the last segment.
@@ -40,55 +49,28 @@ pub(crate) struct Tail {
     pub(crate) sealed: bool,
 }
 
-/// Reads a file's frames through a window, so that a segment is never in memory as a whole.
-struct Window<'a> {
-    file: &'a File,
-    file_bytes: u64,
-    start: u64,
-    bytes: Vec<u8>,
+/// Who reads the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Who is going to write to it: the tail is made durable.
+    Owner(Rot),
+    /// Somebody beside the owner: nothing is changed, and damage is no error.
+    Guest,
 }
 
-impl Window<'_> {
-    const BYTES: u64 = 1 << 20;
-
-    /// The bytes at `offset`, at least `len` of them unless the file ends before.
-    fn at(&mut self, offset: u64, len: usize) -> std::io::Result<&[u8]> {
-        let end = offset.saturating_add(len as u64).min(self.file_bytes);
-        if offset < self.start || end > self.start + self.bytes.len() as u64 {
-            let want = Self::BYTES
-                .max(len as u64)
-                .min(self.file_bytes.saturating_sub(offset));
-            self.bytes.resize(want as usize, 0);
-            self.start = offset;
-            read_exact_at(self.file, &mut self.bytes, offset)?;
-        }
-        Ok(&self.bytes[(offset - self.start) as usize..])
-    }
-
-    /// The frame at `offset`, if it is whole and right. Its bytes can then be had from `at`.
-    fn frame(&mut self, offset: u64, salt: u64) -> std::io::Result<Option<FrameHead>> {
-        if offset + FRAME_HEAD_BYTES as u64 > self.file_bytes {
-            return Ok(None);
-        }
-        let Some(head) = FrameHead::parse(self.at(offset, FRAME_HEAD_BYTES)?) else {
-            return Ok(None);
-        };
-        // The padding counts: what follows is written behind it.
-        if offset + frame_bytes(head.len as usize) as u64 > self.file_bytes {
-            return Ok(None);
-        }
-        let len = FRAME_HEAD_BYTES + head.len as usize;
-        Ok(head.verify(self.at(offset, len)?, salt).then_some(head))
-    }
-}
-
-/// Reads all segments in `directory` and makes the tail durable (rewritten and fsynced) before returning.
-pub(crate) fn recover(directory: &Path) -> Result<Recovered, WalError> {
+/// Reads all segments in `directory` and, for the owner, makes the tail durable (rewritten and fsynced) before returning.
+/// `progress` hears of each segment that was read: how many of how many.
+pub(crate) fn recover(
+    directory: &Path,
+    reading: Reading,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Recovered, WalError> {
     let io = |error| WalError::io("cannot read the log", directory, error);
     let (files, _) = list(directory).map_err(io)?;
     let mut out = Recovered::default();
     let count = files.len();
-    if count > 0 {
+    let is_owner = reading != Reading::Guest;
+    if count > 0 && is_owner {
         // A segment whose name came just before a kill: what it holds counts only once the name is durable, too.
         sync_directory(directory).map_err(io)?;
     }
@@ -106,7 +88,10 @@ pub(crate) fn recover(directory: &Path) -> Result<Recovered, WalError> {
                 &format!("segment {} before it is missing", first_number + at as u64),
             ));
         }
-        let file = open_rw(&path, false).map_err(io)?;
+        let file = match is_owner {
+            true => open_rw(&path, false).map_err(io)?,
+            false => open_ro(&path).map_err(io)?,
+        };
         let file_bytes = file.metadata().map_err(io)?.len();
         let mut page = vec![0; HEADER_BYTES.min(file_bytes) as usize];
         read_exact_at(&file, &mut page, 0).map_err(io)?;
@@ -129,8 +114,38 @@ pub(crate) fn recover(directory: &Path) -> Result<Recovered, WalError> {
         } else if header.log != out.log || header.node != out.node {
             return Err(damaged(0, "it belongs to another log"));
         }
-        let last = at + 1 == count;
-        let tail = scan(&mut out, &file, file_bytes, &header, last, &damaged, &io)?;
+        let is_last = at + 1 == count;
+        let mut scan = Scan::new(&file, file_bytes, number, header.salt, is_last);
+        while let Some(piece) = scan.next().map_err(io)? {
+            match piece {
+                Piece::Damage(damage) if reading == Reading::Owner(Rot::Refused) => {
+                    let what = format!("a bad frame, and the log goes on at byte {}", damage.to);
+                    return Err(damaged(damage.from, &what));
+                }
+                Piece::Damage(damage) => out.take_damage(damage),
+                Piece::Frame(at, head) if head.kind == Kind::Vote => {
+                    let committed = head.len > 0 && scan.first_byte(at).map_err(io)? == 1;
+                    out.vote = Some(Vote {
+                        term: head.id.term,
+                        node: head.id.node,
+                        committed,
+                    });
+                }
+                Piece::Frame(at, head) => out
+                    .take(number, at, head.kind, head.id)
+                    .map_err(|what| damaged(at, &what))?,
+            }
+        }
+        if is_last && is_owner {
+            rewrite(&file, scan.batch_start, scan.position, &io)?;
+        }
+        out.tail = Some(Tail {
+            number,
+            position: scan.position,
+            file_bytes,
+            previous: scan.previous,
+            sealed: scan.sealed,
+        });
         out.segments.insert(
             number,
             Arc::new(Segment {
@@ -139,119 +154,150 @@ pub(crate) fn recover(directory: &Path) -> Result<Recovered, WalError> {
                 file,
             }),
         );
-        out.tail = Some(tail);
+        progress(at + 1, count);
     }
-    if let (Some((first, _)), purged) = (out.index.bounds(), out.purged) {
-        let expected = purged.map_or_else(|| first.min(1), |id| id.index + 1);
-        if first != expected && first > expected {
-            return Err(WalError::Hole { expected, first });
-        }
-    }
+    out.finish()?;
     Ok(out)
 }
 
-/// Reads one segment's frames into `out`.
-fn scan(
-    out: &mut Recovered,
-    file: &File,
-    file_bytes: u64,
-    header: &Header,
-    last: bool,
-    damaged: &dyn Fn(u64, &str) -> WalError,
-    io: &dyn Fn(std::io::Error) -> WalError,
-) -> Result<Tail, WalError> {
-    let mut window = Window {
-        file,
-        file_bytes,
-        start: 0,
-        bytes: Vec::new(),
-    };
-    let mut position = HEADER_BYTES;
-    let mut previous = 0;
-    let mut sealed = false;
-    let mut batch_start = HEADER_BYTES;
-    while !sealed {
-        let head = match window.frame(position, header.salt).map_err(io)? {
-            Some(head) if head.follows(previous) => head,
-            _ if last => break,
-            _ => return Err(damaged(position, "a bad frame is not at the log's end")),
-        };
-        if head.flags & FLAG_BATCH_START != 0 {
-            batch_start = position;
-        }
-        let payload_at = position + FRAME_HEAD_BYTES as u64;
-        match head.kind {
-            Kind::Vote => {
-                let committed = head.len > 0 && window.at(payload_at, 1).map_err(io)?[0] == 1;
-                out.vote = Some(Vote {
-                    term: head.id.term,
-                    node: head.id.node,
-                    committed,
-                });
-            }
-            Kind::Blank | Kind::Normal | Kind::Membership => {
-                out.index
-                    .push(head.id.index, header.number, position)
-                    .map_err(|expected| {
-                        damaged(
-                            position,
-                            &format!("entry {} where {expected} was to be", head.id.index),
-                        )
-                    })?;
-            }
-            Kind::Truncate => out.index.truncate(head.id.index),
-            Kind::Purge => {
-                out.purged = out.purged.max(Some(head.id));
-                out.index.purge(head.id.index);
-            }
-            Kind::Committed => out.committed = out.committed.max(Some(head.id)),
-            Kind::Seal => sealed = true,
-        }
-        previous = head.crc;
-        position += frame_bytes(head.len as usize) as u64;
+impl Recovered {
+    fn take_damage(&mut self, damage: Damage) {
+        self.damage.push(damage);
+        self.open.push(damage);
     }
-    if last && !sealed {
-        refuse_later_batch(&mut window, position, header.salt, damaged, io)?;
-    }
-    if last {
-        rewrite(file, batch_start, position, io)?;
-    }
-    Ok(Tail {
-        number: header.number,
-        position,
-        file_bytes,
-        previous,
-        sealed,
-    })
-}
 
-/// A batch that begins behind the first bad frame proves that the bad frame had been fsynced: damage, not a tear.
-fn refuse_later_batch(
-    window: &mut Window<'_>,
-    bad: u64,
-    salt: u64,
-    damaged: &dyn Fn(u64, &str) -> WalError,
-    io: &dyn Fn(std::io::Error) -> WalError,
-) -> Result<(), WalError> {
-    let end = window.file_bytes.min(bad + 2 * BATCH_BYTES_MAX as u64);
-    let mut at = bad + 8;
-    while at + FRAME_HEAD_BYTES as u64 <= end {
-        let head = FrameHead::parse(window.at(at, FRAME_HEAD_BYTES).map_err(io)?);
-        let starts = head.is_some_and(|head| head.flags & FLAG_BATCH_START != 0);
-        if starts && window.frame(at, salt).map_err(io)?.is_some() {
-            return Err(damaged(
-                bad,
-                &format!("a bad frame, and whole ones behind it at byte {at}"),
-            ));
+    fn take(&mut self, segment: u64, at: u64, kind: Kind, id: EntryId) -> Result<(), String> {
+        match kind {
+            Kind::Blank | Kind::Normal | Kind::Membership => {
+                self.fill_before(id);
+                self.index
+                    .push(id.index, segment, at)
+                    .map_err(|expected| format!("entry {} where {expected} was to be", id.index))?;
+                self.last = Some(id);
+            }
+            Kind::Truncate if !self.open.is_empty() => {
+                return Err("the log is cut here, and what lies before it is damaged".to_owned());
+            }
+            Kind::Truncate => {
+                self.index.truncate(id.index);
+                self.lost.retain(|index, _| *index < id.index);
+                self.last = None;
+            }
+            Kind::Purge => {
+                self.purged = self.purged.max(Some(id));
+                self.index.purge(id.index);
+            }
+            Kind::Committed => self.committed = self.committed.max(Some(id)),
+            Kind::Vote | Kind::Seal | Kind::Lost => {}
         }
-        at += 8;
+        Ok(())
     }
-    Ok(())
+
+    /// The entries between the last one and `next`: the damage took them.
+    fn fill_before(&mut self, next: EntryId) {
+        let open = std::mem::take(&mut self.open);
+        let Some(first) = open.first() else { return };
+        let from = match self.index.bounds() {
+            Some((_, last)) => last + 1,
+            // What lay at the front: no more than there were frames, where that is known.
+            None if open.iter().all(|damage| damage.is_one) => {
+                next.index.saturating_sub(open.len() as u64)
+            }
+            None => self.purged.map_or(0, |id| id.index + 1),
+        };
+        for index in from..next.index {
+            self.lose(index, first, Some(next));
+        }
+    }
+
+    fn lose(&mut self, index: u64, damage: &Damage, next: Option<EntryId>) {
+        let leader = |id: EntryId| (id.term, id.node);
+        let vote = self.vote.map(|vote| (vote.term, vote.node));
+        let previous = self.last.map(leader);
+        // Whoever led last may have led then; with nothing behind it, no id may be below the true one.
+        let known = [previous, next.map(leader).or(vote)];
+        let claimed = damage
+            .claim
+            .filter(|claim| claim.id.index == index)
+            .map(|claim| leader(claim.id));
+        let likely = match next {
+            Some(next) => previous.unwrap_or(leader(next)),
+            None => previous.max(vote).unwrap_or_default(),
+        };
+        let (term, node) = claimed
+            .filter(|claimed| known.contains(&Some(*claimed)))
+            .unwrap_or(likely);
+        let id = EntryId { term, node, index };
+        if self.index.push(index, damage.segment, damage.from).is_ok() {
+            self.lost.insert(index, (id, *damage));
+            self.last = Some(id);
+        }
+    }
+
+    /// The log's end was reached: what damage at the end took, and what else it may have taken.
+    fn finish(&mut self) -> Result<(), WalError> {
+        for damage in std::mem::take(&mut self.open) {
+            let next = match self.index.bounds() {
+                Some((_, last)) => last + 1,
+                None => self.purged.map_or(0, |id| id.index + 1),
+            };
+            // An index too many does no harm, one too few would be given to another entry.
+            let most = match damage.is_one {
+                true => 1,
+                false => (damage.to - damage.from) / FRAME_HEAD_BYTES as u64,
+            };
+            let committed = self.committed.map_or(0, |id| id.index);
+            let end = committed.saturating_add(1).max(next.saturating_add(most));
+            for index in next..end {
+                self.lose(index, &damage, None);
+            }
+        }
+        if !self.damage.is_empty() {
+            self.mend();
+        }
+        if let (Some((first, _)), purged) = (self.index.bounds(), self.purged) {
+            let expected = purged.map_or_else(|| first.min(1), |id| id.index + 1);
+            if first != expected && first > expected {
+                return Err(WalError::Hole { expected, first });
+            }
+        }
+        let first = self.index.bounds().map_or(u64::MAX, |(first, _)| first);
+        self.lost.retain(|index, _| *index >= first);
+        Ok(())
+    }
+
+    /// Of what is no entry, the log itself tells: whoever led, had been voted for; what is not there, had been purged
+    /// (a state that reaches so far has to prove it).
+    fn mend(&mut self) {
+        if let Some(last) = self.last
+            && self.vote.is_none_or(|vote| vote.term < last.term)
+        {
+            self.vote = Some(Vote {
+                term: last.term,
+                node: last.node,
+                committed: true,
+            });
+        }
+        if let Some((first, _)) = self.index.bounds()
+            && self
+                .segments
+                .keys()
+                .next()
+                .is_some_and(|number| *number > 1)
+            && self.purged.map_or(1, |id| id.index + 1) < first
+        {
+            let leader = self.purged.or(self.last).unwrap_or_default();
+            self.purged = Some(EntryId {
+                index: first - 1,
+                ..leader
+            });
+        }
+    }
 }
 
 /// Writes the last batch again and fsyncs it: after a failed fsync the page cache may show what the disk never got.
 fn rewrite(
-    file: &File,
+    file: &std::fs::File,
     from: u64,
     to: u64,
     io: &dyn Fn(std::io::Error) -> WalError,

@@ -107,6 +107,11 @@ pub(crate) fn open_rw(path: &Path, create: bool) -> io::Result<File> {
     platform::set_private(&mut options).open(path)
 }
 
+/// Opens a file to look at it only.
+pub(crate) fn open_ro(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
 pub(crate) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !buffer.is_empty() {
         match platform::read_at(file, buffer, offset) {

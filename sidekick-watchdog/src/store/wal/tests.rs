@@ -3,13 +3,18 @@
 use std::sync::mpsc::channel;
 
 use super::frame::broken::{WITHOUT, Without};
-use super::recovery::{Recovered, recover};
+use super::recovery::{Reading, Recovered};
 use std::path::{Path, PathBuf};
 
 use super::frame::FRAME_HEAD_BYTES;
 use super::*;
 
 const NODE: u64 = 7;
+
+/// As a node of a group does: damage is refused.
+fn recover(directory: &Path) -> Result<Recovered, WalError> {
+    super::recovery::recover(directory, Reading::Owner(Rot::Refused), &mut |_, _| {})
+}
 
 fn options(directory: &Path) -> WalOptions {
     WalOptions {
@@ -262,6 +267,123 @@ fn a_rotten_byte_before_the_last_batch_is_damage_and_not_an_end() {
     torn[offset as usize + FRAME_HEAD_BYTES + 50] ^= 4;
     std::fs::write(&path, &torn).unwrap();
     assert_eq!(recover(dir.path()).unwrap().index.bounds(), Some((0, 5)));
+}
+
+/// Recovers a damaged log as its only owner does; `Err` where that is not the whole log without the entries of `lost`.
+fn bridges(path: &Path, lost: &[u64]) -> Result<(), String> {
+    let reading = Reading::Owner(Rot::Bridged);
+    let directory = path.parent().expect("a directory");
+    let recovered = super::recovery::recover(directory, reading, &mut |_, _| {})
+        .map_err(|error| error.to_string())?;
+    if recovered.index.bounds() != Some((0, 7)) {
+        return Err(format!("{:?} are left", recovered.index.bounds()));
+    }
+    let found: Vec<u64> = recovered.lost.keys().copied().collect();
+    if found != lost {
+        return Err(format!("{found:?} are lost instead of {lost:?}"));
+    }
+    if let Some((index, (found, _))) = recovered.lost.iter().find(|(at, (of, _))| *of != id(**at)) {
+        return Err(format!("entry {index} got the id {found:?}"));
+    }
+    let voted = Vote {
+        term: 1,
+        node: NODE,
+        committed: true,
+    };
+    if recovered.vote != Some(voted) {
+        return Err(format!("the vote is {:?}", recovered.vote));
+    }
+    let file = std::fs::read(path).map_err(|error| error.to_string())?;
+    for index in (0..=7).filter(|index| !lost.contains(index)) {
+        let (_, offset) = recovered.index.get(index).ok_or("a hole")?;
+        let at = offset as usize + FRAME_HEAD_BYTES;
+        let expected = payload(index, if index < 5 { 100 } else { 700 });
+        if file.get(at..at + expected.len()) != Some(&expected[..]) {
+            return Err(format!("entry {index} is not what was written"));
+        }
+    }
+    Ok(())
+}
+
+/// Changes every byte before the last batch, one at a time, then whole stretches; returns the first complaint.
+fn rot_everywhere() -> Result<(), String> {
+    let dir = memory_dir();
+    let (path, _, after) = two_states(dir.path());
+    let recovered = recover(dir.path()).map_err(|error| error.to_string())?;
+    let place = |index| recovered.index.get(index).expect("an entry").1 as usize;
+    let begin = segment::HEADER_BYTES as usize;
+    for at in begin..place(5) {
+        let mut rotten = after.clone();
+        rotten[at] ^= 1 << (at % 8);
+        std::fs::write(&path, &rotten).unwrap();
+        let index = (0..5).rfind(|index| place(*index) <= at);
+        // The padding is nobody's.
+        let is_padding = index.is_some_and(|index| at >= place(index) + FRAME_HEAD_BYTES + 100)
+            || (index.is_none() && at > begin + FRAME_HEAD_BYTES);
+        let lost: Vec<u64> = index.filter(|_| !is_padding).into_iter().collect();
+        bridges(&path, &lost).map_err(|complaint| format!("byte {at}: {complaint}"))?;
+    }
+    for (first, last) in [(0, 1), (1, 4), (0, 4)] {
+        let mut rotten = after.clone();
+        rotten[place(first) + 5..place(last) + 50].fill(0);
+        std::fs::write(&path, &rotten).unwrap();
+        let lost: Vec<u64> = (first..=last).collect();
+        bridges(&path, &lost).map_err(|complaint| format!("{first} to {last}: {complaint}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_rotten_byte_costs_the_entry_that_it_lies_in() {
+    rot_everywhere().unwrap();
+}
+
+#[test]
+fn a_log_that_ends_at_whatever_is_bad_is_noticed_by_these_tests() {
+    WITHOUT.set(Some(Without::Rot));
+    let result = rot_everywhere();
+    WITHOUT.set(None);
+    result.unwrap_err();
+}
+
+/// The frame that says that a segment is complete, an entry before it, and the first one of the next.
+#[test]
+fn rot_at_the_border_of_two_segments_is_bridged() {
+    let dir = memory_dir();
+    let wal = Wal::open(&options(dir.path())).unwrap();
+    for index in 0..100 {
+        append(&wal, entries(index..=index, 1000)).unwrap();
+    }
+    wal.stop();
+    let wal = Wal::open(&options(dir.path())).unwrap();
+    let border =
+        (0..99).find(|index| wal.place(*index).unwrap().0 < wal.place(index + 1).unwrap().0);
+    let border = border.unwrap();
+    let (_, last) = wal.place(border).unwrap();
+    let (_, first) = wal.place(border + 1).unwrap();
+    wal.stop();
+    let seal = last as usize + frame::frame_bytes(1000);
+    for (number, at, lost) in [
+        (1, seal + 6, vec![]),
+        (1, last as usize + 500, vec![border]),
+        (2, first as usize + 13, vec![border + 1]),
+    ] {
+        let path = dir.path().join(segment::segment_name(number));
+        let whole = std::fs::read(&path).unwrap();
+        let mut rotten = whole.clone();
+        rotten[at] ^= 1;
+        std::fs::write(&path, &rotten).unwrap();
+        let options = WalOptions {
+            rot: Rot::Bridged,
+            ..options(dir.path())
+        };
+        let wal = Wal::open(&options).unwrap();
+        assert_eq!(wal.bounds(), Some((0, 99)));
+        let found: Vec<u64> = wal.lost().keys().copied().collect();
+        assert_eq!(found, lost);
+        wal.stop();
+        std::fs::write(&path, &whole).unwrap();
+    }
 }
 
 #[test]

@@ -304,6 +304,7 @@ impl Writer {
                 Effect::Vote(vote) => inner.vote = Some(vote),
                 Effect::Truncate(since) => {
                     inner.index.truncate(since.index);
+                    inner.lost.retain(|index, _| *index < since.index);
                     while inner
                         .cache
                         .back()
@@ -318,6 +319,7 @@ impl Writer {
                 }
                 Effect::Purge(upto) => {
                     inner.index.purge(upto.index);
+                    inner.lost.retain(|index, _| *index > upto.index);
                     inner.purged = inner.purged.max(Some(upto));
                     while inner
                         .cache

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::letter::Buried;
 use crate::books::{Counts, DROPPED_BEFORE_STORING};
-use crate::position::Position;
+use crate::position::{LOST_ITEM, Position};
 use crate::slab::Slab;
 use crate::upload::encode::{Item, RowWriter, Walk, What, Written};
 use crate::upload::outbox::{IndexedSlabs, Outbox, OutboxError};
@@ -59,9 +59,19 @@ impl Draft {
     }
 }
 
+/// Who tells of an entry that is lost.
+enum Teller {
+    We,
+    Another,
+    /// It is for us, but not before others have passed it.
+    WeLater,
+}
+
 #[derive(Debug)]
 struct Entry {
     index: u64,
+    /// It is ours alone to tell of.
+    is_lost: bool,
     slabs: std::vec::IntoIter<Slab>,
     walk: Option<Walk>,
     /// Number of the next item.
@@ -120,6 +130,12 @@ pub(super) struct Filler<O> {
     trail: Counts,
     /// Slabs looked at since [`Filler::saved`].
     slabs_unsaved: u64,
+    /// When a planned batch is made again: some of it is lost.
+    met_lost: bool,
+    /// The next entry is lost, and it is known that it is for us to tell of it, or that it is not.
+    has_asked: bool,
+    /// The next entry is lost, and other lanes have to pass it first.
+    waits: bool,
 }
 
 impl<O: Outbox> Filler<O> {
@@ -157,6 +173,9 @@ impl<O: Outbox> Filler<O> {
             draft: Draft::default(),
             trail: Counts::default(),
             slabs_unsaved: 0,
+            met_lost: false,
+            has_asked: false,
+            waits: false,
         };
         filler.begin_after(watermark);
         filler
@@ -169,12 +188,15 @@ impl<O: Outbox> Filler<O> {
         self.read_through = self.from.index.saturating_sub(1);
         self.queue.clear();
         self.entry = None;
+        (self.has_asked, self.waits) = (false, false);
         self.draft = Draft::default();
         self.trail = Counts::default();
     }
 
-    /// Makes the batch of `plan` again. `None` when the log no longer gives exactly what the plan names. The record of a
-    /// batch of one is kept in [`Draft::record`].
+    /// Makes the batch of `plan` again. `None` when the log no longer gives exactly what the plan names. Where an entry of it
+    /// is lost, the batch is what is left of it, perhaps without any row: under the same key the backend takes it once, and
+    /// one that had taken the whole batch has more than it is told of. The record of a batch of one is kept in
+    /// [`Draft::record`].
     ///
     /// # Errors
     /// What the outbox says.
@@ -197,7 +219,13 @@ impl<O: Outbox> Filler<O> {
         {
             filler.step().await?;
         }
-        let draft = filler.draft;
+        let mut draft = filler.draft;
+        if filler.met_lost {
+            let before = std::mem::take(&mut draft.before);
+            draft.counts.add(&before);
+            draft.counts.add(&filler.trail);
+            return Ok(draft.refusal.is_none().then_some(draft));
+        }
         let exact = draft.first() == Some(plan.first)
             && draft.last() == Some(plan.last)
             && draft.refusal.is_none();
@@ -305,7 +333,7 @@ impl<O: Outbox> Filler<O> {
 
     /// Whether there is something to do without waiting.
     pub(super) fn has_more(&self) -> bool {
-        self.holds_some() || *self.applied.borrow() > self.read_through
+        !self.waits && (self.holds_some() || *self.applied.borrow() > self.read_through)
     }
 
     fn holds_some(&self) -> bool {
@@ -324,6 +352,9 @@ impl<O: Outbox> Filler<O> {
     /// What the outbox says; [`OutboxError::Closed`] when nothing will be applied any more.
     pub(super) async fn step(&mut self) -> Result<(), OutboxError> {
         if self.holds_some() {
+            if !self.knows_teller().await? {
+                return Ok(());
+            }
             self.look_at_slab();
             tokio::task::yield_now().await;
             return Ok(());
@@ -356,20 +387,74 @@ impl<O: Outbox> Filler<O> {
         Ok(())
     }
 
+    /// Where the next entry is lost: finds out who tells of it. `false` after it has waited for other lanes.
+    async fn knows_teller(&mut self) -> Result<bool, OutboxError> {
+        let next = self.queue.front().filter(|entry| entry.is_lost);
+        let (None, Some(index), false) =
+            (&self.entry, next.map(|entry| entry.index), self.has_asked)
+        else {
+            return Ok(true);
+        };
+        self.applied.mark_unchanged();
+        match self.teller(index).await? {
+            Teller::We => {}
+            Teller::Another => {
+                if let Some(entry) = self.queue.front_mut() {
+                    entry.slabs.clear();
+                }
+            }
+            Teller::WeLater => {
+                self.waits = true;
+                let changed = self.applied.changed().await;
+                changed.map_err(|_| OutboxError::Closed)?;
+                self.waits = false;
+                return Ok(false);
+            }
+        }
+        (self.has_asked, self.waits) = (true, false);
+        Ok(true)
+    }
+
+    /// Which lane tells of the lost entry at `index`. What it held of which lane is not known, so it is the last one to pass
+    /// it: once it is told no lane is left that could tell it again, and while it is not there is one.
+    async fn teller(&self, index: u64) -> Result<Teller, OutboxError> {
+        let lost = Position {
+            index,
+            item: LOST_ITEM,
+        };
+        let lanes = self.outbox.lanes(self.sink.name()).await?;
+        let lanes = (0..).zip(lanes);
+        let behind = lanes.filter(|(number, lane)| *number != self.lane && lane.watermark < lost);
+        Ok(match behind.map(|(number, _)| number).max() {
+            None => Teller::We,
+            Some(number) if number > self.lane => Teller::Another,
+            Some(_) => Teller::WeLater,
+        })
+    }
+
     /// Looks at the items of one slab, or fewer if the draft is closed before its end.
     fn look_at_slab(&mut self) {
         let entry = match &mut self.entry {
             Some(entry) => entry,
             None => {
-                let Some(IndexedSlabs { index, slabs }) = self.queue.pop_front() else {
+                let Some(IndexedSlabs {
+                    index,
+                    slabs,
+                    is_lost,
+                }) = self.queue.pop_front()
+                else {
                     return;
                 };
+                self.has_asked = false;
+                self.slabs_unsaved = self.slabs_unsaved.saturating_add(is_lost.into());
+                self.met_lost |= is_lost && self.until.is_some_and(|until| index <= until.index);
                 let slabs = slabs.into_iter();
                 self.entry.insert(Entry {
                     index,
+                    is_lost,
                     slabs,
                     walk: None,
-                    item: 0,
+                    item: if is_lost { LOST_ITEM } else { 0 },
                     requests: 0,
                 })
             }
@@ -427,7 +512,8 @@ impl<O: Outbox> Filler<O> {
             self.slabs_unsaved = self.slabs_unsaved.saturating_add(1);
             return false;
         };
-        let is_ours = position >= self.from && item.lane(self.lanes) == self.lane;
+        let is_ours =
+            position >= self.from && (entry.is_lost || item.lane(self.lanes) == self.lane);
         let mut counts = Counts::default();
         if self.lane == 0 && position >= self.from {
             let requests = Walk::requests_between(&mark, item.seq);

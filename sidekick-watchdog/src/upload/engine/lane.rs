@@ -143,7 +143,7 @@ impl<O: Outbox> Lane<O> {
     /// Works until the outbox fails. Starts from the open plan, so it may be called again after a failure.
     async fn work(&mut self) -> Result<(), OutboxError> {
         let mut ready = match self.open_plan.clone() {
-            Some(plan) => self.resume(plan).await?,
+            Some(plan) => self.resume_or_next(plan).await?,
             None => self.next_batch().await?,
         };
         loop {
@@ -187,8 +187,17 @@ impl<O: Outbox> Lane<O> {
         }
     }
 
-    /// Makes the batch of a plan again that an earlier process (or an earlier try) committed.
-    async fn resume(&mut self, plan: Plan) -> Result<Ready, OutboxError> {
+    /// The batch of `plan`, or the next one where nothing of that is left.
+    async fn resume_or_next(&mut self, plan: Plan) -> Result<Ready, OutboxError> {
+        match self.resume(plan).await? {
+            Some(ready) => Ok(ready),
+            None => self.next_batch().await,
+        }
+    }
+
+    /// Makes the batch of a plan again that an earlier process (or an earlier try) committed. `None` when all of its
+    /// records are lost; it is settled then.
+    async fn resume(&mut self, plan: Plan) -> Result<Option<Ready>, OutboxError> {
         let encoder = self.filler.encoder_version();
         let rules = self.filler.rules_version();
         let is_known = self.filler.knows(plan.rules_version);
@@ -199,13 +208,23 @@ impl<O: Outbox> Lane<O> {
                 plan.encoder_version, plan.rules_version
             )
         } else if let Some(draft) = self.filler.rebuild(&plan).await? {
+            if draft.rows.is_empty() {
+                let settled = Settled {
+                    sink: plan.sink,
+                    lane: plan.lane,
+                    up_to: plan.last,
+                    counts: draft.counts,
+                };
+                self.commit_settled(settled, None).await?;
+                return Ok(None);
+            }
             info!(
                 sink = plan.sink,
                 lane = plan.lane,
                 records = draft.rows.len(),
                 "resuming a planned batch"
             );
-            return Ok(self.ready(plan, draft).await);
+            return Ok(Some(self.ready(plan, draft).await));
         } else {
             format!(
                 "the log no longer holds what the open plan names ({}); nothing more can be sent in this lane without \
@@ -523,7 +542,7 @@ impl<O: Outbox> Lane<O> {
         self.limit_records();
         self.filler.begin_after(last);
         self.commit_plan(&plan).await?;
-        self.resume(plan).await
+        self.resume_or_next(plan).await
     }
 
     /// The backend refused a record for good: keeps it as a dead letter and goes on after it. Gives the batch back when

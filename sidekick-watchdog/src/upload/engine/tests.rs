@@ -2,6 +2,7 @@
 //! be told apart from outside: before and after each read, commit and send.
 
 mod faults;
+mod lost;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,460 @@
+//! What a damaged entry is read as: the gaps that it left.
+//!
+//! Nobody knows what lay where the log is damaged. What is known is where each session stood before (a snapshot, and the
+//! entries since) and where its next slab begins, or where the state says that it stood: the numbers between are lost.
+//! So in place of a lost entry readers get a batch of hole frames. Where the entry was applied before the damage came,
+//! upload alone reads it, and nothing is lost but the records; where it has to be applied again, its holes are taken like
+//! any slab, and what else it held (state writes, dead letters) is lost with it, which the log and the status tell.
+//!
+//! Refused, since a wrong guess would lose or double what is intact: an entry that may have held the group's name, its
+//! members or its sinks.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use sidekick_ipc::frame::{FrameKind, Hole, append_frame, hole_cause};
+use uuid::Uuid;
+
+use super::StoreError;
+use super::command::{Batch, Command};
+use super::read;
+use super::snapshot::Snapshots;
+use super::state::State;
+use super::wal::{Kind, LogReader, LostEntry, Part, WalError, segment_name};
+use crate::position::{LOST_ITEM, Position};
+use crate::slab::{RingCheckpoint, SlabHead};
+
+/// A log entry that is damaged on the disk, and what is known to be lost with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RottenEntry {
+    /// Its index.
+    pub index: u64,
+    /// The segment that it lies in.
+    pub segment: PathBuf,
+    /// Where in the segment the damage begins, in bytes. The bytes stay as they are until the log is purged behind them.
+    pub from: u64,
+    /// Where it ends.
+    pub to: u64,
+    /// The sequence numbers that are lost.
+    pub gaps: Vec<LostRange>,
+    /// It was not applied before the damage came: state writes and dead letters in it are lost too.
+    pub is_unapplied: bool,
+}
+
+/// Sequence numbers of a session that are lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostRange {
+    /// The watchdog's name.
+    pub source: String,
+    /// The session.
+    pub epoch: Uuid,
+    /// The first number.
+    pub first_seq: u64,
+    /// The last number.
+    pub last_seq: u64,
+}
+
+impl std::fmt::Display for RottenEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (index, from, to) = (self.index, self.from, self.to);
+        write!(f, "log entry {index} is damaged on the disk ")?;
+        write!(f, "({}, bytes {from} to {to})", self.segment.display())?;
+        match self.gaps.len() {
+            0 => f.write_str(", no record is known to be lost")?,
+            _ => f.write_str(", lost: ")?,
+        }
+        for (number, gap) in self.gaps.iter().enumerate() {
+            let comma = if number > 0 { ", " } else { "" };
+            let (first, last) = (gap.first_seq, gap.last_seq);
+            write!(
+                f,
+                "{comma}{first} to {last} of session {} of {}",
+                gap.epoch, gap.source
+            )?;
+        }
+        match self.is_unapplied {
+            true => f.write_str("; state writes and dead letters that it held are lost too"),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A session as the intact part of the log shows it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    launch: u32,
+    next_seq: u64,
+    realtime_offset_ns: i64,
+    checkpoint: RingCheckpoint,
+    monotonic_ns: u64,
+}
+
+/// What is put in the place of one entry.
+#[derive(Debug, Default)]
+struct StandIn {
+    commands: Vec<Command>,
+    frames: Vec<Bytes>,
+    gaps: Vec<LostRange>,
+}
+
+/// The log as it is read from its base on.
+struct Walk<'a> {
+    lost: &'a BTreeMap<u64, LostEntry>,
+    /// Of these the first numbers are uploaded already: so many.
+    taken: BTreeMap<u64, u64>,
+    sessions: BTreeMap<(String, Uuid), Seen>,
+    sinks: BTreeSet<String>,
+    /// The last lost entry that was passed.
+    passed: Option<u64>,
+    stand_ins: BTreeMap<u64, StandIn>,
+    /// Group, members and sinks are known.
+    known: [bool; 3],
+}
+
+/// Sets what the lost entries of `log` in `directory` are read as, and tells of each. `now` is the state that goes on with
+/// the log.
+///
+/// # Errors
+/// [`WalError::Damaged`] where that cannot be told; `StoreError::Io`.
+pub(super) fn bridge(
+    log: &LogReader,
+    directory: &Path,
+    snapshots: &Snapshots,
+    now: &State,
+) -> Result<Vec<RottenEntry>, StoreError> {
+    let lost = log.lost();
+    let Some((&first, _)) = lost.first_key_value() else {
+        return Ok(Vec::new());
+    };
+    let applied = now.last_applied.map_or(0, |id| id.index);
+    let purged = log.purged().map(|id| id.index);
+    let base = snapshots
+        .before(purged, first)
+        .map_err(|error| StoreError::io("cannot read the snapshots beside", directory, error))?;
+    let last = lost.last_key_value().map_or(first, |(index, _)| *index);
+    let needed = last > applied || last > now.uploaded_index();
+    let mut stand_ins = BTreeMap::new();
+    match base {
+        Some(base) => {
+            let mut walk = Walk::new(&lost, &base, now);
+            walk.go(log, &base)
+                .and_then(|()| walk.check(now))
+                .map_err(|fault| fault.told(directory, &lost))?;
+            walk.close(now);
+            stand_ins = walk.stand_ins;
+        }
+        // Everything in it is where it had to go.
+        None if !needed => {}
+        None => {
+            let what = "no snapshot reaches so near that it could be told what is lost";
+            return Err(Fault::Unknown(first, what).told(directory, &lost).into());
+        }
+    }
+    let mut payloads = BTreeMap::new();
+    let mut rotten = Vec::new();
+    for (index, entry) in &lost {
+        let StandIn {
+            mut commands,
+            frames,
+            gaps,
+        } = stand_ins.remove(index).unwrap_or_default();
+        let is_unapplied = *index > applied;
+        if is_unapplied {
+            // A step of the books may have been in it: each sink learns anew what it began with.
+            let marks = now.sinks().map(|(sink, _)| Command::Uploaded {
+                sink: sink.to_owned(),
+                lane: 0,
+                up_to: Position::default(),
+                records: 0,
+            });
+            commands.splice(0..0, marks);
+        }
+        let batch = Batch::encode(&commands, &frames).map_err(|error| StoreError::Raft {
+            what: error.to_string(),
+        })?;
+        payloads.insert(*index, batch.bytes().clone());
+        rotten.push(RottenEntry {
+            index: *index,
+            segment: directory.join(segment_name(entry.damage.segment)),
+            from: entry.damage.from,
+            to: entry.damage.to,
+            gaps,
+            is_unapplied,
+        });
+    }
+    log.set_stand_ins(payloads);
+    Ok(rotten)
+}
+
+/// Why a lost entry cannot be bridged.
+enum Fault {
+    Log(WalError),
+    /// What it held; which entry.
+    Unknown(u64, &'static str),
+}
+
+impl Fault {
+    fn told(self, directory: &Path, lost: &BTreeMap<u64, LostEntry>) -> WalError {
+        match self {
+            Self::Log(error) => error,
+            Self::Unknown(index, what) => {
+                let damage = lost.get(&index).map(|entry| entry.damage);
+                WalError::Damaged {
+                    path: directory.join(segment_name(damage.map_or(0, |damage| damage.segment))),
+                    offset: damage.map_or(0, |damage| damage.from),
+                    what: format!("entry {index} is lost, and {what}"),
+                }
+            }
+        }
+    }
+}
+
+impl<'a> Walk<'a> {
+    fn new(lost: &'a BTreeMap<u64, LostEntry>, base: &State, now: &State) -> Self {
+        let sessions = base.sessions().map(|(source, epoch, session)| {
+            let seen = Seen {
+                launch: session.launch,
+                next_seq: session.next_seq,
+                realtime_offset_ns: session.started_realtime_ns,
+                checkpoint: session.checkpoint.unwrap_or_default(),
+                monotonic_ns: 0,
+            };
+            ((source.to_owned(), epoch), seen)
+        });
+        let has_members = |state: &State| state.membership.membership().voter_ids().count() > 0;
+        let has_sinks = |state: &State| !state.totals().is_empty();
+        Self {
+            lost,
+            taken: lost
+                .keys()
+                .filter_map(|index| Some((*index, taken_of(now, *index)?)))
+                .collect(),
+            sessions: sessions.collect(),
+            sinks: base.sinks().map(|(sink, _)| sink.to_owned()).collect(),
+            passed: None,
+            stand_ins: BTreeMap::new(),
+            known: [
+                now.group.is_some(),
+                has_members(now),
+                has_sinks(now) || has_sinks(base),
+            ],
+        }
+    }
+
+    fn go(&mut self, log: &LogReader, base: &State) -> Result<(), Fault> {
+        let Some((first, last)) = log.bounds() else {
+            return Ok(());
+        };
+        let from = base.last_applied.map_or(0, |id| id.index + 1).max(first);
+        for index in from..=last {
+            if self.lost.contains_key(&index) {
+                self.passed = Some(index);
+                continue;
+            }
+            let entry = log.read(index, Part::Whole).map_err(Fault::Log)?;
+            let Some(entry) = entry else { continue };
+            match entry.kind {
+                Kind::Membership => self.known[1] = true,
+                Kind::Normal => self.look(&Batch::from_bytes(entry.payload))?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, batch: &Batch) -> Result<(), Fault> {
+        let unreadable = |_| {
+            let index = self.passed.unwrap_or_default();
+            Fault::Unknown(index, "an entry behind it cannot be read")
+        };
+        let commands = batch.commands().map_err(unreadable)?;
+        let slabs = batch.slabs().map_err(unreadable)?;
+        let mut slabs = slabs.into_iter();
+        for command in commands {
+            let slab = command
+                .frames_bytes()
+                .and_then(|_| slabs.next())
+                .map(|(_, slab)| slab);
+            match command {
+                Command::Init { .. } => self.known[0] = true,
+                Command::SetSinks { sinks } | Command::NameSinks { sinks, .. } => {
+                    self.known[2] = true;
+                    self.sinks.extend(sinks.into_iter().map(|(sink, _)| sink));
+                }
+                Command::Plan { sink, .. }
+                | Command::Uploaded { sink, .. }
+                | Command::Settle { sink, .. }
+                | Command::DeadLetter { sink, .. }
+                    if !self.sinks.contains(&sink) =>
+                {
+                    if let Some(index) = self.passed {
+                        let what = "it named a sink that is used behind it";
+                        return Err(Fault::Unknown(index, what));
+                    }
+                }
+                Command::OpenSession {
+                    source,
+                    epoch,
+                    launch,
+                    started_realtime_ns,
+                } => {
+                    self.sessions.entry((source, epoch)).or_insert(Seen {
+                        launch,
+                        next_seq: 1,
+                        realtime_offset_ns: started_realtime_ns,
+                        ..Seen::default()
+                    });
+                }
+                Command::Append { head, .. } | Command::AppendOps { head, .. } => {
+                    let frames = slab.map(|slab| slab.frames).unwrap_or_default();
+                    self.take(&head, &frames);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A slab begins where its session stood, or behind what is lost.
+    fn take(&mut self, head: &SlabHead, frames: &[u8]) {
+        let monotonic_ns = read::first_monotonic_ns(frames).unwrap_or_default();
+        let of = (head.source.clone(), head.epoch);
+        let here = Seen {
+            launch: head.incarnation,
+            next_seq: head.first_seq,
+            realtime_offset_ns: head.realtime_offset_ns,
+            checkpoint: head.checkpoint,
+            monotonic_ns,
+        };
+        let stood = match (self.sessions.get(&of), self.passed) {
+            (Some(seen), _) => *seen,
+            // Its beginning is lost.
+            (None, Some(index)) => {
+                let open = Command::OpenSession {
+                    source: of.0.clone(),
+                    epoch: of.1,
+                    launch: head.incarnation,
+                    started_realtime_ns: head.realtime_offset_ns,
+                };
+                let stand_in = self.stand_ins.entry(index).or_default();
+                stand_in.commands.push(open);
+                Seen {
+                    next_seq: 1,
+                    ..here
+                }
+            }
+            // It was refused.
+            (None, None) => return,
+        };
+        if let (true, Some(index)) = (head.first_seq > stood.next_seq, self.passed) {
+            self.lose(index, &of, &here, stood.next_seq, head.first_seq);
+        }
+        let next_seq = stood.next_seq.max(head.next_seq());
+        self.sessions.insert(of, Seen { next_seq, ..here });
+    }
+
+    /// What was lost behind the last slab of a session: the state knows how far it had come.
+    fn close(&mut self, now: &State) {
+        let applied = now.last_applied.map_or(0, |id| id.index);
+        let Some((&last, _)) = self.lost.range(..=applied).next_back() else {
+            return;
+        };
+        for (source, epoch, session) in now.sessions() {
+            let of = (source.to_owned(), epoch);
+            let seen = self.sessions.get(&of).copied().unwrap_or(Seen {
+                launch: session.launch,
+                next_seq: 1,
+                realtime_offset_ns: session.started_realtime_ns,
+                ..Seen::default()
+            });
+            if session.next_seq > seen.next_seq {
+                self.lose(last, &of, &seen, seen.next_seq, session.next_seq);
+            }
+        }
+        let sources = now.totals();
+        let source = sources.keys().next().cloned().unwrap_or_default();
+        let derived: Vec<(u64, Uuid)> = self
+            .lost
+            .keys()
+            .flat_map(|index| now.derived_at(*index).map(move |epoch| (*index, epoch)))
+            .collect();
+        for (index, epoch) in derived {
+            self.lose(index, &(source.clone(), epoch), &Seen::default(), 1, 2);
+        }
+    }
+
+    /// `first_seq` to before `end_seq` of a session went with the entry at `index`.
+    fn lose(&mut self, index: u64, of: &(String, Uuid), seen: &Seen, first_seq: u64, end_seq: u64) {
+        let stand_in = self.stand_ins.entry(index).or_default();
+        let taken = match stand_in.gaps.is_empty() {
+            true => self.taken.remove(&index).unwrap_or_default(),
+            false => 0,
+        };
+        let first_seq = first_seq.saturating_add(taken);
+        if first_seq >= end_seq {
+            return;
+        }
+        let hole = Hole {
+            count: end_seq - first_seq,
+            cause: hole_cause::ROTTEN,
+        };
+        let mut payload = Vec::with_capacity(Hole::BYTES);
+        hole.encode(&mut payload);
+        let mut frames = Vec::new();
+        let (kind, at) = (FrameKind::Hole as u16, seen.monotonic_ns);
+        append_frame(&mut frames, &of.1, kind, first_seq, at, &payload);
+        let head = SlabHead {
+            source: of.0.clone(),
+            epoch: of.1,
+            incarnation: seen.launch,
+            realtime_offset_ns: seen.realtime_offset_ns,
+            first_seq,
+            count: hole.count,
+            checkpoint: seen.checkpoint,
+        };
+        // One frame of some dozen bytes.
+        let frames_bytes = frames.len() as u32;
+        stand_in
+            .commands
+            .push(Command::Append { head, frames_bytes });
+        stand_in.frames.push(frames.into());
+        stand_in.gaps.push(LostRange {
+            source: of.0.clone(),
+            epoch: of.1,
+            first_seq,
+            last_seq: end_seq - 1,
+        });
+    }
+
+    /// What is to be applied again must not have held what everything else rests on.
+    fn check(&self, now: &State) -> Result<(), Fault> {
+        let applied = now.last_applied.map_or(0, |id| id.index);
+        let Some((&index, _)) = self.lost.range(applied + 1..).next() else {
+            return Ok(());
+        };
+        match self.known {
+            [true, true, true] => Ok(()),
+            _ => {
+                let what = "it may have held the group's name, its members or its sinks";
+                Err(Fault::Unknown(index, what))
+            }
+        }
+    }
+}
+
+/// How many numbers of the entry at `index` every sink has taken; `None` where that is not the same for all of them.
+fn taken_of(now: &State, index: u64) -> Option<u64> {
+    let mut lanes = now.sinks().flat_map(|(_, lanes)| lanes);
+    let at = |watermark: Position| match watermark.index == index {
+        true => watermark.item,
+        false => u32::MAX,
+    };
+    let first = at(lanes.next()?.watermark);
+    // Beyond all frames of an entry stands only what tells of its loss.
+    let is_amid = first < LOST_ITEM;
+    (is_amid && lanes.all(|lane| at(lane.watermark) == first)).then(|| u64::from(first) + 1)
+}
