@@ -14,6 +14,7 @@ use crate::config::{self, Config, ConfigErrors, Flags};
 use crate::exit::ExitCode;
 
 mod backend;
+mod buffer;
 mod check;
 mod client;
 mod config_print;
@@ -103,6 +104,9 @@ enum Command {
     /// Read, write and watch the state store of the running watchdog
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Inspect, verify or export the log on the disk, with or without a running watchdog
+    #[command(subcommand)]
+    Buffer(buffer::BufferCommand),
     /// Receive records over HTTP, for trying things out (a reference, not for production)
     #[command(
         after_help = "Examples:\n  sidekick-watchdog backend --dir received\n  \
@@ -213,6 +217,7 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Stop(args) => order::end(Verb::Stop, args),
         Command::Drain(args) => order::end(Verb::Drain, args),
         Command::Store(command) => store::run(command),
+        Command::Buffer(command) => buffer::run(command),
         Command::Backend(args) => backend::run(args),
         Command::Records(command) => records::run(command),
         Command::Config(ConfigCommand::Print(args)) => config_print::run(args),

@@ -36,6 +36,8 @@ pub enum ExitCode {
     NotDone = 13,
     /// There is no such node in the store, or a condition of a write does not hold.
     NotSo = 14,
+    /// The log is damaged (`buffer verify`, `buffer export`), or the books do not balance (`audit`); all of it was printed.
+    Damaged = 15,
 }
 
 impl ExitCode {
@@ -56,6 +58,7 @@ impl ExitCode {
         Self::VersionMismatch,
         Self::NotDone,
         Self::NotSo,
+        Self::Damaged,
     ];
 
     /// What it means, for the help text.
@@ -78,6 +81,7 @@ impl ExitCode {
             }
             Self::NotDone => "the order was taken, but the engine did not come up",
             Self::NotSo => "the store has no such node, or a condition of a write does not hold",
+            Self::Damaged => "the log is damaged, or the books do not balance",
         }
     }
 }

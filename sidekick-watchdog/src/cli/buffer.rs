@@ -1,0 +1,487 @@
+//! `buffer inspect|verify|export`: the log of a data directory, read beside a running watchdog or without one.
+//!
+//! Nothing is changed. What a running watchdog writes meanwhile is not seen.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::LocationArgs;
+use super::words::{plain, size};
+use crate::exit::ExitCode;
+use crate::slab::Slab;
+use crate::store::{LogView, StoreError};
+use crate::upload::encode::{LineWriter, RowWriter, Walk, What};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BufferCommand {
+    /// Show what the log holds: files, entries, sessions, and what each sink still has to send
+    #[command(after_help = "Example: sidekick-watchdog buffer inspect --data-dir /var/lib/lobby-1")]
+    Inspect(LookArgs),
+    /// Read every frame and tell each damaged place, with what is lost there
+    #[command(
+        after_help = "Exit code 15 when something is damaged. A watchdog that is started on it loses what is told here and nothing else.\n\n\
+                      Example: sidekick-watchdog buffer verify --data-dir /var/lib/lobby-1 || mail -s 'log damaged' ops"
+    )]
+    Verify(LookArgs),
+    /// Write the records that the log holds as NDJSON, as the file sink does
+    #[command(
+        after_help = "Lines of stream sidekick.gap stand where records are missing; damaged places are told on standard error, and exit\n\
+                      code 15 says that there are some. What rules leave out before upload is in it.\n\n\
+                      Example: sidekick-watchdog buffer export records.ndjson --data-dir /var/lib/lobby-1"
+    )]
+    Export(ExportArgs),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct LookArgs {
+    #[command(flatten)]
+    location: LocationArgs,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ExportArgs {
+    /// The file; - is standard output
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    #[command(flatten)]
+    location: LocationArgs,
+    /// Only what lies behind this entry
+    #[arg(long, value_name = "INDEX", default_value_t = 0)]
+    after: u64,
+}
+
+/// Why the log was not read, or not written elsewhere.
+#[derive(Debug, thiserror::Error)]
+enum BufferError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{path:?}: {error}")]
+    File { path: PathBuf, error: io::Error },
+}
+
+impl BufferError {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Store(error) => error.exit_code(),
+            Self::File { .. } => ExitCode::Internal,
+        }
+    }
+}
+
+pub(super) fn run(command: &BufferCommand) -> ExitCode {
+    let location = match command {
+        BufferCommand::Inspect(args) | BufferCommand::Verify(args) => &args.location,
+        BufferCommand::Export(args) => &args.location,
+    };
+    let config = match location.load(Vec::new()) {
+        Ok(config) => config,
+        Err(errors) => return super::complain_of_config(&errors),
+    };
+    let done = open(&config.data_dir).and_then(|view| match command {
+        BufferCommand::Inspect(args) => inspect(&view).map(|contents| {
+            super::say(match args.json {
+                true => json(&contents),
+                false => table(&contents),
+            });
+            ExitCode::Ok
+        }),
+        BufferCommand::Verify(args) => verify(&view).map(|found| {
+            super::say(match args.json {
+                true => json(&found),
+                false => found.words(),
+            });
+            found.exit_code()
+        }),
+        BufferCommand::Export(args) => export(&view, args),
+    });
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            super::complain(&error);
+            error.exit_code()
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+/// Reads the log; a long one with a line of progress for whoever sits there.
+fn open(data_dir: &Path) -> Result<LogView, BufferError> {
+    let shows = io::stderr().is_terminal();
+    let mut is_begun = false;
+    let view = LogView::open(data_dir, &mut |done, count| {
+        if shows && count > 1 {
+            is_begun = true;
+            let mut out = io::stderr().lock();
+            let _ = write!(out, "\rread {done} of {count} files").and_then(|()| out.flush());
+        }
+    });
+    if is_begun {
+        let _ = writeln!(io::stderr().lock());
+    }
+    Ok(view?)
+}
+
+/// What a log holds.
+#[derive(Debug, Default, Serialize)]
+struct Contents {
+    directory: PathBuf,
+    bytes: u64,
+    /// Entries up to this one are no longer there.
+    purged: u64,
+    /// The last entry.
+    last: u64,
+    segments: Vec<SegmentContents>,
+    /// How many commands of each kind.
+    commands: BTreeMap<&'static str, u64>,
+    sessions: Vec<SessionContents>,
+    sinks: Vec<SinkContents>,
+    damage: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct SegmentContents {
+    file: String,
+    bytes: u64,
+    first: Option<u64>,
+    last: Option<u64>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct SessionContents {
+    source: String,
+    epoch: String,
+    incarnation: u32,
+    /// The numbers that the log holds, from the first slab of the session to the last.
+    first_seq: u64,
+    last_seq: u64,
+    slabs: u64,
+    bytes: u64,
+    /// Whether it has ended; `None` where nobody remembers.
+    ended: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+struct SinkContents {
+    name: String,
+    /// Numbers that it has not dealt with; `None` until it has caught up for the first time.
+    pending: Option<u64>,
+    /// It still reads what lies behind this entry.
+    after: u64,
+    dead: u64,
+}
+
+fn inspect(view: &LogView) -> Result<Contents, BufferError> {
+    let (purged, last) = view.bounds();
+    let mut contents = Contents {
+        purged,
+        last,
+        damage: damage_words(view),
+        ..Contents::default()
+    };
+    for segment in view.segments() {
+        contents.bytes += segment.bytes;
+        let folder = segment.path.parent().unwrap_or(&segment.path);
+        contents.directory = folder.to_owned();
+        let file = segment.path.file_name().unwrap_or_default();
+        contents.segments.push(SegmentContents {
+            file: file.to_string_lossy().into_owned(),
+            bytes: segment.bytes,
+            first: segment.entries.map(|(first, _)| first),
+            last: segment.entries.map(|(_, last)| last),
+        });
+    }
+    let mut sessions: BTreeMap<(String, uuid::Uuid), SessionContents> = BTreeMap::new();
+    for entry in view.entries() {
+        let entry = entry?;
+        if entry.kind != "commands" {
+            *contents.commands.entry(entry.kind).or_default() += 1;
+        }
+        for word in entry.commands {
+            *contents.commands.entry(word).or_default() += 1;
+        }
+        for Slab { head, frames } in entry.slabs {
+            let of = (head.source.clone(), head.epoch);
+            let session = sessions.entry(of).or_insert_with(|| SessionContents {
+                source: head.source.clone(),
+                epoch: head.epoch.to_string(),
+                incarnation: head.incarnation,
+                first_seq: head.first_seq,
+                ..SessionContents::default()
+            });
+            session.last_seq = session.last_seq.max(head.next_seq() - 1);
+            session.slabs += 1;
+            session.bytes += frames.len() as u64;
+        }
+    }
+    for (source, epoch, state) in view.sessions() {
+        if let Some(session) = sessions.get_mut(&(source.to_owned(), epoch)) {
+            session.ended = Some(state.end.is_some());
+        }
+    }
+    contents.sessions = sessions.into_values().collect();
+    contents.sessions.sort_by(|a, b| {
+        let order = |of: &SessionContents| (of.source.clone(), of.incarnation);
+        order(a).cmp(&order(b))
+    });
+    for (name, lanes) in view.sinks() {
+        let (books, committed) = view.books(name);
+        let watermarks = lanes.iter().map(|lane| lane.watermark);
+        contents.sinks.push(SinkContents {
+            name: name.to_owned(),
+            pending: books.pending(committed),
+            after: watermarks.min().unwrap_or_default().index,
+            dead: books.letters_now,
+        });
+    }
+    Ok(contents)
+}
+
+fn table(contents: &Contents) -> String {
+    let mut text = String::new();
+    let count = contents.segments.len();
+    let files = if count == 1 { "file" } else { "files" };
+    let _ = writeln!(
+        text,
+        "log       {}, {count} {files}, {}",
+        contents.directory.display(),
+        size(contents.bytes)
+    );
+    for segment in &contents.segments {
+        let entries = match (segment.first, segment.last) {
+            (Some(first), Some(last)) => format!("entries {first} to {last}"),
+            _ => "no entry that is still needed".to_owned(),
+        };
+        let (file, bytes) = (&segment.file, size(segment.bytes));
+        let _ = writeln!(text, "          {file}  {bytes:>10}  {entries}");
+    }
+    let _ = writeln!(
+        text,
+        "entries   up to {}; removed up to {}",
+        contents.last, contents.purged
+    );
+    for (word, count) in &contents.commands {
+        let _ = writeln!(text, "          {count:>8}  {word}");
+    }
+    for session in &contents.sessions {
+        let end = match session.ended {
+            Some(true) => ", ended",
+            Some(false) => ", open",
+            None => "",
+        };
+        let _ = writeln!(
+            text,
+            "session   {} of {}, incarnation {}{end}: {} to {} in {} slabs, {}",
+            session.epoch,
+            plain(&session.source),
+            session.incarnation,
+            session.first_seq,
+            session.last_seq,
+            session.slabs,
+            size(session.bytes)
+        );
+    }
+    for sink in &contents.sinks {
+        let pending = match sink.pending {
+            Some(pending) => format!("{pending} to send"),
+            None => "it has not caught up yet".to_owned(),
+        };
+        let dead = match sink.dead {
+            0 => String::new(),
+            dead => format!(", {dead} dead"),
+        };
+        let (name, after) = (plain(&sink.name), sink.after);
+        let _ = writeln!(
+            text,
+            "sink      {name}: {pending}, done up to entry {after}{dead}"
+        );
+    }
+    for words in &contents.damage {
+        let _ = writeln!(text, "damage    {}", plain(words));
+    }
+    if contents.damage.is_empty() {
+        text.push_str("damage    none");
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// Every damaged place in a sentence.
+fn damage_words(view: &LogView) -> Vec<String> {
+    let mut words = Vec::new();
+    for place in view.damage() {
+        let (path, from, to) = (place.path.display(), place.from, place.to);
+        let mut text = format!("{path}, bytes {from} to {to}: ");
+        match place.entries {
+            None => text.push_str("no entry that is still needed"),
+            Some((first, last)) if first == last => {
+                let _ = write!(text, "entry {first}");
+            }
+            Some((first, last)) => {
+                let _ = write!(text, "entries {first} to {last}");
+            }
+        }
+        let (first, last) = place.entries.unwrap_or((1, 0));
+        let here = view.rotten().iter();
+        let here = here.filter(|entry| (first..=last).contains(&entry.index));
+        for gap in here.flat_map(|entry| &entry.gaps) {
+            let _ = write!(
+                text,
+                "; lost: {} to {} of session {} of {}",
+                gap.first_seq, gap.last_seq, gap.epoch, gap.source
+            );
+        }
+        words.push(text);
+    }
+    if let (false, Some(why)) = (words.is_empty(), view.untold()) {
+        words.push(format!(
+            "the log alone does not tell all that is lost: {why}"
+        ));
+    }
+    words
+}
+
+/// What `verify` found.
+#[derive(Debug, Serialize)]
+struct Found {
+    entries: u64,
+    /// Sequence numbers in intact entries.
+    numbers: u64,
+    damage: Vec<String>,
+    /// Records whose own frame is damaged in an entry that is not.
+    frames: Vec<String>,
+}
+
+impl Found {
+    fn words(&self) -> String {
+        let mut text = String::new();
+        for words in self.damage.iter().chain(&self.frames) {
+            let _ = writeln!(text, "{}", plain(words));
+        }
+        let places = match self.damage.len() + self.frames.len() {
+            0 => "nothing is damaged".to_owned(),
+            1 => "1 damaged place".to_owned(),
+            count => format!("{count} damaged places"),
+        };
+        let (entries, numbers) = (self.entries, self.numbers);
+        let _ = write!(text, "{entries} entries with {numbers} numbers: {places}");
+        text
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self.damage.is_empty() && self.frames.is_empty() {
+            true => ExitCode::Ok,
+            false => ExitCode::Damaged,
+        }
+    }
+}
+
+fn verify(view: &LogView) -> Result<Found, BufferError> {
+    let mut found = Found {
+        entries: 0,
+        numbers: 0,
+        damage: damage_words(view),
+        frames: Vec::new(),
+    };
+    for entry in view.entries() {
+        let entry = entry?;
+        found.entries += 1;
+        if entry.kind == "damaged" {
+            continue;
+        }
+        for slab in entry.slabs {
+            found.numbers += slab.head.count;
+            let mut walk = Walk::new(slab);
+            while let Some((head, item)) = walk.step() {
+                let What::Lost { count, cause } = &item.what else {
+                    continue;
+                };
+                // A hole that came from the ring is whole itself, and is what was written.
+                if cause.starts_with("damaged in the store") {
+                    found.frames.push(format!(
+                        "entry {}: {} to {} of session {} of {} {cause}",
+                        entry.index,
+                        item.seq,
+                        item.seq + count - 1,
+                        head.epoch,
+                        head.source
+                    ));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn export(view: &LogView, args: &ExportArgs) -> Result<ExitCode, BufferError> {
+    let failed = |error| BufferError::File {
+        path: args.file.clone(),
+        error,
+    };
+    let damage = damage_words(view);
+    for words in &damage {
+        super::complain(plain(words));
+    }
+    let written = if args.file.as_os_str() == "-" {
+        let out = io::stdout().lock();
+        write_records(view, args.after, io::BufWriter::new(out))
+    } else {
+        // Whoever finds the file finds all of it.
+        let mut partial = args.file.clone().into_os_string();
+        partial.push(".part");
+        let out = File::create(&partial).map_err(failed)?;
+        write_records(view, args.after, io::BufWriter::new(&out))?;
+        out.sync_all()
+            .and_then(|()| std::fs::rename(&partial, &args.file))
+            .map_err(failed)?;
+        Ok(())
+    };
+    match written {
+        Ok(()) => {}
+        // Whoever reads us has gone: `buffer export | head`.
+        Err(BufferError::File { error, .. }) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(BufferError::File { error, .. }) => return Err(failed(error)),
+        Err(error) => return Err(error),
+    }
+    Ok(match damage.is_empty() {
+        true => ExitCode::Ok,
+        false => ExitCode::Damaged,
+    })
+}
+
+fn write_records(view: &LogView, after: u64, mut out: impl Write) -> Result<(), BufferError> {
+    let mut writer = LineWriter::default();
+    let mut lines = Vec::new();
+    let failed = |error| BufferError::File {
+        path: PathBuf::new(),
+        error,
+    };
+    for entry in view.entries() {
+        let entry = entry?;
+        if entry.index <= after {
+            continue;
+        }
+        for slab in entry.slabs {
+            let mut walk = Walk::new(slab);
+            while let Some((head, item)) = walk.step() {
+                if item.has_row() {
+                    writer.write(head, &item, &mut lines);
+                }
+            }
+        }
+        out.write_all(&lines).map_err(failed)?;
+        lines.clear();
+    }
+    out.flush().map_err(failed)
+}
