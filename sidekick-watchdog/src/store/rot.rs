@@ -111,6 +111,8 @@ struct Walk<'a> {
     /// The last lost entry that was passed.
     passed: Option<u64>,
     stand_ins: BTreeMap<u64, StandIn>,
+    /// How many numbers each intact entry brought.
+    numbers: BTreeMap<u64, u64>,
     /// Group, members and sinks are known.
     known: [bool; 3],
 }
@@ -237,6 +239,7 @@ impl<'a> Walk<'a> {
             sinks: base.sinks().map(|(sink, _)| sink.to_owned()).collect(),
             passed: None,
             stand_ins: BTreeMap::new(),
+            numbers: BTreeMap::new(),
             known: [
                 now.group.is_some(),
                 has_members(now),
@@ -259,14 +262,14 @@ impl<'a> Walk<'a> {
             let Some(entry) = entry else { continue };
             match entry.kind {
                 Kind::Membership => self.known[1] = true,
-                Kind::Normal => self.look(&Batch::from_bytes(entry.payload))?,
+                Kind::Normal => self.look(index, &Batch::from_bytes(entry.payload))?,
                 _ => {}
             }
         }
         Ok(())
     }
 
-    fn look(&mut self, batch: &Batch) -> Result<(), Fault> {
+    fn look(&mut self, index: u64, batch: &Batch) -> Result<(), Fault> {
         let unreadable = |_| {
             let index = self.passed.unwrap_or_default();
             Fault::Unknown(index, "an entry behind it cannot be read")
@@ -311,7 +314,11 @@ impl<'a> Walk<'a> {
                 }
                 Command::Append { head, .. } | Command::AppendOps { head, .. } => {
                     let frames = slab.map(|slab| slab.frames).unwrap_or_default();
-                    self.take(&head, &frames);
+                    let count = self.take(&head, &frames);
+                    *self.numbers.entry(index).or_default() += count;
+                }
+                Command::Derived { head, .. } => {
+                    *self.numbers.entry(index).or_default() += head.count;
                 }
                 _ => {}
             }
@@ -319,8 +326,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// A slab begins where its session stood, or behind what is lost.
-    fn take(&mut self, head: &SlabHead, frames: &[u8]) {
+    /// A slab begins where its session stood, or behind what is lost. How many numbers are new.
+    fn take(&mut self, head: &SlabHead, frames: &[u8]) -> u64 {
         let monotonic_ns = read::first_monotonic_ns(frames).unwrap_or_default();
         let of = (head.source.clone(), head.epoch);
         let here = Seen {
@@ -348,13 +355,14 @@ impl<'a> Walk<'a> {
                 }
             }
             // It was refused.
-            (None, None) => return,
+            (None, None) => return 0,
         };
         if let (true, Some(index)) = (head.first_seq > stood.next_seq, self.passed) {
             self.lose(index, &of, &here, stood.next_seq, head.first_seq);
         }
         let next_seq = stood.next_seq.max(head.next_seq());
         self.sessions.insert(of, Seen { next_seq, ..here });
+        next_seq - stood.next_seq.max(head.first_seq)
     }
 
     /// What was lost behind the last slab of a session: the state knows how far it had come.
@@ -363,6 +371,10 @@ impl<'a> Walk<'a> {
         let Some((&last, _)) = self.lost.range(..=applied).next_back() else {
             return;
         };
+        if now.sinks().all(|(sink, _)| self.has_taken_all(now, sink)) {
+            self.stand_ins = self.stand_ins.split_off(&(applied + 1));
+            return;
+        }
         for (source, epoch, session) in now.sessions() {
             let of = (source.to_owned(), epoch);
             let seen = self.sessions.get(&of).copied().unwrap_or(Seen {
@@ -385,6 +397,24 @@ impl<'a> Walk<'a> {
         for (index, epoch) in derived {
             self.lose(index, &(source.clone(), epoch), &Seen::default(), 1, 2);
         }
+    }
+
+    /// Whether `sink` has dealt with all but what lies behind every one of its lanes: nothing that was applied is lost to it.
+    fn has_taken_all(&self, now: &State, sink: &str) -> bool {
+        let books = now.books(sink);
+        let since = books
+            .since
+            .and_then(|since| now.committed().checked_sub(since));
+        let pending = since.and_then(|accepted| accepted.checked_sub(books.numbers()));
+        let lanes = now.lanes(sink).into_iter().flatten();
+        let furthest = lanes.map(|lane| lane.watermark.index).max();
+        let applied = now.last_applied.map_or(0, |id| id.index);
+        let behind = furthest.map_or(0, |index| index + 1)..=applied;
+        let intact: u64 = match behind.is_empty() {
+            true => 0,
+            false => self.numbers.range(behind).map(|(_, count)| *count).sum(),
+        };
+        pending.is_some_and(|pending| pending <= intact)
     }
 
     /// `first_seq` to before `end_seq` of a session went with the entry at `index`.
