@@ -13,6 +13,7 @@ use crate::api::operator::Verb;
 use crate::config::{self, Config, ConfigErrors, Flags};
 use crate::exit::ExitCode;
 
+mod audit;
 mod backend;
 mod buffer;
 mod check;
@@ -104,6 +105,14 @@ enum Command {
     /// Read, write and watch the state store of the running watchdog
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Reckon the books anew from the log, and compare them with what the destinations hold
+    #[command(
+        after_help = "With or without a running watchdog. Reads the folder of the file sink and the tables of the PostgreSQL sink; an HTTP\n\
+                      backend cannot be read back. Files that were moved away count as missing. Exit code 15 when the books do not\n\
+                      balance.\n\n\
+                      Example: sidekick-watchdog audit --data-dir /var/lib/lobby-1"
+    )]
+    Audit(audit::AuditArgs),
     /// Inspect, verify or export the log on the disk, with or without a running watchdog
     #[command(subcommand)]
     Buffer(buffer::BufferCommand),
@@ -217,6 +226,7 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Stop(args) => order::end(Verb::Stop, args),
         Command::Drain(args) => order::end(Verb::Drain, args),
         Command::Store(command) => store::run(command),
+        Command::Audit(args) => audit::run(args),
         Command::Buffer(command) => buffer::run(command),
         Command::Backend(args) => backend::run(args),
         Command::Records(command) => records::run(command),

@@ -249,6 +249,64 @@ fn a_missing_table_parks_and_is_told(server: &Postgres) {
     assert!(told, "{}", finished.lines.join("\n"));
 }
 
+#[track_caller]
+fn audit(setup: &Setup, code: i32) -> serde_json::Value {
+    let finished = setup.run(&["audit", "--json"], PATIENCE);
+    let text = finished.stdout.join("\n");
+    assert_eq!(
+        finished.status.code(),
+        Some(code),
+        "{text}{:?}",
+        finished.lines
+    );
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// What an audit says that is wrong: in a word and the first number.
+fn differences(audit: &serde_json::Value) -> Vec<(String, Option<u64>)> {
+    let differences = audit["sinks"][0]["differences"].as_array();
+    let differences = differences.into_iter().flatten();
+    differences
+        .map(|difference| {
+            let what = difference["what"].as_str().unwrap_or_default();
+            (what.to_owned(), difference["first_seq"].as_u64())
+        })
+        .collect()
+}
+
+/// An audit reads every row back: the books balance, beside a running watchdog as well, and a row that is deleted, doubled
+/// or nobody's is found and named.
+fn an_audit_finds_what_is_wrong_with_the_rows(server: &Postgres) {
+    let database = server.database("audit");
+    let setup = set_up(&database);
+    let watchdog = setup.start();
+    wait_for_rows(&database, &watchdog);
+    audit(&setup, 0);
+    stop_cleanly(&setup, watchdog);
+    let whole = audit(&setup, 0);
+    let sink = &whole["sinks"][0];
+    assert_eq!(sink["name"], "postgres");
+    assert_eq!(
+        sink["uploaded"], sink["destination"]["records"],
+        "{whole:#}"
+    );
+    assert_eq!(sink["pending"], 0, "{whole:#}");
+    assert_eq!(sink["accepted"], sink["uploaded"], "{whole:#}");
+
+    database.query("create table kept as select * from sidekick_records where seq = 7");
+    database.query("delete from sidekick_records where seq = 7");
+    let missing = vec![("missing".to_owned(), Some(7))];
+    assert_eq!(differences(&audit(&setup, 15)), missing);
+    database.query("insert into sidekick_records select * from kept");
+    audit(&setup, 0);
+    database.query("insert into sidekick_records select * from kept");
+    let doubled = vec![("doubled".to_owned(), Some(7))];
+    assert_eq!(differences(&audit(&setup, 15)), doubled);
+    database.query("update sidekick_records set seq = 1000000 where ctid = (select max(ctid) from sidekick_records where seq = 7)");
+    let beyond = vec![("there, and never accepted".to_owned(), Some(1_000_000))];
+    assert_eq!(differences(&audit(&setup, 15)), beyond);
+}
+
 /// The password is in no output of the watchdog's, whatever goes wrong.
 fn the_password_is_shown_nowhere(server: &Postgres) {
     let database = server.database("secret");
@@ -296,6 +354,7 @@ fn main() -> ExitCode {
         each_record_is_one_row_whatever_is_killed,
         a_watermark_that_stands_still_is_found_out,
         a_missing_table_parks_and_is_told,
+        an_audit_finds_what_is_wrong_with_the_rows,
         the_password_is_shown_nowhere,
     )
 }

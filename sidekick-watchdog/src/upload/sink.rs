@@ -1,5 +1,6 @@
 //! What a sink is: the one who brings a batch to a backend and says what became of it.
 
+pub mod arrivals;
 pub mod file;
 pub mod http;
 pub mod paced;

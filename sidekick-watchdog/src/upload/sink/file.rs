@@ -29,8 +29,8 @@ use crate::position::Position;
 use crate::upload::plan::Plan;
 
 const PREFIX: &str = "records-";
-const SUFFIX: &str = ".ndjson";
-const PART_SUFFIX: &str = ".ndjson.part";
+pub(super) const SUFFIX: &str = ".ndjson";
+pub(super) const PART_SUFFIX: &str = ".ndjson.part";
 const LOCK_NAME: &str = "upload.lock";
 
 /// Where the files go. The app fills it from `[upload.file]`.

@@ -17,6 +17,7 @@
 //!
 //! A connection for each lane stays open. It is given up after every failure that the server did not put down to the data.
 
+mod arrivals;
 mod rows;
 mod tables;
 mod transaction;
