@@ -305,12 +305,14 @@ impl<'a> Walk<'a> {
                     launch,
                     started_realtime_ns,
                 } => {
-                    self.sessions.entry((source, epoch)).or_insert(Seen {
-                        launch,
-                        next_seq: 1,
-                        realtime_offset_ns: started_realtime_ns,
-                        ..Seen::default()
-                    });
+                    self.sessions
+                        .entry((source, epoch))
+                        .or_insert_with(|| Seen {
+                            launch,
+                            next_seq: 1,
+                            realtime_offset_ns: started_realtime_ns,
+                            ..Seen::default()
+                        });
                 }
                 Command::Append { head, .. } | Command::AppendOps { head, .. } => {
                     let frames = slab.map(|slab| slab.frames).unwrap_or_default();
@@ -377,7 +379,7 @@ impl<'a> Walk<'a> {
         }
         for (source, epoch, session) in now.sessions() {
             let of = (source.to_owned(), epoch);
-            let seen = self.sessions.get(&of).copied().unwrap_or(Seen {
+            let seen = self.sessions.get(&of).copied().unwrap_or_else(|| Seen {
                 launch: session.launch,
                 next_seq: 1,
                 realtime_offset_ns: session.started_realtime_ns,

@@ -221,7 +221,7 @@ impl Recovered {
             .filter(|claim| claim.id.index == index)
             .map(|claim| leader(claim.id));
         let likely = match next {
-            Some(next) => previous.unwrap_or(leader(next)),
+            Some(next) => previous.unwrap_or_else(|| leader(next)),
             None => previous.max(vote).unwrap_or_default(),
         };
         let (term, node) = claimed
