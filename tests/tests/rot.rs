@@ -15,6 +15,7 @@ use sidekick_tests::engine::{self, Game};
 use sidekick_tests::ledger::{Key, Ledger};
 use sidekick_tests::receiver::Receiver;
 use sidekick_tests::verdicts::{PATIENCE, journals, stop_cleanly, trial};
+use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
 /// Where frames begin in a segment of the log.
@@ -39,6 +40,10 @@ fn main() -> ExitCode {
         trial(
             "a_rotten_byte_of_a_log_that_was_left_open_costs_one_entry",
             || costs_one_entry(End::Killed),
+        ),
+        trial(
+            "a_rotten_byte_amid_uploads_loses_and_doubles_nothing_else",
+            a_rotten_byte_amid_uploads_loses_and_doubles_nothing_else,
         ),
         trial(
             "a_rotten_byte_of_what_was_uploaded_costs_nothing",
@@ -106,8 +111,9 @@ fn frames(bytes: &[u8]) -> Vec<(usize, usize, u8, u8)> {
     frames
 }
 
-/// A place in the log in which damage is told from a torn end: behind it a later batch begins.
-fn place(bytes: &[u8], random: &mut fastrand::Rng) -> usize {
+/// A place in the log, behind so much of it (0 to 1), in which damage is told from a torn end: behind it a later batch
+/// begins.
+fn place(bytes: &[u8], behind: f64, random: &mut fastrand::Rng) -> usize {
     let frames = frames(bytes);
     let last_batch = frames
         .iter()
@@ -115,6 +121,7 @@ fn place(bytes: &[u8], random: &mut fastrand::Rng) -> usize {
         .map_or(FRAMES_AT, |(at, ..)| *at);
     // What says whose log it is lies in the first entries; they are refused where they have to be applied again.
     let begin = frames.get(12).map_or(FRAMES_AT, |(at, ..)| *at);
+    let begin = begin + ((last_batch - begin) as f64 * behind) as usize;
     random.usize(begin..last_batch)
 }
 
@@ -193,20 +200,11 @@ fn costs_one_entry(end: End) {
         wait_for_committed(&watchdog, RECORDS);
         match end {
             End::Stopped => drop(stop_cleanly(&setup, watchdog)),
-            End::Killed => {
-                let engines = setup.engines(Some(&watchdog));
-                watchdog.kill();
-                for engine in engines {
-                    setup.signal(engine, rustix::process::Signal::KILL);
-                }
-                sidekick_tests::wait::until("their end", PATIENCE, || {
-                    setup.descendants(None).is_empty().then_some(())
-                });
-            }
+            End::Killed => kill_all(&setup, watchdog),
         }
         let path = segment(&setup);
         let mut bytes = fs::read(&path).expect("a log");
-        let at = place(&bytes, &mut random);
+        let at = place(&bytes, 0.0, &mut random);
         bytes[at] ^= random.u8(1..);
         fs::write(&path, &bytes).expect("written");
         println!("round {round}: byte {at}");
@@ -250,6 +248,58 @@ fn costs_one_entry(end: End) {
     assert!(losses > 0, "no place held a record");
 }
 
+/// Ends watchdog and engine at once, as a power cut would.
+fn kill_all(setup: &Setup, watchdog: Watchdog<'_>) {
+    let engines = setup.engines(Some(&watchdog));
+    watchdog.kill();
+    for engine in engines {
+        setup.signal(engine, rustix::process::Signal::KILL);
+    }
+    wait::until("their end", PATIENCE, || {
+        setup.descendants(None).is_empty().then_some(())
+    });
+}
+
+/// Plans, marks and books lie in the log beside the records, and are lost with an entry that has to be applied again.
+fn a_rotten_byte_amid_uploads_loses_and_doubles_nothing_else() {
+    let mut random = fastrand::Rng::with_seed(20_261_132);
+    let mut losses = 0;
+    for round in 0..2 * PLACES {
+        let mut setup = Setup::new();
+        setup.set_config("[upload]\nbatch_max_age = \"10ms\"\nbatch_max_records = 7\n");
+        setup.set_engine(Game::new(journals(&setup)).command_line());
+        let watchdog = setup.start();
+        wait_for_committed(&watchdog, 200);
+        kill_all(&setup, watchdog);
+        let path = segment(&setup);
+        let mut bytes = fs::read(&path).expect("a log");
+        // Every second time where the log ends: what was done last is known from nowhere else.
+        let begin = if round % 2 == 0 { 0.9 } else { 0.0 };
+        let at = place(&bytes, begin, &mut random);
+        bytes[at] ^= random.u8(1..);
+        fs::write(&path, &bytes).expect("written");
+        println!("round {round}: byte {at}");
+        let watchdog = setup.start();
+        wait_for_committed(&watchdog, 400);
+        let log = stop_cleanly(&setup, watchdog).lines.join("\n");
+        let ledger = setup.uploaded_files();
+        let told = told(&ledger);
+        let faults = complaints(&setup, &ledger, &told);
+        assert!(
+            faults.is_empty(),
+            "round {round}, byte {at}: {faults:#?}\n{log}"
+        );
+        losses += u64::from(!told.is_empty());
+        let audit = setup.run(&["audit"], PATIENCE);
+        assert!(
+            audit.status.success(),
+            "round {round}, byte {at}: {:#?}",
+            audit.stdout
+        );
+    }
+    println!("{losses} of {} places cost records", 2 * PLACES);
+}
+
 fn a_rotten_byte_of_what_was_uploaded_costs_nothing() {
     let receiver = Receiver::start();
     let setup = setup(&receiver);
@@ -266,7 +316,7 @@ fn a_rotten_byte_of_what_was_uploaded_costs_nothing() {
         copy_folder(&whole, &setup.data_dir());
         let path = segment(&setup);
         let mut bytes = fs::read(&path).expect("a log");
-        let at = place(&bytes, &mut random);
+        let at = place(&bytes, 0.0, &mut random);
         bytes[at] ^= 1;
         fs::write(&path, &bytes).expect("written");
         let watchdog = setup.start();

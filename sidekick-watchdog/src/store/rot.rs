@@ -139,7 +139,7 @@ pub(super) fn bridge(
         .map_err(|error| StoreError::io("cannot read the snapshots beside", directory, error))?;
     let last = lost.last_key_value().map_or(first, |(index, _)| *index);
     let needed = last > applied || last > now.uploaded_index();
-    let mut stand_ins = BTreeMap::new();
+    let (mut stand_ins, mut sinks) = (BTreeMap::new(), BTreeSet::new());
     match base {
         Some(base) => {
             let mut walk = Walk::new(&lost, &base, now);
@@ -147,7 +147,7 @@ pub(super) fn bridge(
                 .and_then(|()| walk.check(now))
                 .map_err(|fault| fault.told(directory, &lost))?;
             walk.close(now);
-            stand_ins = walk.stand_ins;
+            (stand_ins, sinks) = (walk.stand_ins, walk.sinks);
         }
         // Everything in it is where it had to go.
         None if !needed => {}
@@ -167,8 +167,8 @@ pub(super) fn bridge(
         let is_unapplied = *index > applied;
         if is_unapplied {
             // A step of the books may have been in it: each sink learns anew what it began with.
-            let marks = now.sinks().map(|(sink, _)| Command::Uploaded {
-                sink: sink.to_owned(),
+            let marks = sinks.iter().map(|sink| Command::Uploaded {
+                sink: sink.clone(),
                 lane: 0,
                 up_to: Position::default(),
                 records: 0,
