@@ -5,6 +5,8 @@
 //! this process or an earlier one: it knows nothing but what lies on disk and in the rings. When it is opened and closed:
 //! [`life`].
 
+#[cfg(test)]
+mod conservation;
 pub(super) mod life;
 
 use std::path::{Path, PathBuf};
