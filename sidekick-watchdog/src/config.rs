@@ -179,12 +179,15 @@ pub fn load(
         });
     };
     for (name, value) in env {
-        let Some(name) = name.to_str().filter(|name| name.starts_with("SIDEKICK_")) else {
+        let Ok(name) = name.into_string() else {
             continue;
         };
+        let is_ours = name.starts_with("SIDEKICK_");
         match value.into_string() {
-            Ok(value) => drop(sources.env.insert(name.to_owned(), value)),
-            Err(_) => not_utf8(Place::Env(name.to_owned())),
+            Ok(value) if is_ours => drop(sources.env.insert(name, value)),
+            Ok(value) => drop(sources.variables.insert(name, value)),
+            Err(_) if is_ours => not_utf8(Place::Env(name)),
+            Err(_) => {}
         }
     }
     if let Some(name) = &flags.name {

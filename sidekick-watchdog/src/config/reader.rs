@@ -96,6 +96,8 @@ pub struct Sources {
     pub file: Option<(PathBuf, String)>,
     /// The environment (only names that start with `SIDEKICK_` matter).
     pub env: BTreeMap<String, String>,
+    /// The rest of the environment, as far as it is text: what rules may name.
+    pub variables: BTreeMap<String, String>,
     /// Key, flag and text for each flag given.
     pub flags: Vec<(&'static str, &'static str, String)>,
     /// The engine command that followed `--`.

@@ -2,6 +2,8 @@
 //!
 //! Read from the file only: a list has no place in the environment. Each key's mistakes are told at its own line.
 
+mod set;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -15,8 +17,7 @@ use super::secret;
 use super::value::Value;
 use crate::platform::is_readable_by_all;
 use crate::process::{
-    Expected, Expression, FieldPath, HashKey, Schema, Screen, ScreenSpec, SetSpec, Shape,
-    ShapeSpec, Trial,
+    Expected, Expression, FieldPath, HashKey, Schema, Screen, ScreenSpec, Shape, ShapeSpec, Trial,
 };
 
 /// Rules beyond this number are refused: each record is held against all of them.
@@ -37,7 +38,7 @@ pub(super) const TEMPLATE: &str = r##"
 #hash_fields = ["player.id"]
 #hash_key_file = "hash.key"
 #truncate = { text = 500 }
-#set = { region = "eu", server = { expr = "source" } }
+#set = { region = { env = "REGION", default = "eu" }, server = { expr = "source" } }
 
 #[[stream]]
 #match = "debug.*"
@@ -315,7 +316,10 @@ fn read_rule(
             name => Ok(name),
         },
     );
-    let set = item.fields("set", "{ region = \"eu\" }", read_source);
+    let variables = &item.pass.sources().variables;
+    let set = item.fields("set", "{ region = \"eu\" }", |value| {
+        set::read(value, variables)
+    });
     let schema = read_schema(&mut item, &folder);
     let sink = item.get_checked("sink", |named: &Vec<String>| {
         let mut odd = named.iter().filter(|name| !sinks.contains(&name.as_str()));
@@ -416,21 +420,6 @@ fn read_schema(item: &mut Item<'_, '_, '_>, folder: &Path) -> Option<Json> {
             None
         }
     }
-}
-
-/// A constant, or `{ expr = "…" }`.
-fn read_source(value: &DeValue<'_>) -> Result<SetSpec, String> {
-    if let Some(table) = value.as_table()
-        && let Some(text) = table.get("expr")
-    {
-        let text = String::from_toml(text.get_ref()).map_err(|why| format!("expr {why}"))?;
-        if table.len() > 1 {
-            return Err("has more than expr in its table".into());
-        }
-        is_expression(&text)?;
-        return Ok(SetSpec::Expr(text));
-    }
-    to_json(value).map(SetSpec::Value)
 }
 
 fn read_trial(pass: &mut Pass<'_>, place: Place, table: &DeTable<'_>) -> Option<Trial> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::super::{Sources, resolve, template};
 use super::*;
+use crate::process::SetSpec;
 
 fn load(text: &str, folder: &Path) -> Result<StreamsConfig, Vec<String>> {
     let sources = Sources {
