@@ -2,27 +2,17 @@
 //! it is refused when the schema is read, never ignored.
 //!
 //! Known: `type`, `enum`, `const`, `required`, `properties`, `additionalProperties`, `items`, `minimum`, `maximum`,
-//! `exclusiveMinimum`, `exclusiveMaximum`, `minLength`, `maxLength`, `minItems`, `maxItems`; without effect: `$schema`,
-//! `$id`, `$comment`, `title`, `description`, `default`, `examples`. A record is held against it as its JSON would be.
+//! `exclusiveMinimum`, `exclusiveMaximum`, `minLength`, `maxLength`, `minItems`, `maxItems`, `allOf`, `anyOf`, `oneOf`,
+//! `not`, and `$ref` to one of the root's `$defs` that does not come back to itself; without effect: `$schema`, `$id`,
+//! `$comment`, `title`, `description`, `default`, `examples`. A record is held against it as its JSON would be.
 
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 use sidekick_ipc::value::fields::{Look, look};
 use sidekick_ipc::value::{Type, decode, encode};
 
 use super::from_json;
 
-/// Schemas inside one another.
-const DEPTH_MAX: usize = 32;
-/// Keywords that say nothing about a value.
-const NOTES: [&str; 7] = [
-    "$schema",
-    "$id",
-    "$comment",
-    "title",
-    "description",
-    "default",
-    "examples",
-];
+mod read;
 
 /// Why a schema cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +41,11 @@ struct Node {
     /// Keyword, limit.
     numbers: Vec<(Limit, f64)>,
     sizes: Vec<(SizeLimit, usize)>,
+    /// `allOf` and `$ref`.
+    all: Vec<Node>,
+    any: Option<Vec<Node>>,
+    one: Option<Vec<Node>>,
+    not: Option<Box<Node>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +100,7 @@ impl Schema {
     /// # Errors
     /// The first thing in it that is wrong, or not known here.
     pub fn compile(json: &Json) -> Result<Self, SchemaError> {
-        Node::read(json, "#", 0).map(Self)
+        read::read(json).map(Self)
     }
 
     /// Holds a record's data against it.
@@ -118,71 +113,6 @@ impl Schema {
 }
 
 impl Node {
-    fn read(json: &Json, at: &str, depth: usize) -> Result<Self, SchemaError> {
-        let error = |at: &str, why: &str| SchemaError {
-            at: at.to_owned(),
-            why: why.to_owned(),
-        };
-        let keywords = match json {
-            Json::Bool(is_right) => {
-                return Ok(Self {
-                    never: !is_right,
-                    ..Self::default()
-                });
-            }
-            Json::Object(keywords) => keywords,
-            _ => return Err(error(at, "must be an object, true or false")),
-        };
-        if depth >= DEPTH_MAX {
-            return Err(error(at, "is nested too deep"));
-        }
-        let mut node = Self::default();
-        for (keyword, value) in keywords {
-            let at = format!("{at}/{keyword}");
-            match keyword.as_str() {
-                "type" => node.types = Some(read_types(value, &at)?),
-                "enum" => match value.as_array() {
-                    Some(allowed) => node.allowed = Some(allowed.clone()),
-                    None => return Err(error(&at, "must be a list")),
-                },
-                "const" => node.allowed = Some(vec![value.clone()]),
-                "required" => {
-                    let names = value.as_array().into_iter().flatten();
-                    let names: Vec<_> = names.filter_map(Json::as_str).map(str::to_owned).collect();
-                    if Some(names.len()) != value.as_array().map(Vec::len) {
-                        return Err(error(&at, "must be a list of names"));
-                    }
-                    node.required = names;
-                }
-                "properties" => {
-                    let Some(properties) = value.as_object() else {
-                        return Err(error(&at, "must be an object"));
-                    };
-                    node.properties = read_properties(properties, &at, depth)?;
-                }
-                "additionalProperties" => {
-                    node.additional = Some(Box::new(Self::read(value, &at, depth + 1)?));
-                }
-                "items" => node.items = Some(Box::new(Self::read(value, &at, depth + 1)?)),
-                note if NOTES.contains(&note) => {}
-                keyword => {
-                    if let Some(limit) = number_limit(keyword) {
-                        let value = value.as_f64();
-                        let value = value.ok_or_else(|| error(&at, "must be a number"))?;
-                        node.numbers.push((limit, value));
-                    } else if let Some(limit) = size_limit(keyword) {
-                        let value = value.as_u64().and_then(|size| usize::try_from(size).ok());
-                        let value = value.ok_or_else(|| error(&at, "must be a whole number"))?;
-                        node.sizes.push((limit, value));
-                    } else {
-                        return Err(error(&at, "is a keyword that is not known here"));
-                    }
-                }
-            }
-        }
-        Ok(node)
-    }
-
     /// `at` is the place of `data`; what is appended to it is taken off again unless something is wrong.
     fn check(&self, data: &[u8], at: &mut String) -> Result<(), String> {
         let wrong = |at: &str, why: String| Err(format!("{at}: {why}"));
@@ -251,7 +181,36 @@ impl Node {
                 return wrong(at, format!("has length {size}, against {limit:?} {value}"));
             }
         }
+        self.check_others(data, at)?;
         self.check_inside(&found, at)
+    }
+
+    /// The schemas that are for the same value.
+    fn check_others(&self, data: &[u8], at: &mut String) -> Result<(), String> {
+        for node in &self.all {
+            node.check(data, at)?;
+        }
+        let before = at.len();
+        let mut fits = |node: &Node| {
+            let fits = node.check(data, at).is_ok();
+            at.truncate(before);
+            fits
+        };
+        let is_any = self
+            .any
+            .as_ref()
+            .is_none_or(|any| any.iter().any(&mut fits));
+        let fitting = self
+            .one
+            .as_ref()
+            .map(|one| one.iter().filter(|node| fits(node)).count());
+        let is_not = self.not.as_ref().is_none_or(|node| !fits(node));
+        match (is_any, fitting.unwrap_or(1), is_not) {
+            (true, 1, true) => Ok(()),
+            (false, ..) => Err(format!("{at}: fits nothing of anyOf")),
+            (true, fitting, true) => Err(format!("{at}: fits {fitting} of oneOf")),
+            (true, _, false) => Err(format!("{at}: fits what it must not")),
+        }
     }
 
     fn check_inside(&self, found: &Look<'_>, at: &mut String) -> Result<(), String> {
@@ -297,57 +256,6 @@ impl Node {
         }
         Ok(())
     }
-}
-
-fn read_types(value: &Json, at: &str) -> Result<Vec<Kind>, SchemaError> {
-    let one = std::slice::from_ref(value);
-    let words = value.as_array().map_or(one, Vec::as_slice);
-    words
-        .iter()
-        .map(|word| {
-            let known = Kind::WORDS
-                .iter()
-                .find(|(name, _)| word.as_str() == Some(name));
-            known.map(|(_, kind)| *kind).ok_or_else(|| SchemaError {
-                at: at.to_owned(),
-                why: format!("names {word}, which is no type of JSON Schema"),
-            })
-        })
-        .collect()
-}
-
-fn read_properties(
-    properties: &Map<String, Json>,
-    at: &str,
-    depth: usize,
-) -> Result<Vec<(String, Node)>, SchemaError> {
-    properties
-        .iter()
-        .map(|(name, schema)| {
-            let node = Node::read(schema, &format!("{at}/{name}"), depth + 1)?;
-            Ok((name.clone(), node))
-        })
-        .collect()
-}
-
-fn number_limit(keyword: &str) -> Option<Limit> {
-    Some(match keyword {
-        "minimum" => Limit::Minimum,
-        "maximum" => Limit::Maximum,
-        "exclusiveMinimum" => Limit::ExclusiveMinimum,
-        "exclusiveMaximum" => Limit::ExclusiveMaximum,
-        _ => return None,
-    })
-}
-
-fn size_limit(keyword: &str) -> Option<SizeLimit> {
-    Some(match keyword {
-        "minLength" => SizeLimit::MinLength,
-        "maxLength" => SizeLimit::MaxLength,
-        "minItems" => SizeLimit::MinItems,
-        "maxItems" => SizeLimit::MaxItems,
-        _ => return None,
-    })
 }
 
 /// Whether JSON would call it that.

@@ -79,6 +79,36 @@ fn records_are_held_against_it_as_their_json() {
 }
 
 #[test]
+fn schemas_are_put_together() {
+    let schema = json!({
+        "$defs": {"id": {"type": "integer", "minimum": 1}, "name": {"type": "string"}},
+        "properties": {
+            "who": {"anyOf": [{"$ref": "#/$defs/id"}, {"$ref": "#/$defs/name"}]},
+            "at": {"$ref": "#/$defs/id", "maximum": 9},
+            "size": {"oneOf": [{"minimum": 0}, {"maximum": 5}]},
+            "kind": {"not": {"enum": ["x"]}, "allOf": [{"minLength": 1}, {"maxLength": 2}]},
+        },
+    });
+    let long = json!({"who": "ann", "at": 9, "size": 7, "kind": "ab"});
+    for right in [json!({"who": 7}), long] {
+        assert_eq!(check(&schema, &right), Ok(()), "{right}");
+    }
+    for (wrong, why) in [
+        (json!({"who": 0}), "data.who: fits nothing of anyOf"),
+        (json!({"at": 0}), "data.at: is 0, against Minimum 1"),
+        (json!({"at": 10}), "data.at: is 10, against Maximum 9"),
+        (json!({"size": 3}), "data.size: fits 2 of oneOf"),
+        (json!({"kind": "x"}), "data.kind: fits what it must not"),
+        (
+            json!({"kind": "abc"}),
+            "data.kind: has length 3, against MaxLength 2",
+        ),
+    ] {
+        assert_eq!(check(&schema, &wrong), Err(why.to_owned()), "{wrong}");
+    }
+}
+
+#[test]
 fn what_json_has_no_word_for_is_what_it_becomes_there() {
     let schema = Schema::compile(&json!({
         "type": "array", "items": {"type": "number", "maximum": 2}, "minItems": 2
@@ -114,8 +144,21 @@ fn what_is_not_known_is_refused_and_not_ignored() {
         ),
         (
             json!({"$ref": "#/x"}),
-            "#/$ref: is a keyword that is not known here",
+            "#/$ref: must be #/$defs/ and a name without \"/\", \"~\" and \"%\"",
         ),
+        (
+            json!({"items": {"$ref": "#/$defs/x"}}),
+            "#/items/$ref: names \"x\", which is not there",
+        ),
+        (
+            json!({"$defs": {"unused": {"format": "date"}}}),
+            "#/$defs/unused/format: is a keyword that is not known here",
+        ),
+        (
+            json!({"items": {"$defs": {}}}),
+            "#/items/$defs: must be at the root",
+        ),
+        (json!({"anyOf": []}), "#/anyOf: must be a list of schemas"),
         (
             json!({"type": "text"}),
             "#/type: names \"text\", which is no type of JSON Schema",
@@ -133,6 +176,22 @@ fn what_is_not_known_is_refused_and_not_ignored() {
         assert_eq!(Schema::compile(&schema).unwrap_err().to_string(), why);
     }
     assert!(Schema::compile(&deep).unwrap_err().why.contains("too deep"));
+    let endless = json!({"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}});
+    assert!(
+        Schema::compile(&endless)
+            .unwrap_err()
+            .why
+            .contains("back to itself")
+    );
+    // Each names the next one twice.
+    let mut defs = serde_json::Map::new();
+    for n in 0..30 {
+        let next = json!({"$ref": format!("#/$defs/{}", n + 1)});
+        defs.insert(n.to_string(), json!({"allOf": [next, next]}));
+    }
+    defs.insert("30".into(), json!({}));
+    let wide = json!({"$defs": defs, "$ref": "#/$defs/0"});
+    assert!(Schema::compile(&wide).is_err());
 }
 
 proptest! {
