@@ -17,6 +17,7 @@
 //! answer was lost) brings the records again under the keys of the halves. What never changes is `(source, epoch, seq)`
 //! of each record; dedup by that is right in any case, the key is the cheap way to it.
 
+mod answer;
 mod body;
 
 use std::fmt;
@@ -42,12 +43,10 @@ use crate::upload::retry::retry_after;
 
 use body::PacedBody;
 
-/// How much of an answer is read: enough to keep the connection, never what a broken backend might send.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// How much of a refusal is shown.
-const REASON_BYTES_MAX: usize = 300;
 /// How long to wait after a 429 or 503 that does not say.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(5);
+/// Before the token.
+const BEARER: &str = "Bearer ";
 /// Compression levels are fixed: they are part of the bytes.
 const GZIP_LEVEL: u32 = 6;
 const ZSTD_LEVEL: i32 = 3;
@@ -322,11 +321,16 @@ impl HttpSink {
                     Err(reason) => return Outcome::Park { reason },
                 }
             }
-            return self.judge(response, batch.records()).await;
+            return self.judge(response, batch.records(), token.as_ref()).await;
         }
     }
 
-    async fn judge(&self, response: Response, records: u64) -> Outcome {
+    async fn judge(
+        &self,
+        response: Response,
+        records: u64,
+        token: Option<&HeaderValue>,
+    ) -> Outcome {
         let status = response.status();
         let header = |name| {
             response
@@ -336,7 +340,8 @@ impl HttpSink {
                 .map(str::to_owned)
         };
         let (asked, location, date) = (header(RETRY_AFTER), header(LOCATION), header(DATE));
-        let text = answer_text(response).await;
+        let secrets = self.secrets(token);
+        let text = answer::text(response, &secrets).await;
         let said = if text.is_empty() {
             String::new()
         } else {
@@ -356,7 +361,7 @@ impl HttpSink {
             }
             408 | 425 | 500..=599 => Outcome::Retry { reason },
             300..=399 => {
-                let to = location.unwrap_or_default();
+                let to = answer::hide(&location.unwrap_or_default(), &secrets);
                 let reason =
                     format!("{reason}; it redirects to {to:?}: set [upload.http] url to that");
                 Outcome::Park { reason }
@@ -376,6 +381,16 @@ impl HttpSink {
             },
             _ => Outcome::Park { reason },
         }
+    }
+
+    /// What is sent and must be shown nowhere.
+    fn secrets<'a>(&'a self, token: Option<&'a HeaderValue>) -> Vec<&'a str> {
+        let token = token.and_then(|token| token.to_str().ok()?.strip_prefix(BEARER));
+        let headers = self.settings.headers.iter();
+        headers
+            .map(|(_, value)| value.as_str())
+            .chain(token)
+            .collect()
     }
 
     /// The body of a request, in chunks as the pacer lets them go.
@@ -404,7 +419,7 @@ impl HttpSink {
                     path.display()
                 )
             })?;
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", text.trim()))
+        let mut value = HeaderValue::from_str(&format!("{BEARER}{}", text.trim()))
             .ok()
             .filter(|_| !text.trim().is_empty())
             .ok_or_else(|| format!("[upload.http] token_file {} holds no token", path.display()))?;
@@ -467,27 +482,6 @@ fn identity(cert: &Path, key: &Path) -> Result<Identity, String> {
     pem.extend_from_slice(&read(key)?);
     Identity::from_pem(&pem)
         .map_err(|_| "they do not hold a certificate and its key in PEM format".to_owned())
-}
-
-/// The beginning of the answer, on one line. Reads on a bit, so that the connection can be used again.
-async fn answer_text(mut response: Response) -> String {
-    let (mut start, mut bytes) = (Vec::new(), 0usize);
-    while let Ok(Some(chunk)) = response.chunk().await {
-        let room = REASON_BYTES_MAX
-            .saturating_sub(start.len())
-            .min(chunk.len());
-        start.extend_from_slice(chunk.get(..room).unwrap_or_default());
-        bytes = bytes.saturating_add(chunk.len());
-        if bytes >= ANSWER_BYTES_MAX {
-            break;
-        }
-    }
-    let text = String::from_utf8_lossy(&start);
-    let line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    line.trim().to_owned()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The HTTP sink against a real server on this machine that answers as it is told.
 
+mod answers;
 mod faults;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
