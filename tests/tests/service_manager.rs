@@ -21,6 +21,10 @@ fn main() -> ExitCode {
             the_manager_is_told_of_start_life_and_end();
             Ok(())
         }),
+        Trial::test("a_reload_is_told_whatever_comes_of_it", || {
+            a_reload_is_told_whatever_comes_of_it();
+            Ok(())
+        }),
         Trial::test("a_watchdog_that_stands_still_gives_no_sign", || {
             a_watchdog_that_stands_still_gives_no_sign();
             Ok(())
@@ -114,6 +118,38 @@ fn the_manager_is_told_of_start_life_and_end() {
     assert!(!seen.contains("NOTIFY_SOCKET") && !seen.contains("WATCHDOG_USEC"));
 }
 
+/// RELOADING with the time, then READY again: by command and by signal, with good rules and with bad ones.
+fn a_reload_is_told_whatever_comes_of_it() {
+    let manager = Manager::new();
+    let setup = manager.setup(Duration::from_secs(60), "");
+    let mut watchdog = setup.start();
+    manager.wait_for("READY=1");
+    let mut last_usec = 0;
+    let mut told = |manager: &Manager| {
+        let message = manager.wait_for("RELOADING=1");
+        let usec = message
+            .lines()
+            .find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
+        let usec: u64 = usec.and_then(|usec| usec.parse().ok()).expect(&message);
+        assert!(usec > last_usec, "{usec} after {last_usec}");
+        last_usec = usec;
+        manager.wait_for("READY=1");
+    };
+    let reload = setup.run(&["config", "reload"], PATIENCE);
+    assert!(reload.status.success(), "{:?}", reload.lines);
+    told(&manager);
+    // A hangup would end it where there is a terminal.
+    if fs::File::open("/dev/tty").is_err() {
+        watchdog.running.signal(Signal::HUP);
+        told(&manager);
+        setup.set_config("[[stream]]\nmatch = \"a\"\ndrop = \"1 +\"\n");
+        watchdog.running.signal(Signal::HUP);
+        told(&manager);
+    }
+    watchdog.stop(PATIENCE);
+    manager.wait_for("STOPPING=1");
+}
+
 /// Stopped by a signal it gives no sign, which is what the manager goes by; continued it does again.
 fn a_watchdog_that_stands_still_gives_no_sign() {
     let manager = Manager::new();
@@ -156,6 +192,7 @@ fn the_unit_says_what_adoption_needs() {
         "OOMPolicy=continue",
         "RuntimeDirectoryPreserve=yes",
         "RestartPreventExitStatus=2 3 4 5 7 11 12",
+        "ExecReload=/opt/my_game/addons/sidekick/bin/linux.x86_64/sidekick-watchdog config reload --data-dir /var/lib/sidekick",
     ] {
         assert!(unit.lines().any(|found| found == line), "{line}");
     }
@@ -172,6 +209,7 @@ fn systemd_finds_nothing_wrong_with_the_unit() -> Completion {
         .lines()
         .map(|line| match line.split_once('=') {
             Some(("ExecStart", _)) => "ExecStart=/bin/true --no-restart".to_owned(),
+            Some(("ExecReload", _)) => "ExecReload=/bin/true".to_owned(),
             Some(("WorkingDirectory", _)) => "WorkingDirectory=/".to_owned(),
             Some(("User" | "Group", _)) => String::new(),
             _ => line.to_owned(),

@@ -14,6 +14,7 @@ use sidekick_ipc::frame::{FrameHeader, Record};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
+use super::service::Reloads;
 use super::tap::{Tap, TappedFilter};
 use crate::api::operator::{ReloadError, Reloaded, Stage};
 use crate::config::{Config, ConfigErrors, full_key};
@@ -53,6 +54,7 @@ pub(super) struct LiveRules {
     /// The store of the open plane. Apart from the lock above: a plane must be able to close while somebody waits for it.
     store: Mutex<Option<(Arc<Store>, Handle)>>,
     reload: Reload,
+    reloads: Reloads,
     pub(super) tap: Arc<Tap>,
 }
 
@@ -86,8 +88,15 @@ impl LiveRules {
             config: tokio::sync::Mutex::new(config.clone()),
             store: Mutex::new(None),
             reload,
+            reloads: Reloads::default(),
             tap: Arc::default(),
         })
+    }
+
+    /// Has reloads told.
+    #[must_use]
+    pub(super) fn told_by(self, reloads: Reloads) -> Self {
+        Self { reloads, ..self }
     }
 
     /// Puts the rules into the store of a plane that opens, and learns which ones its plans name.
@@ -152,6 +161,7 @@ impl LiveRules {
     /// See [`ReloadError`]. The old rules stay in force then.
     pub(super) fn reload(&self) -> Result<Reloaded, ReloadError> {
         let mut config = self.config.blocking_lock();
+        let _reloading = self.reloads.begin();
         let refused = |why: String| ReloadError::Refused { why };
         let new = (self.reload)().map_err(|errors| refused(errors.to_string()))?;
         let cannot = |why: RuleError| refused(why.to_string());

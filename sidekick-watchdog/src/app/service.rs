@@ -1,4 +1,4 @@
-//! Tells the service manager (systemd) how the watchdog does: READY, STATUS, WATCHDOG, STOPPING.
+//! Tells the service manager (systemd) how the watchdog does: READY, RELOADING, STATUS, WATCHDOG, STOPPING.
 //!
 //! A sign of life (`WATCHDOG=1`) is sent by the main loop, and only while supervisor and store answer: each is asked for
 //! a word, and the sign goes out when both have come. A store that is down has been noticed and is opened again: it is
@@ -6,6 +6,7 @@
 //! be killed: the supervisor answers from its own thread, the store from its core, which waits for no disk.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot::{self, error::TryRecvError};
@@ -13,7 +14,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use crate::api::{EngineState, Status, StoreState};
-use crate::platform::{ServiceHints, ServiceManager};
+use crate::platform::{ServiceHints, ServiceManager, monotonic_now};
 
 /// A part of the time within which a sign is wanted: so often one is sent.
 const SIGNS_PER_TIMEOUT: u32 = 4;
@@ -44,6 +45,7 @@ struct Asked {
 #[derive(Debug)]
 pub(super) struct Service {
     manager: Arc<ServiceManager>,
+    reloads: Reloads,
     sign_every: Option<Duration>,
     signed_at: Option<Instant>,
     asked: Option<Asked>,
@@ -60,9 +62,14 @@ impl Service {
     }
 
     fn new(manager: ServiceManager) -> Self {
+        let manager = Arc::new(manager);
         Self {
             sign_every: manager.alive_within().map(|time| time / SIGNS_PER_TIMEOUT),
-            manager: Arc::new(manager),
+            reloads: Reloads {
+                manager: Arc::clone(&manager),
+                is_ready: Arc::default(),
+            },
+            manager,
             signed_at: None,
             asked: None,
             status: String::new(),
@@ -71,11 +78,18 @@ impl Service {
 
     /// The engine runs (or is held), orders are taken.
     pub(super) fn ready(&self) {
+        self.reloads.is_ready.store(true, Ordering::Relaxed);
         tell(&self.manager, "READY=1");
+    }
+
+    /// For whoever reloads.
+    pub(super) fn reloads(&self) -> Reloads {
+        self.reloads.clone()
     }
 
     /// The end begins.
     pub(super) fn stopping(&self) {
+        self.reloads.is_ready.store(false, Ordering::Relaxed);
         tell(&self.manager, "STOPPING=1\nSTATUS=ending");
     }
 
@@ -157,6 +171,47 @@ fn heard(answered: &mut bool, answer: &mut oneshot::Receiver<()>) -> Result<(), 
 /// Ends the asking for more time when it goes.
 #[derive(Debug)]
 pub(super) struct Extension(JoinHandle<()>);
+
+/// Tells of reloads, whoever asked for them. By default nobody is told.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reloads {
+    manager: Arc<ServiceManager>,
+    /// READY was told, and the end has not begun: nothing else may be said of us then.
+    is_ready: Arc<AtomicBool>,
+}
+
+impl Reloads {
+    /// A reload begins; it ends, well or not, when the returned value is dropped.
+    pub(super) fn begin(&self) -> Reloading<'_> {
+        let is_told = self.is_ready.load(Ordering::Relaxed);
+        if is_told {
+            let usec = monotonic_now().as_micros();
+            tell(
+                &self.manager,
+                &format!("RELOADING=1\nMONOTONIC_USEC={usec}"),
+            );
+        }
+        Reloading {
+            reloads: self,
+            is_told,
+        }
+    }
+}
+
+/// See [`Reloads::begin`].
+#[derive(Debug)]
+pub(super) struct Reloading<'a> {
+    reloads: &'a Reloads,
+    is_told: bool,
+}
+
+impl Drop for Reloading<'_> {
+    fn drop(&mut self) {
+        if self.is_told && self.reloads.is_ready.load(Ordering::Relaxed) {
+            tell(&self.reloads.manager, "READY=1");
+        }
+    }
+}
 
 impl Drop for Extension {
     fn drop(&mut self) {

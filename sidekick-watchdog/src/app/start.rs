@@ -93,8 +93,8 @@ pub(super) async fn serve(
     let rules = LiveRules::new(&config, reload).map_err(|error| AppError::Rules {
         reason: error.to_string(),
     })?;
-    let rules = Arc::new(rules);
     let service = Service::from_environment();
+    let rules = Arc::new(rules.told_by(service.reloads()));
     let config = Arc::new(config);
     let sinks = parts::sinks(&config)?;
     let metrics = Metrics::new();
