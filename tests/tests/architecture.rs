@@ -51,7 +51,11 @@ const FENCED: [(&str, &str, &[&str]); 10] = [
         "sidekick-watchdog",
         &["postgres", "upload::sink::postgres", "backend::rows"],
     ),
-    ("tokio_rustls", "sidekick-watchdog", &["postgres::tls"]),
+    (
+        "tokio_rustls",
+        "sidekick-watchdog",
+        &["postgres::tls", "upload::sink::http::tests"],
+    ),
     ("memmap2", "sidekick-ipc", &[]),
     ("loom", "sidekick-ipc", &[]),
 ];

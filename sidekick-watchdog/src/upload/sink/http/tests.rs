@@ -2,6 +2,8 @@
 
 mod answers;
 mod faults;
+mod http2;
+mod proxy;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -624,9 +626,8 @@ async fn an_unknown_compression_parks() {
     assert!(matches!(outcome, Outcome::Park { .. }), "{outcome:?}");
 }
 
-/// A TLS server on this machine that answers one request after another with 200, with a certificate of the test's own
-/// authority (`tls/`, good for nothing else).
-fn tls_server(address: &str, wants_client: bool) -> String {
+/// What a TLS server needs, with a certificate of the test's own authority (`tls/`, good for nothing else).
+fn tls_config(wants_client: bool) -> rustls::ServerConfig {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -646,8 +647,12 @@ fn tls_server(address: &str, wants_client: bool) -> String {
             config.with_client_cert_verifier(verifier.build().unwrap())
         }
     };
-    let config = config.with_single_cert(vec![certificate], key).unwrap();
-    let config = Arc::new(config);
+    config.with_single_cert(vec![certificate], key).unwrap()
+}
+
+/// A TLS server on this machine that answers one request after another with 200.
+fn tls_server(address: &str, wants_client: bool) -> String {
+    let config = Arc::new(tls_config(wants_client));
     let listener = std::net::TcpListener::bind(address).unwrap();
     let url = format!("https://{}/records", listener.local_addr().unwrap());
     std::thread::spawn(move || {
