@@ -487,6 +487,10 @@ pub mod hole_cause {
     pub const RULE_FAILED: u8 = 8;
     /// The watchdog's log was damaged on the disk after the record was stored.
     pub const ROTTEN: u8 = 9;
+    /// A record like it was taken before; a reader's view of a stored record, never written.
+    pub const DUPLICATE: u8 = 10;
+    /// The record is part of an aggregate, which goes in its place; a reader's view of a stored record, never written.
+    pub const AGGREGATED: u8 = 11;
 }
 
 /// Payload of a [`FrameKind::Gap`]: records that the engine refused, which have no sequence numbers.

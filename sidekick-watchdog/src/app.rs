@@ -16,6 +16,7 @@ mod ends;
 mod error;
 mod events;
 mod finish;
+mod folding;
 mod history;
 mod last_words;
 mod letters;

@@ -22,6 +22,10 @@ pub const REASON_BYTES_MAX: usize = 64;
 pub const OTHER_REASONS: &str = "other";
 /// The reason of a record that rules left out before it was stored.
 pub const DROPPED_BEFORE_STORING: &str = "rule before storing";
+/// The reason of a record like one that was taken before.
+pub const DROPPED_DUPLICATE: &str = "duplicate";
+/// The reason of a record that goes as a part of an aggregate.
+pub const DROPPED_AGGREGATED: &str = "aggregated";
 /// The reason of a dead letter that an operator dropped.
 pub const DROPPED_BY_OPERATOR: &str = "operator";
 /// The reason of a dead letter that was kept long enough.

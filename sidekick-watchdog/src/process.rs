@@ -1,10 +1,11 @@
 //! The local processor: what `[[stream]]` rules do to records. Pure: records in, verdicts out; no files, no clock, no
 //! store.
 //!
-//! A rule has two halves. What must act *before anything is stored* (`screen`: leave out, sample, redact) runs in
+//! A rule has up to three parts. What must act *before anything is stored* (`screen`: leave out, sample, redact) runs in
 //! intake, on bytes that exist nowhere but in the ring. What only matters to the backend (`shape`: filter, rename, set,
 //! check) runs when a batch is made, and again, with the same outcome, when it is made once more: a [`Shape`] is a pure
-//! function of its text and the record. All rules whose pattern matches a record's stream apply, in the order of the
+//! function of its text and the record. What looks at more than one record (`fold`: dedupe, aggregate) sees them between
+//! the two, as they are stored, in the order of the log. All rules whose pattern matches a record's stream apply, in the order of the
 //! file, each to what the ones before it have left.
 //!
 //! Records are changed in the engine's own encoding ([`edit`]); nothing is made JSON on the way.
@@ -16,6 +17,7 @@ use sidekick_ipc::stream::StreamPattern;
 
 pub mod edit;
 mod expression;
+mod fold;
 mod schema;
 mod screen;
 mod shape;
@@ -23,6 +25,10 @@ mod trial;
 
 pub use edit::{FieldPath, HashKey, PathError};
 pub use expression::{EXPRESSION_BYTES_MAX, Expression, ExpressionError};
+pub use fold::{
+    AggregateSpec, BOUNDS_MAX, BY_MAX, CellChange, DedupeSpec, EVERY_MAX_NS, Fold, FoldRules,
+    Folded, KEYS_MAX, ROWS_MAX, Row, VALUES_MAX,
+};
 pub use schema::{Schema, SchemaError};
 pub use screen::{Screen, ScreenSpec, Screened, Verdict};
 pub use shape::{SetSpec, Shape, ShapeSpec, Shaped, from_json};

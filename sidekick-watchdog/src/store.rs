@@ -21,6 +21,7 @@ mod derived;
 mod error;
 #[cfg(test)]
 mod faults;
+mod folding;
 mod letters;
 mod log;
 mod machine;
@@ -54,6 +55,7 @@ use uuid::Uuid;
 pub use command::{PLAN_EXTRA_BYTES_MAX, Plan, Refusal};
 pub use derived::{Derived, DerivedError};
 pub use error::{AppendError, StoreError};
+pub use folding::{FoldRow, FoldStep, Unfolded};
 pub use read::IndexedSlabs;
 pub use rot::{LostRange, RottenEntry};
 pub use state::{
@@ -480,6 +482,11 @@ impl Store {
     /// Index of the last entry applied; changes with every batch.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.parts.machine.applied()
+    }
+
+    /// Entries up to this one may be read for upload: behind [`Store::applied`] while records wait to be folded.
+    pub fn uploadable(&self) -> watch::Receiver<u64> {
+        self.parts.machine.uploadable()
     }
 
     /// Resolves when the store has died, with the reason. It is to be shut down then; another may be opened after that.

@@ -59,7 +59,7 @@ impl Outbox for StoreOutbox {
     }
 
     fn applied(&self) -> watch::Receiver<u64> {
-        self.0.applied()
+        self.0.uploadable()
     }
 
     async fn commit_plan(&self, plan: Plan) -> Result<(), OutboxError> {

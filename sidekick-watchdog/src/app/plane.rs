@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 use super::committer::StoreCommitter;
 use super::crashes;
 use super::ends;
+use super::folding;
 use super::letters::{self, OpenLetters};
 use super::names::Names;
 use super::outbox::StoreOutbox;
@@ -108,6 +109,10 @@ impl Plane {
             })?;
         let vanished = end_vanished_sessions(&store, &names, &setup.runtime_dir).await?;
         setup.rules.join(&store).await?;
+        let folds = setup.rules.folds();
+        if !folds.borrow().is_empty() {
+            store.set_folding(true).await?;
+        }
         let (drive, driven) = watch::channel(Drive::Run);
         let keep = setup.config.upload.dead_letters_keep;
         let expiry = letters::expire(Arc::clone(&store), keep, driven.clone());
@@ -132,6 +137,13 @@ impl Plane {
         let intake = spawn_intake(&store, setup, names)?;
         let mut lanes = JoinSet::new();
         lanes.spawn(expiry);
+        let source = setup.config.name.clone();
+        lanes.spawn(folding::run(
+            Arc::clone(&store),
+            source,
+            folds,
+            drive.subscribe(),
+        ));
         setup.letters.open(&store);
         for (name, task) in tasks {
             lanes.spawn(async move {

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use sidekick_ipc::frame::{FrameHeader, Record};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::service::Reloads;
@@ -19,7 +20,7 @@ use super::tap::{Tap, TappedFilter};
 use crate::api::operator::{ReloadError, Reloaded, Stage};
 use crate::config::{Config, ConfigErrors, full_key};
 use crate::intake::{Filter, FilterOrigin, Filtered};
-use crate::process::{Origin, RuleError, Scratch, Screen, Shape, Shaped, Verdict};
+use crate::process::{FoldRules, Origin, RuleError, Scratch, Screen, Shape, Shaped, Verdict};
 use crate::store::{Store, StoreError};
 use crate::upload::{self, Shaper, Stored};
 
@@ -49,6 +50,8 @@ struct Shapes {
 pub(super) struct LiveRules {
     screening: RwLock<Option<Arc<Screening>>>,
     shapes: RwLock<Shapes>,
+    /// What looks at more than one record.
+    folds: watch::Sender<Arc<FoldRules>>,
     /// As of the start or the last reload. Held by whoever changes the rules, one at a time.
     config: tokio::sync::Mutex<Config>,
     /// The store of the open plane. Apart from the lock above: a plane must be able to close while somebody waits for it.
@@ -82,9 +85,11 @@ impl LiveRules {
     /// None for a configuration that was read as such.
     pub(super) fn new(config: &Config, reload: Reload) -> Result<Self, RuleError> {
         let screen = config.streams.screen()?;
+        let folds = config.streams.fold_rules()?;
         Ok(Self {
             screening: RwLock::new(screening(screen)),
             shapes: RwLock::default(),
+            folds: watch::Sender::new(Arc::new(folds)),
             config: tokio::sync::Mutex::new(config.clone()),
             store: Mutex::new(None),
             reload,
@@ -154,6 +159,11 @@ impl LiveRules {
         }
     }
 
+    /// What looks at more than one record, now and later.
+    pub(super) fn folds(&self) -> watch::Receiver<Arc<FoldRules>> {
+        self.folds.subscribe()
+    }
+
     /// Reads the configuration anew and puts its rules in force. Blocks until the store has them; on a runtime's thread it
     /// must not be called.
     ///
@@ -167,6 +177,7 @@ impl LiveRules {
         let cannot = |why: RuleError| refused(why.to_string());
         let text = new.streams.shape_text();
         let screen = new.streams.screen().map_err(cannot)?;
+        let folds = new.streams.fold_rules().map_err(cannot)?;
         let shape = Shape::parse(&text).map_err(cannot)?;
         for trial in &new.streams.trials {
             if let Err(differences) = trial.run(&screen, &shape, &new.name) {
@@ -187,6 +198,7 @@ impl LiveRules {
             .screening
             .write()
             .unwrap_or_else(PoisonError::into_inner) = screening(screen);
+        self.folds.send_replace(Arc::new(folds));
         let needs_restart = other_changes(&config, &new);
         let rules = new.streams.rules.len();
         config.streams = new.streams;

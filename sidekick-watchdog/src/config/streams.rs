@@ -2,6 +2,7 @@
 //!
 //! Read from the file only: a list has no place in the environment. Each key's mistakes are told at its own line.
 
+mod fold;
 mod set;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,8 @@ use super::secret;
 use super::value::Value;
 use crate::platform::is_readable_by_all;
 use crate::process::{
-    Expected, Expression, FieldPath, HashKey, Schema, Screen, ScreenSpec, Shape, ShapeSpec, Trial,
+    AggregateSpec, DedupeSpec, Expected, Expression, FieldPath, FoldRules, HashKey, Schema, Screen,
+    ScreenSpec, Shape, ShapeSpec, Trial,
 };
 
 /// Rules beyond this number are refused: each record is held against all of them.
@@ -31,7 +33,8 @@ const SCHEMA_BYTES_MAX: usize = 64 << 10;
 /// What `init` shows of this.
 pub(super) const TEMPLATE: &str = r##"
 # Rules for records by their streams' names; * stands for any run of characters. All that match apply, in this order.
-# Before anything is stored: drop, sample, drop_fields, hash_fields, truncate. Before upload: filter, rename, set, schema, sink.
+# Before anything is stored: drop, sample, drop_fields, hash_fields, truncate. Then: dedupe, aggregate. Before upload: filter, rename,
+# set, schema, sink.
 #[[stream]]
 #match = "chat.*"
 #drop_fields = ["ip", "player.email"]
@@ -45,6 +48,11 @@ pub(super) const TEMPLATE: &str = r##"
 #drop = "level is defined and level < 2"
 #sample = 0.1
 #sample_by = "player"
+
+#[[stream]]
+#match = "damage"
+#dedupe = { by = ["hit_id"], within = "10m", keys_max = 10000 }
+#aggregate = { into = "damage.minute", every = "1m", by = ["weapon"], values = ["amount"], histogram = { amount = [10, 100] } }
 
 # What should come of a record; `sidekick-watchdog check` tries it.
 #[[test]]
@@ -63,6 +71,10 @@ pub struct StreamRule {
     pub keep: bool,
     /// What is done before anything is stored.
     pub screen: ScreenSpec,
+    /// Records like one that was there before go no further.
+    pub dedupe: Option<DedupeSpec>,
+    /// One record stands for many.
+    pub aggregate: Option<AggregateSpec>,
     /// What is done before upload.
     pub shape: ShapeSpec,
 }
@@ -85,6 +97,16 @@ impl StreamsConfig {
     /// None for rules that were read from a configuration: what could be wrong was looked at there.
     pub fn screen(&self) -> Result<Screen, crate::process::RuleError> {
         Screen::compile(self.rules.iter().map(|rule| &rule.screen))
+    }
+
+    /// What looks at more than one record.
+    ///
+    /// # Errors
+    /// As [`Self::screen`].
+    pub fn fold_rules(&self) -> Result<FoldRules, crate::process::RuleError> {
+        let dedupes = self.rules.iter().filter_map(|rule| rule.dedupe.as_ref());
+        let aggregates = self.rules.iter().filter_map(|rule| rule.aggregate.as_ref());
+        FoldRules::compile(dedupes, aggregates)
     }
 
     /// The text of the second halves.
@@ -328,6 +350,9 @@ fn read_rule(
             Some(name) => Err(format!("names {name:?}, which is not in upload.sinks")),
         }
     });
+    let named = pattern.as_ref().map_or("", StreamPattern::as_str);
+    let dedupe = fold::dedupe(&mut item, named);
+    let aggregate = fold::aggregate(&mut item, named);
     let keep = item.get("keep").unwrap_or(false);
     item.finish();
     let pattern = pattern.filter(|_| !item.failed)?;
@@ -343,6 +368,8 @@ fn read_rule(
             truncate,
             ..ScreenSpec::new(pattern.clone())
         },
+        dedupe,
+        aggregate,
         shape: ShapeSpec {
             pattern: pattern.as_str().to_owned(),
             filter,
@@ -356,7 +383,8 @@ fn read_rule(
     // What only shows when all keys are seen together.
     let screen = Screen::compile([&rule.screen]).err();
     let shape = Shape::parse(&Shape::text([&rule.shape])).err();
-    if let Some(why) = screen.or(shape) {
+    let fold = FoldRules::compile(&rule.dedupe, &rule.aggregate).err();
+    if let Some(why) = screen.or(shape).or(fold) {
         pass.complain_at(place, "stream".into(), format!("cannot be used: {why}"));
         return None;
     }

@@ -1,4 +1,4 @@
-//! Bytes of a value: shared by the tree, its history and whoever reads them.
+//! Bytes that are shared: by the tree, its history, what rules remember, and whoever reads them.
 
 use std::fmt;
 use std::ops::Deref;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Bytes that never change. Cheap to clone.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Blob(Arc<[u8]>);
 
 impl Deref for Blob {

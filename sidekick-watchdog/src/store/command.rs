@@ -10,7 +10,7 @@ use sidekick_ipc::tree::StoreResult;
 use uuid::Uuid;
 
 use super::codec::{self, CodecError};
-use super::state::SinkChange;
+use super::state::{SinkChange, Step};
 use crate::books::{Counts, Letter};
 use crate::position::Position;
 use crate::slab::{OpAt, RingCheckpoint, Slab, SlabHead};
@@ -159,6 +159,18 @@ pub(crate) enum Command {
         /// What they are made of; empty for none.
         text: String,
     },
+    /// Begins or ends folding.
+    SetFolding {
+        /// Which of the two.
+        is_on: bool,
+    },
+    /// Takes what has come of folding the entries behind the cursor.
+    Fold {
+        /// What it changes.
+        step: Step,
+        /// Head and bytes of frames of the rows that it brings; the frames lie behind the heads.
+        rows: Option<(SlabHead, u32)>,
+    },
 }
 
 /// What is done to dead letters.
@@ -217,6 +229,7 @@ impl Command {
             | Self::AppendOps {
                 head, frames_bytes, ..
             } => Some((head, frames_bytes)),
+            Self::Fold { rows, .. } => rows,
             _ => None,
         }
     }
@@ -237,6 +250,8 @@ impl Command {
             Self::DeadLetter { .. } => "dead letter",
             Self::Letters { .. } => "dead letters changed",
             Self::SetRules { .. } => "rules",
+            Self::SetFolding { .. } => "folding",
+            Self::Fold { .. } => "fold",
         }
     }
 
@@ -246,6 +261,7 @@ impl Command {
             Self::Append { frames_bytes, .. }
             | Self::Derived { frames_bytes, .. }
             | Self::AppendOps { frames_bytes, .. } => Some(*frames_bytes),
+            Self::Fold { rows, .. } => rows.as_ref().map(|(_, bytes)| *bytes),
             _ => None,
         }
     }
@@ -271,6 +287,7 @@ impl Command {
             }
             Self::Execute { op, .. } => 160 + op.len(),
             Self::SetRules { text } => 160 + text.len(),
+            Self::Fold { step, .. } => 160 + step.bytes(),
             Self::DeadLetter { letter, .. } => 320 + usize::try_from(letter.bytes()).unwrap_or(0),
             Self::Letters {
                 change: LetterChange::Mark { ids } | LetterChange::Drop { ids },
@@ -424,6 +441,9 @@ pub enum Refusal {
     /// A letter of this lane is being replayed.
     #[error("a dead letter of this lane is being replayed")]
     ReplayStands,
+    /// Records are not folded, or another step came first.
+    #[error("these records are folded already, or are not to be")]
+    NotNext,
 }
 
 /// A batch of commands as it lies in an entry: bytes, shared, never decoded twice on the write path.
@@ -562,6 +582,7 @@ pub(crate) struct Outcomes(pub(crate) Vec<Outcome>);
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::Marks;
     use super::*;
 
     fn head(first_seq: u64, count: u64) -> SlabHead {
@@ -613,6 +634,7 @@ mod tests {
             dropped: [("a".to_owned(), 6)].into(),
         };
         let letters = |change| Command::Letters { change, time_ns: 5 };
+        let blob = || super::super::blob::Blob::from(&b"a"[..]);
         let small_plan = Plan {
             first: position(3, 4),
             last: position(3, 4),
@@ -804,6 +826,27 @@ mod tests {
             (
                 Command::SetRules { text: "a".into() },
                 format!("0f000000{a}"),
+            ),
+            (Command::SetFolding { is_on: true }, "1000000001".to_owned()),
+            (
+                Command::Fold {
+                    step: Step {
+                        number: 2,
+                        to: 5,
+                        cells: vec![(blob(), Some(blob())), (blob(), None)],
+                        marks: vec![((3, 4), Marks::new(1, &[(1, 9)]))],
+                    },
+                    rows: Some((head(1, 1), 8)),
+                },
+                format!(
+                    "1100000002000000000000000500000000000000\
+                     0200000000000000{a}01{a}{a}00\
+                     0100000000000000{at}010000000000000009010000000000000001\
+                     01{a}100000000000000000000000000000000000000000000007\
+                     03000000fbffffffffffffff01000000000000000100000000000000\
+                     010000000200000000000000030000000400000000000000\
+                     08000000"
+                ),
             ),
         ];
         for (command, expected) in golden {

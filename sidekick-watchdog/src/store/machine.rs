@@ -39,6 +39,7 @@ struct Inner {
 pub(crate) struct Machine {
     inner: Mutex<Inner>,
     applied: watch::Sender<u64>,
+    uploadable: watch::Sender<u64>,
     snapshots: Snapshots,
     every: SnapshotEvery,
     /// openraft's own test suite wants snapshots of "now", which we never make.
@@ -67,6 +68,7 @@ impl Machine {
         every: SnapshotEvery,
     ) -> Arc<Self> {
         let index = state.last_applied.map_or(0, |id| id.index);
+        let uploadable = state.uploadable();
         let clock = LogClock::new(state.time_ns(), Instant::now());
         Arc::new(Self {
             inner: Mutex::new(Inner {
@@ -75,6 +77,7 @@ impl Machine {
                 due: None,
             }),
             applied: watch::Sender::new(index),
+            uploadable: watch::Sender::new(uploadable),
             snapshots,
             every,
             #[cfg(test)]
@@ -118,6 +121,21 @@ impl Machine {
 
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    /// Entries up to this one may be read for upload. Behind [`Machine::applied`] while records wait to be folded.
+    pub(crate) fn uploadable(&self) -> watch::Receiver<u64> {
+        self.uploadable.subscribe()
+    }
+
+    /// Tells how far the state has come.
+    fn tell(&self, applied: u64, uploadable: u64) {
+        self.applied.send_replace(applied);
+        self.uploadable.send_if_modified(|known| {
+            let is_news = *known != uploadable;
+            *known = uploadable;
+            is_news
+        });
     }
 
     pub(crate) fn snapshots(&self) -> &Snapshots {
@@ -228,7 +246,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I::IntoIter: OptionalSend,
     {
         let mut outcomes = Vec::new();
-        let applied;
+        let (applied, uploadable);
         {
             let mut inner = self.0.lock();
             let uploaded = inner.state.uploaded_index();
@@ -236,11 +254,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 outcomes.push(self.0.apply_entry_or_stop(&mut inner, entry)?);
             }
             applied = inner.state.last_applied.map_or(0, |id| id.index);
+            uploadable = inner.state.uploadable();
             if inner.due.is_some() || inner.state.uploaded_index() != uploaded {
                 self.0.changed.notify_one();
             }
         }
-        self.0.applied.send_replace(applied);
+        self.0.tell(applied, uploadable);
         Ok(outcomes)
     }
 
@@ -261,6 +280,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             StorageIOError::read_snapshot(Some(meta.signature()), AnyError::error(cause))
         })?;
         let index = state.last_applied.map_or(0, |id| id.index);
+        let uploadable = state.uploadable();
         self.0
             .snapshots
             .write(index, true, &snapshot)
@@ -273,7 +293,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             inner.due = None;
             inner.state = state;
         }
-        self.0.applied.send_replace(index);
+        self.0.tell(index, uploadable);
         Ok(())
     }
 

@@ -187,9 +187,10 @@ impl Store {
         machine.read(|state| (state.books(sink), state.committed()))
     }
 
-    /// Committed slabs of the entries after `after_index`, in order, about `max_bytes` of log at most but at least one
-    /// entry. Entries without slabs are left out, except that the last entry looked at is always there (with no slabs,
-    /// if it has none), so that a reader gets on. Empty when everything applied has been read.
+    /// Committed slabs of the entries after `after_index` that are to be uploaded ([`Store::uploadable`]), in order, about
+    /// `max_bytes` of log at most but at least one entry. Records that go no further are holes. Entries without slabs
+    /// are left out, except that the last entry looked at is always there (with no slabs, if it has none), so that a
+    /// reader gets on. Empty when everything there is has been read.
     ///
     /// # Errors
     /// [`StoreError::Log`]: the log is damaged.
@@ -213,16 +214,24 @@ impl Parts {
         after_index: u64,
         max_bytes: usize,
     ) -> Result<Vec<IndexedSlabs>, StoreError> {
-        let applied = self
-            .machine
-            .read(|state| state.last_applied.map_or(0, |id| id.index));
+        let end = self.machine.read(State::uploadable);
+        self.read_between(after_index, end, max_bytes)
+    }
+
+    /// As [`Parts::read_slabs`], of entries up to and with `end`.
+    pub(super) fn read_between(
+        &self,
+        after_index: u64,
+        end: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<IndexedSlabs>, StoreError> {
         let Some((first, _)) = self.wal.bounds() else {
             return Ok(Vec::new());
         };
         let start = after_index.saturating_add(1).max(first);
         let mut out = Vec::new();
         let mut bytes = 0;
-        for index in start..=applied {
+        for index in start..=end {
             let Some(entry) = self.wal.read(index, Part::Whole)? else {
                 break;
             };
@@ -230,20 +239,23 @@ impl Parts {
             let is_lost = entry.kind == Kind::Lost;
             let slabs = if entry.kind == Kind::Normal || is_lost {
                 let batch = Batch::from_bytes(entry.payload);
-                // What was cut off counts slabs that are no longer there.
+                // What was cut off, or goes no further, counts slabs that are no longer there.
                 let cut = |state: &State, slab| match is_lost {
                     true => None,
                     false => state.cut(index, slab),
                 };
                 self.machine
-                    .read(|state| read::visible(&batch, |slab| cut(state, slab)))
+                    .read(|state| {
+                        let marks = |item| state.marks(index, item).filter(|_| !is_lost);
+                        read::visible(&batch, |slab| cut(state, slab), marks)
+                    })
                     .map_err(|error| StoreError::Raft {
                         what: error.to_string(),
                     })?
             } else {
                 Vec::new()
             };
-            let last = index == applied || bytes >= max_bytes;
+            let last = index == end || bytes >= max_bytes;
             if last || is_lost || !slabs.is_empty() {
                 out.push(IndexedSlabs {
                     index,

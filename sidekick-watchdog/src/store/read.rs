@@ -1,10 +1,11 @@
-//! Committed slabs, read back from the log, without what was refused or seen twice.
+//! Committed slabs, read back from the log, without what was refused or seen twice, and with holes in the place of what
+//! goes no further.
 
 use bytes::Bytes;
-use sidekick_ipc::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind};
+use sidekick_ipc::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, Hole, append_frame};
 
 use super::command::Batch;
-use super::state::Cut;
+use super::state::{Cut, Marks};
 use crate::slab::Slab;
 
 /// The slabs of one entry.
@@ -22,6 +23,7 @@ pub struct IndexedSlabs {
 /// One frame's place in a slab's bytes; the crc is not looked at, upload does that.
 struct Placed {
     at: usize,
+    header: FrameHeader,
     /// The sequence number after those that it covers.
     end_seq: u64,
 }
@@ -55,6 +57,7 @@ fn walk(bytes: &[u8]) -> impl Iterator<Item = Placed> + '_ {
         };
         let placed = Placed {
             at,
+            header,
             end_seq: header.seq.saturating_add(covers),
         };
         at += header.frame_bytes();
@@ -70,9 +73,10 @@ pub(super) fn first_monotonic_ns(frames: &[u8]) -> Option<u64> {
 }
 
 /// The slabs of an entry that readers may see.
-pub(super) fn visible(
+pub(super) fn visible<'a>(
     batch: &Batch,
     cut: impl Fn(u32) -> Option<Cut>,
+    marks: impl Fn(u32) -> Option<&'a Marks>,
 ) -> Result<Vec<(u32, Slab)>, super::codec::CodecError> {
     let mut item = 0_u32;
     let mut visible = Vec::new();
@@ -85,7 +89,36 @@ pub(super) fn visible(
             Some(Cut::Before(seq)) => visible.push(cut_off(first, slab, seq)),
         }
     }
+    for (first, slab) in &mut visible {
+        if let Some(marks) = marks(*first) {
+            hide(slab, marks);
+        }
+    }
     Ok(visible)
+}
+
+/// Puts a hole in the place of each record that goes no further: as many frames as before, so positions stay.
+fn hide(slab: &mut Slab, marks: &Marks) {
+    let mut hidden = Vec::with_capacity(slab.frames.len());
+    let mut end = 0;
+    for Placed { at, header, .. } in walk(&slab.frames) {
+        end = slab
+            .frames
+            .len()
+            .min(at.saturating_add(header.frame_bytes()));
+        let behind_first = header.seq.checked_sub(slab.head.first_seq);
+        let Some(cause) = behind_first.and_then(|number| marks.cause(number)) else {
+            hidden.extend_from_slice(slab.frames.get(at..end).unwrap_or_default());
+            continue;
+        };
+        let mut payload = Vec::with_capacity(Hole::BYTES);
+        Hole { count: 1, cause }.encode(&mut payload);
+        let (kind, seq, time_ns) = (FrameKind::Hole as u16, header.seq, header.monotonic_ns);
+        append_frame(&mut hidden, &slab.head.epoch, kind, seq, time_ns, &payload);
+    }
+    // What is no frame is told at upload.
+    hidden.extend_from_slice(slab.frames.get(end..).unwrap_or_default());
+    slab.frames = hidden.into();
 }
 
 /// Takes the frames away that end before `seq`.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 mod books;
 mod checkpoints;
+mod folding;
 mod letters;
 mod requests;
 mod rules;
@@ -17,11 +18,13 @@ mod sinks;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use folding::{Marks, Step};
 pub use letters::{KeptLetter, LETTERS_BYTES_MAX, LETTERS_MAX};
 pub(crate) use sinks::SinkChange;
 pub use sinks::{LANES_MAX, LaneState};
 
 use checkpoints::Checkpoints;
+use folding::Folding;
 use letters::Letters;
 use requests::{Clients, Requests};
 use rules::Rules;
@@ -123,6 +126,7 @@ pub(crate) struct State {
     last_slab: u64,
     letters: Letters,
     rules: Rules,
+    folding: Folding,
 }
 
 impl State {
@@ -267,9 +271,14 @@ impl State {
                 self.change_letters(change)
             }
             Command::SetRules { text } => Ok(self.set_rules(text)),
+            Command::SetFolding { is_on } => Ok(self.set_folding(index, is_on)),
+            Command::Fold { step, rows } => {
+                let rows = rows.map(|(head, _)| ((index, slab), head.count));
+                self.fold(step, rows)
+            }
             Command::Derived { head, .. } => {
                 match self.take_derived(index, head.epoch) {
-                    true => self.last_slab = index,
+                    true => self.brought(index),
                     false => drop(self.cuts.insert((index, slab), Cut::Whole)),
                 }
                 Ok(Outcome::Done)
@@ -514,5 +523,6 @@ impl State {
     /// Drops what concerns entries at or before `index`, which are no longer in the log.
     pub(crate) fn forget_cuts(&mut self, index: u64) {
         self.cuts = self.cuts.split_off(&(index.saturating_add(1), 0));
+        self.forget_marks(index);
     }
 }

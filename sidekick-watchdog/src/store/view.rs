@@ -280,7 +280,11 @@ impl LogView {
                 let commands = batch.commands().map_err(unreadable)?;
                 viewed.commands = commands.iter().map(|command| command.word()).collect();
             }
-            let slabs = read::visible(&batch, cut).map_err(unreadable)?;
+            let marks = |item| match is_lost {
+                true => None,
+                false => self.state.marks(index, item),
+            };
+            let slabs = read::visible(&batch, cut, marks).map_err(unreadable)?;
             viewed.slabs = slabs.into_iter().map(|(_, slab)| slab).collect();
         }
         Ok(Some(viewed))

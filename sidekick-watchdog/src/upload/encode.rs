@@ -11,6 +11,7 @@ use std::io::Write;
 use sidekick_ipc::frame::{FrameKind, Gap, Hole, Record, frames, gap_cause, hole_cause};
 
 use super::plan::lane_of;
+use crate::books::{DROPPED_AGGREGATED, DROPPED_BEFORE_STORING, DROPPED_DUPLICATE};
 use crate::slab::{Slab, SlabHead};
 
 /// Version of the NDJSON form.
@@ -44,10 +45,12 @@ pub enum What<'a> {
         /// Why, for the backend to read.
         cause: Cow<'static, str>,
     },
-    /// Sequence numbers whose records the operator's rules left out before they were stored. No row tells of them.
+    /// Sequence numbers whose records the operator's rules left out before a batch was made. No row tells of them.
     Dropped {
         /// How many, from [`Item::seq`] on.
         count: u64,
+        /// What they are counted under.
+        reason: &'static str,
     },
     /// The session ended here as far as anybody knows; what its ring still held is unknown. Has a number of its own.
     TailUnknown,
@@ -57,7 +60,7 @@ impl Item<'_> {
     /// How many sequence numbers it stands for.
     pub fn numbers(&self) -> u64 {
         match &self.what {
-            What::Lost { count, .. } | What::Dropped { count } => *count,
+            What::Lost { count, .. } | What::Dropped { count, .. } => *count,
             What::Record(_) | What::Refused(_) | What::TailUnknown => 1,
         }
     }
@@ -228,11 +231,14 @@ impl Walk {
                         return What::TailUnknown;
                     }
                     covers = end.min(end_seq).saturating_sub(seq).max(1);
-                    match hole.cause {
-                        hole_cause::RULE => What::Dropped { count: covers },
-                        cause => What::Lost {
+                    match drop_reason(hole.cause) {
+                        Some(reason) => What::Dropped {
                             count: covers,
-                            cause: hole_words(cause),
+                            reason,
+                        },
+                        None => What::Lost {
+                            count: covers,
+                            cause: hole_words(hole.cause),
                         },
                     }
                 }),
@@ -255,6 +261,16 @@ impl Walk {
             };
             return Some((head, item));
         }
+    }
+}
+
+/// What records are counted under that a hole of this cause says were left out on purpose.
+fn drop_reason(cause: u8) -> Option<&'static str> {
+    match cause {
+        hole_cause::RULE => Some(DROPPED_BEFORE_STORING),
+        hole_cause::DUPLICATE => Some(DROPPED_DUPLICATE),
+        hole_cause::AGGREGATED => Some(DROPPED_AGGREGATED),
+        _ => None,
     }
 }
 
@@ -371,7 +387,7 @@ impl RowWriter for LineWriter {
                 Written::Gap
             }
             // Never asked for: it has no row.
-            What::Dropped { count } => {
+            What::Dropped { count, .. } => {
                 self.write_until_data(head, item, GAP_STREAM, out);
                 write_lost(out, item.seq, *count, &hole_words(hole_cause::RULE), None);
                 Written::Gap

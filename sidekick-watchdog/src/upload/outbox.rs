@@ -63,7 +63,7 @@ pub trait Outbox: Send + Sync + 'static {
     -> impl Future<Output = Result<Vec<LaneState>, OutboxError>> + Send;
 
     /// Entries after `after_index` that hold accepted slabs: at least one if there is one that is applied, and no more
-    /// than about `bytes_max` of them. Only what is committed and applied.
+    /// than about `bytes_max` of them. Only what is committed, applied and folded.
     ///
     /// Empty means: no entry after `after_index` and up to what [`Outbox::applied`] said before the call holds slabs.
     fn read(
@@ -72,7 +72,7 @@ pub trait Outbox: Send + Sync + 'static {
         bytes_max: usize,
     ) -> impl Future<Output = Result<Vec<IndexedSlabs>, OutboxError>> + Send;
 
-    /// The index of the last applied entry, moving forward. Its end (the sender is gone) ends the lanes.
+    /// The index of the last entry that may be read, moving forward. Its end (the sender is gone) ends the lanes.
     fn applied(&self) -> watch::Receiver<u64>;
 
     /// Commits `plan` as the open plan of its lane; it takes the place of one that is open.

@@ -181,7 +181,7 @@ fn the_example_of_init_works() {
     let lines = TEMPLATE.lines().filter_map(|line| line.strip_prefix('#'));
     let text: Vec<_> = lines.filter(|line| !line.starts_with(' ')).collect();
     let config = load(&text.join("\n"), folder.path()).unwrap();
-    assert_eq!((config.rules.len(), config.trials.len()), (2, 1));
+    assert_eq!((config.rules.len(), config.trials.len()), (3, 1));
     let shape = Shape::parse(&config.shape_text()).unwrap();
     let trial = &config.trials[0];
     assert_eq!(

@@ -193,9 +193,14 @@ impl State {
             .ok_or(Refusal::UnknownLane)
     }
 
-    /// Everything in entries at or before this index is uploaded to every sink; `u64::MAX` without sinks.
+    /// Everything in entries at or before this index is folded and uploaded to every sink; `u64::MAX` where nobody waits
+    /// for anything.
     pub(crate) fn uploaded_index(&self) -> u64 {
-        index_of(self.sinks.values().flatten()).unwrap_or(u64::MAX)
+        let uploaded = index_of(self.sinks.values().flatten()).unwrap_or(u64::MAX);
+        match self.folding() {
+            (true, ..) => uploaded.min(self.uploadable()),
+            (false, ..) => uploaded,
+        }
     }
 
     /// All sinks with their lanes.

@@ -87,7 +87,7 @@ fn items(slab: Slab) -> Vec<(u64, u64, String)> {
             What::Record(record) => (item.seq, 1, record.stream.to_owned()),
             What::Refused(_) => (item.seq, 1, "refused".to_owned()),
             What::Lost { count, cause } => (item.seq, count, cause.into_owned()),
-            What::Dropped { count } => (item.seq, count, "dropped".to_owned()),
+            What::Dropped { count, .. } => (item.seq, count, "dropped".to_owned()),
             What::TailUnknown => (item.seq, 1, "tail unknown".to_owned()),
         });
     }

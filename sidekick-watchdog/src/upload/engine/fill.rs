@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::letter::Buried;
-use crate::books::{Counts, DROPPED_BEFORE_STORING};
+use crate::books::Counts;
 use crate::position::{LOST_ITEM, Position};
 use crate::slab::Slab;
 use crate::upload::encode::{Item, RowWriter, Walk, What, Written};
@@ -538,7 +538,9 @@ impl<O: Outbox> Filler<O> {
         let row = match shaped {
             _ if !is_ours => None,
             _ if !item.has_row() => {
-                counts.drop_of(DROPPED_BEFORE_STORING, item.numbers());
+                if let What::Dropped { count, reason } = item.what {
+                    counts.drop_of(reason, count);
+                }
                 None
             }
             Shaped::Keep => Some(Ok(item)),

@@ -202,7 +202,7 @@ impl RowWriter for CopyWriter {
                 Written::Gap
             }
             // Never asked for: it has no row.
-            What::Dropped { count } => {
+            What::Dropped { count, .. } => {
                 let cause = hole_words(hole_cause::RULE);
                 self.write_gap(head, item, &GapRow::lost(item.seq, *count, &cause), out);
                 Written::Gap
