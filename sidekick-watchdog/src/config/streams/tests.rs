@@ -164,6 +164,90 @@ input = {}
 }
 
 #[test]
+fn rules_for_more_than_one_record_are_read() {
+    let text = r#"
+[[stream]]
+match = "damage"
+dedupe = { by = ["id", "who.name"], within = "10m" }
+aggregate = { into = "damage.minute", every = "1m", by = ["$source"], values = ["a"], histogram = { a = [1, 2.5], b = [0] } }
+"#;
+    let config = load(text, Path::new("/")).unwrap();
+    let rule = &config.rules[0];
+    let dedupe = DedupeSpec {
+        pattern: "damage".into(),
+        by: vec!["id".into(), "who.name".into()],
+        within_ns: 600_000_000_000,
+        keys_max: 10_000,
+    };
+    assert_eq!(rule.dedupe, Some(dedupe));
+    let aggregate = AggregateSpec {
+        pattern: "damage".into(),
+        into: "damage.minute".into(),
+        every_ns: 60_000_000_000,
+        lateness_ns: 10_000_000_000,
+        by: vec!["$source".into()],
+        values: BTreeMap::from([("a".into(), vec![1.0, 2.5]), ("b".into(), vec![0.0])]),
+        keep_raw: false,
+    };
+    assert_eq!(rule.aggregate, Some(aggregate));
+    assert!(!config.fold_rules().unwrap().is_empty());
+    let again = load(&config.shown, Path::new("/")).unwrap();
+    assert_eq!(again.rules[0].aggregate, rule.aggregate);
+}
+
+#[test]
+fn mistakes_in_them_are_told() {
+    let rule = |line: &str| {
+        let text = format!("[[stream]]\nmatch = \"a\"\n{line}\n");
+        load(&text, Path::new("/")).unwrap_err().join("\n")
+    };
+    for (line, why) in [
+        ("dedupe = true", "stream.dedupe must be a table such as {"),
+        (
+            "dedupe = { by = [] }",
+            "stream.dedupe.by must name the fields",
+        ),
+        ("dedupe = { by = [\"a\"] }", "stream.dedupe lacks something"),
+        (
+            "dedupe = { by = [\"a.*\"], within = \"1m\" }",
+            "stream.dedupe.by the field \"a.*\" may not have a * in it",
+        ),
+        (
+            "dedupe = { by = [\"a\"], within = \"1ms\" }",
+            "stream.dedupe.within is \"1ms\": must be from",
+        ),
+        (
+            "dedupe = { by = [\"a\"], within = \"1m\", keys_max = 0 }",
+            "stream.dedupe.keys_max is 0",
+        ),
+        (
+            "aggregate = { every = \"1m\" }",
+            "stream.aggregate lacks something",
+        ),
+        (
+            "aggregate = { into = \"sidekick.x\", every = \"1m\" }",
+            "stream.aggregate.into begins with \"sidekick.\"",
+        ),
+        (
+            "aggregate = { into = \"x\", every = \"1m\", histogram = { a = [2, 1] } }",
+            "stream.aggregate.histogram of the field \"a\" must be 1 to 32 rising numbers",
+        ),
+        (
+            "aggregate = { into = \"x\", every = \"1m\", vales = [\"a\"] }",
+            "did you mean \"values\"?",
+        ),
+        (
+            "aggregate = { into = \"x\", every = \"1m\", values = [\"a\", \"b\", \"c\", \"d\", \"e\"], \
+             histogram = { f = [1], g = [1], h = [1], i = [1] } }",
+            "stream.aggregate.values has 9 fields, at most 8",
+        ),
+    ] {
+        let found = rule(line);
+        assert!(found.contains(why), "{line}: {found}");
+    }
+}
+
+#[test]
 fn a_rule_that_is_no_list_is_told() {
     let complaints = load("[stream]\nmatch = \"a\"\n", Path::new("/")).unwrap_err();
     assert_eq!(
