@@ -26,6 +26,12 @@ pub const DROPPED_BEFORE_STORING: &str = "rule before storing";
 pub const DROPPED_DUPLICATE: &str = "duplicate";
 /// The reason of a record that goes as a part of an aggregate.
 pub const DROPPED_AGGREGATED: &str = "aggregated";
+/// Why records are left out before a sink looks at them: in their place each sink finds a hole.
+pub const DROPPED_FOR_ALL: [&str; 3] = [
+    DROPPED_BEFORE_STORING,
+    DROPPED_DUPLICATE,
+    DROPPED_AGGREGATED,
+];
 /// The reason of a dead letter that an operator dropped.
 pub const DROPPED_BY_OPERATOR: &str = "operator";
 /// The reason of a dead letter that was kept long enough.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::books::DROPPED_BEFORE_STORING;
+use crate::books::DROPPED_FOR_ALL;
 use crate::position::{LOST_ITEM, Position};
 use crate::store::{LogView, SessionState, StoreError};
 use crate::upload::encode::{Walk, What};
@@ -141,8 +141,8 @@ pub(super) fn account(
             "{accepted} numbers were accepted, {accounted} are accounted for"
         ));
     }
-    let before_upload = |(reason, _): &(&String, &u64)| *reason != DROPPED_BEFORE_STORING;
-    let left_out = books.counts.dropped.iter().filter(before_upload);
+    let by_the_sink = |(reason, _): &(&String, &u64)| !DROPPED_FOR_ALL.contains(&reason.as_str());
+    let left_out = books.counts.dropped.iter().filter(by_the_sink);
     let left_out: u64 = left_out.map(|(_, count)| *count).sum();
     account.dropped = books.counts.dropped;
     if let Some(arrivals) = arrivals {
