@@ -55,7 +55,7 @@ use uuid::Uuid;
 pub use command::{PLAN_EXTRA_BYTES_MAX, Plan, Refusal};
 pub use derived::{Derived, DerivedError};
 pub use error::{AppendError, StoreError};
-pub use folding::{FoldRow, FoldStep, Unfolded};
+pub use folding::{FoldMarks, FoldRow, FoldStep, Unfolded};
 pub use read::IndexedSlabs;
 pub use rot::{LostRange, RottenEntry};
 pub use state::{

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::process::{Fold, FoldRules, Folded, Origin, ROWS_MAX, Row};
 use crate::slab::Slab;
-use crate::store::{FoldRow, FoldStep, Refusal, Store, StoreError};
+use crate::store::{FoldMarks, FoldRow, FoldStep, Refusal, Store, StoreError};
 use crate::upload::Drive;
 
 /// About how much of the log one step takes.
@@ -130,7 +130,12 @@ impl Driver {
             for (item, slab) in &entry.slabs {
                 let marked = fold_slab(fold, slab);
                 if !marked.is_empty() {
-                    marks.push((entry.index, *item, slab.head.first_seq, marked));
+                    marks.push(FoldMarks {
+                        index: entry.index,
+                        item: *item,
+                        first_seq: slab.head.first_seq,
+                        records: marked,
+                    });
                 }
                 tokio::task::yield_now().await;
             }

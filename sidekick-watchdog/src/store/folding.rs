@@ -40,6 +40,19 @@ pub struct FoldRow {
     pub variant: Vec<u8>,
 }
 
+/// Records of a slab that go no further.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoldMarks {
+    /// The slab's entry.
+    pub index: u64,
+    /// The number of the slab's first frame in it, as [`IndexedSlabs`] has it.
+    pub item: u32,
+    /// The slab's first sequence number.
+    pub first_seq: u64,
+    /// Records' sequence numbers with their causes ([`sidekick_ipc::frame::hole_cause`]).
+    pub records: Vec<(u64, u8)>,
+}
+
 /// What has come of folding some entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FoldStep {
@@ -49,9 +62,8 @@ pub struct FoldStep {
     pub to: u64,
     /// Cells that are put, and such that are taken away.
     pub cells: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    /// Records that go no further: entry and number of the slab's first frame, the slab's first sequence number, and
-    /// records' numbers with their causes ([`sidekick_ipc::frame::hole_cause`]).
-    pub marks: Vec<(u64, u32, u64, Vec<(u64, u8)>)>,
+    /// Records that go no further.
+    pub marks: Vec<FoldMarks>,
     /// Records that are to be uploaded as others are.
     pub rows: Vec<FoldRow>,
 }
@@ -135,8 +147,9 @@ impl Store {
     /// [`StoreError::NoSpace`]; [`StoreError::Stopped`].
     pub async fn fold(&self, source: &str, step: FoldStep) -> Result<(), StoreError> {
         let marks = step.marks.into_iter();
-        let marks = marks.map(|(index, item, first_seq, marked)| {
-            ((index, item), Marks::new(first_seq, &marked))
+        let marks = marks.map(|marks| {
+            let place = (marks.index, marks.item);
+            (place, Marks::new(marks.first_seq, &marks.records))
         });
         let cells = step.cells.into_iter();
         let cells = cells.map(|(name, cell)| (name.into(), cell.map(Into::into)));
@@ -171,8 +184,13 @@ impl Parts {
             let applied = state.last_applied.map_or(0, |id| id.index);
             (step, cursor, applied, state.uploadable())
         });
-        let mut entries = self.read_between(cursor, applied, bytes_max)?;
-        let to = entries.last().map_or(cursor, |entry| entry.index);
+        let holds_up = uploadable < applied;
+        // Else there are no slabs behind the cursor, however many other entries.
+        let mut entries = match holds_up {
+            true => self.read_between(cursor, applied, bytes_max)?,
+            false => Vec::new(),
+        };
+        let to = entries.last().map_or(uploadable, |entry| entry.index);
         for entry in &mut entries {
             entry
                 .slabs
@@ -184,7 +202,7 @@ impl Parts {
             to,
             entries,
             is_all: to >= applied,
-            holds_up: uploadable < applied,
+            holds_up,
         })
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use serde_json::Value as Json;
+use sidekick_ipc::frame::{FrameKind, Hole, Record, frames, hole_cause};
 use sidekick_ipc::heartbeat::Phase;
 use sidekick_ipc::session::{Session, SessionOptions, WhenFull};
 use sidekick_ipc::value::{Value, decode, encode};
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::app::rules::tests::config_of;
-use crate::books::DROPPED_BEFORE_STORING;
+use crate::books::{DROPPED_AGGREGATED, DROPPED_BEFORE_STORING, DROPPED_DUPLICATE};
 use crate::position::Position;
 use crate::process::{Origin, Scratch, Screen, Shape, Shaped, Verdict};
 use crate::upload::Plan;
@@ -183,6 +184,7 @@ fn random_rules(random: &mut fastrand::Rng) -> String {
             (5, "set = { odd = { expr = \"n + extra\" } }"),
             (4, "schema = \"schema.json\""),
             (5, "sink = [\"http\"]"),
+            (5, "dedupe = { by = [\"player\"], within = \"1h\" }"),
         ] {
             let is_set = line.starts_with("set");
             let has_set = text.rsplit("[[stream]]").next().unwrap().contains("set =");
@@ -190,6 +192,15 @@ fn random_rules(random: &mut fastrand::Rng) -> String {
                 let _ = writeln!(text, "{line}");
             }
         }
+    }
+    if random.bool() {
+        let pattern = ["chat.*", "move", "*"][random.usize(0..3)];
+        let by = ["$stream", "player"][random.usize(0..2)];
+        let _ = writeln!(
+            text,
+            "[[stream]]\nmatch = \"{pattern}\"\n\
+             aggregate = {{ into = \"sums\", every = \"1h\", by = [\"{by}\"], values = [\"n\"] }}"
+        );
     }
     text
 }
@@ -227,6 +238,9 @@ struct Generation {
     screen: Screen,
     shape: Shape,
 }
+
+/// How many came, are dead, were dropped before they were stored, for others' sake, and before upload.
+type Ended = [u64; 5];
 
 /// What may come of a record at one sink.
 #[derive(Debug, Default)]
@@ -365,8 +379,8 @@ impl World {
         plane
     }
 
-    async fn reload(&mut self, random: &mut fastrand::Rng) {
-        let text = HEAD.to_owned() + &random_rules(random);
+    async fn reload(&mut self, rules: &str) {
+        let text = HEAD.to_owned() + rules;
         std::fs::write(self.folder.path().join("sidekick.toml"), &text).unwrap();
         let rules = Arc::clone(&self.setup.rules);
         let reloaded = tokio::task::spawn_blocking(move || rules.reload());
@@ -413,7 +427,8 @@ impl World {
     /// Rules come and go, and records are made under each of them.
     async fn go_on(&mut self, plane: &Plane, random: &mut fastrand::Rng) {
         for _ in 0..3 {
-            self.reload(random).await;
+            let rules = random_rules(random);
+            self.reload(&rules).await;
             self.record(plane, random).await;
         }
     }
@@ -426,17 +441,56 @@ impl World {
         })
     }
 
-    /// Holds all that was recorded against what has come of it.
-    fn check(&self, store: &Store) -> Result<(), String> {
-        for backend in &self.backends {
-            let name = backend.name;
-            self.check_sink(store, backend)
-                .map_err(|why| format!("{name}: {why}"))?;
+    /// Records that went no further for others' sake, and why. What windows have counted is told in rows.
+    async fn folded(&self, store: &Store) -> Result<BTreeMap<u64, u8>, String> {
+        let mut folded = BTreeMap::new();
+        let mut told = 0;
+        let entries = store.read_slabs(0, usize::MAX).await.unwrap();
+        for (_, slab) in entries.into_iter().flat_map(|entry| entry.slabs) {
+            for frame in frames(&slab.frames, &slab.head.epoch) {
+                let frame = frame.unwrap();
+                let kind = FrameKind::from_u16(frame.header.kind);
+                if kind == Some(FrameKind::Hole) {
+                    let cause = Hole::parse(frame.payload).unwrap().cause;
+                    if matches!(cause, hole_cause::DUPLICATE | hole_cause::AGGREGATED) {
+                        folded.insert(frame.header.seq, cause);
+                    }
+                } else if let Ok(record) = Record::parse(frame.payload)
+                    && record.stream == "sums"
+                {
+                    let data = decode(record.variant).unwrap().to_json();
+                    told += data["count"].as_u64().unwrap();
+                }
+            }
         }
-        Ok(())
+        let counted = folded.values();
+        let counted = counted.filter(|cause| **cause == hole_cause::AGGREGATED);
+        match counted.count() as u64 {
+            counted if counted == told => Ok(folded),
+            counted => Err(format!("{counted} are aggregated, rows tell of {told}")),
+        }
     }
 
-    fn check_sink(&self, store: &Store, backend: &Backend) -> Result<(), String> {
+    /// Holds all that was recorded against what has come of it. Gives how many came to which end.
+    async fn check(&self, store: &Store) -> Result<Ended, String> {
+        let folded = self.folded(store).await?;
+        let mut ended = Ended::default();
+        for backend in &self.backends {
+            let here = self.check_sink(store, backend, &folded);
+            let here = here.map_err(|why| format!("{}: {why}", backend.name))?;
+            for (sum, count) in ended.iter_mut().zip(here) {
+                *sum += count;
+            }
+        }
+        Ok(ended)
+    }
+
+    fn check_sink(
+        &self,
+        store: &Store,
+        backend: &Backend,
+        folded: &BTreeMap<u64, u8>,
+    ) -> Result<Ended, String> {
         let epoch = self.session.epoch().to_string();
         let received = backend.received();
         let mut came: BTreeMap<u64, &Json> = BTreeMap::new();
@@ -447,11 +501,14 @@ impl World {
             }
         }
         let letters = store.dead_letters(0, usize::MAX, |_, kept| kept.sink == backend.name);
-        let dead: BTreeSet<u64> = letters
-            .iter()
-            .map(|(_, kept)| kept.letter.head.first_seq)
-            .collect();
-        let (mut before, mut by_rules) = (0, 0);
+        let heads = letters.iter().map(|(_, kept)| &kept.letter.head);
+        let dead = heads.filter(|head| head.epoch == self.session.epoch());
+        let dead: BTreeSet<u64> = dead.map(|head| head.first_seq).collect();
+        // Rows and the session's end have theirs, too.
+        let (books, committed) = store.books(backend.name);
+        let others = committed - self.recorded.len() as u64;
+        let others_ends = received.len() - came.len() + letters.len() - dead.len();
+        let (mut before, mut by_rules) = (0, others - others_ends as u64);
         for recorded in &self.recorded {
             let seq = recorded.seq;
             let (line, is_dead) = (came.remove(&seq), dead.contains(&seq));
@@ -462,6 +519,12 @@ impl World {
                 }
                 continue;
             };
+            if folded.contains_key(&seq) {
+                if line.is_some() || is_dead {
+                    return Err(format!("number {seq} was not to go further"));
+                }
+                continue;
+            }
             let ends = ends(recorded, &data, backend.name, &self.generations);
             let may_be = match (line, is_dead) {
                 (Some(_), true) => return Err(format!("number {seq} came and is dead")),
@@ -483,30 +546,32 @@ impl World {
         if let Some(line) = came.values().next() {
             return Err(format!("nobody recorded {line}"));
         }
-        let (books, committed) = store.books(backend.name);
         let counts = &books.counts;
         let told = |reason: &str| counts.dropped.get(reason).copied().unwrap_or_default();
         let told_by_rules = told("filter") + told("not for this sink");
-        let expected = (
+        let told_folded = told(DROPPED_DUPLICATE) + told(DROPPED_AGGREGATED);
+        let expected = [
             received.len() as u64,
             letters.len() as u64,
             before,
+            folded.len() as u64,
             by_rules,
-        );
-        let found = (
+        ];
+        let found = [
             counts.records,
             books.dead,
             told(DROPPED_BEFORE_STORING),
+            told_folded,
             told_by_rules,
-        );
+        ];
         if found != expected {
             return Err(format!(
-                "came, dead, dropped before storing and before upload are {expected:?}, the books say {found:?}"
+                "came, dead, dropped before storing, for others and before upload are {expected:?}, the books say {found:?}"
             ));
         }
-        let sum = expected.0 + expected.1 + expected.2 + expected.3;
+        let sum: u64 = expected.iter().sum();
         match sum == committed && books.pending(committed) == Some(0) {
-            true => Ok(()),
+            true => Ok(expected),
             false => Err(format!(
                 "{committed} are committed, {sum} have an end: {books:?}"
             )),
@@ -520,7 +585,7 @@ async fn timeout<T>(waits: impl Future<Output = T>) -> T {
         .expect("it goes on")
 }
 
-async fn run(seed: u64, breach: Breach) -> Result<(), String> {
+async fn run(seed: u64, breach: Breach) -> Result<Ended, String> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut world = World::new(breach, seed);
     for _ in 0..2 {
@@ -531,26 +596,39 @@ async fn run(seed: u64, breach: Breach) -> Result<(), String> {
     }
     let mut plane = world.open().await;
     world.go_on(&plane, &mut random).await;
+    // Windows are told when their rules are gone.
+    world.reload("").await;
+    let mut applied = plane.store().applied();
+    timeout(async {
+        while plane.store().is_folding() {
+            applied.changed().await.unwrap();
+        }
+    })
+    .await;
     let last = plane.store().stats().applied;
     timeout(plane.uploaded(last)).await;
-    let mut applied = plane.store().applied();
     timeout(async {
         while !world.is_settled(plane.store()) {
             applied.changed().await.unwrap();
         }
     })
     .await;
-    let checked = world.check(plane.store());
+    let checked = world.check(plane.store()).await;
     plane.close().await;
     checked
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_the_rules_are_each_record_has_one_end_and_the_books_say_it() {
+    let mut ended = Ended::default();
     for seed in 0..12 {
         let run = run(seed, Breach::None).await;
-        run.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let here = run.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        for (sum, count) in ended.iter_mut().zip(here) {
+            *sum += count;
+        }
     }
+    assert!(!ended.contains(&0), "{ended:?}: some end is never come to");
 }
 
 /// Must fail: backends that say what is not so.

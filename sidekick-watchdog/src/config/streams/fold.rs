@@ -91,7 +91,8 @@ pub(super) fn aggregate(item: &mut Item<'_, '_, '_>, pattern: &str) -> Option<Ag
             values.map(|field| (field, Vec::new())).collect();
         values.extend(histogram);
         if values.len() > VALUES_MAX {
-            let span = item.table.get("values").or(item.table.get("histogram"));
+            let given = item.table.get("values");
+            let span = given.or_else(|| item.table.get("histogram"));
             let why = format!("has {} fields, at most {VALUES_MAX}", values.len());
             item.complain(span.map_or(0..0, Spanned::span), "values", why);
         }

@@ -67,8 +67,8 @@ fn has_only(table: &DeTable<'_>, keys: &[&str]) -> Result<(), String> {
 
 fn variable(name: &str, variables: &BTreeMap<String, String>) -> Result<Option<String>, String> {
     let is_secret = |word: &str| {
-        let is_it = |secret: &&str| word.eq_ignore_ascii_case(secret);
-        SECRET_WORDS.iter().any(|secret| is_it(secret))
+        let mut secrets = SECRET_WORDS.iter();
+        secrets.any(|secret| word.eq_ignore_ascii_case(secret))
     };
     if name.starts_with("SIDEKICK_") {
         return Err(format!(

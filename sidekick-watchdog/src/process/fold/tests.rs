@@ -103,7 +103,6 @@ fn the_first_of_its_kind_counts() {
         assert_eq!(take("hit", 112, &other), Folded::Kept);
     }
     assert_eq!(take("hit", 112, &seven), Folded::Kept);
-    drop(take);
     assert_eq!(fold.seen.len(), 1);
     let mut cells = BTreeMap::new();
     keep(&mut cells, &mut fold);
@@ -127,7 +126,6 @@ fn a_window_is_one_row_for_each_group() {
     ] {
         assert_eq!(hit(at_s, weapon, amount), Folded::Aggregated);
     }
-    drop(hit);
     assert_eq!(fold.close(None), [], "it waits for what comes late");
     assert_eq!(fold.due_ns(), Some(190 * SECOND_NS));
     fold.fold(&origin("damage", 190 * SECOND_NS), &data(&[]));

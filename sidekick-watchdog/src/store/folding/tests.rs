@@ -72,7 +72,12 @@ async fn readers_see_holes_and_rows_once_a_step_is_taken() {
         step: unfolded.step,
         to: unfolded.to,
         cells: vec![(b"k".to_vec(), Some(b"v".to_vec()))],
-        marks: vec![(entry.index, entry.slabs[0].0, 1, marked)],
+        marks: vec![FoldMarks {
+            index: entry.index,
+            item: entry.slabs[0].0,
+            first_seq: 1,
+            records: marked,
+        }],
         rows: vec![FoldRow {
             time_ns: 5,
             stream: "hit.minute".to_owned(),
