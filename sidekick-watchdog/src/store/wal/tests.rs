@@ -178,15 +178,18 @@ fn is_prefix(recovered: &Recovered, path: &Path, acknowledged: Option<u64>) -> R
     if last < acknowledged {
         return Err(format!("acknowledged {acknowledged:?}, recovered {last:?}"));
     }
-    for index in 0..last.map_or(0, |last| last + 1) {
-        let (_, offset) = recovered.index.get(index).ok_or("a hole")?;
-        let at = offset as usize + FRAME_HEAD_BYTES;
-        let expected = payload(index, if index < 5 { 100 } else { 700 });
-        if file.get(at..at + expected.len()) != Some(&expected[..]) {
-            return Err(format!("entry {index} is not what was written"));
-        }
+    (0..last.map_or(0, |last| last + 1)).try_for_each(|index| is_whole(recovered, &file, index))
+}
+
+/// The entry at `index` of a log of [`two_states`] is what was written.
+fn is_whole(recovered: &Recovered, file: &[u8], index: u64) -> Result<(), String> {
+    let (_, offset) = recovered.index.get(index).ok_or("a hole")?;
+    let at = offset as usize + FRAME_HEAD_BYTES;
+    let expected = payload(index, if index < 5 { 100 } else { 700 });
+    match file.get(at..at + expected.len()) == Some(&expected[..]) {
+        true => Ok(()),
+        false => Err(format!("entry {index} is not what was written")),
     }
-    Ok(())
 }
 
 #[test]
@@ -294,15 +297,8 @@ fn bridges(path: &Path, lost: &[u64]) -> Result<(), String> {
         return Err(format!("the vote is {:?}", recovered.vote));
     }
     let file = std::fs::read(path).map_err(|error| error.to_string())?;
-    for index in (0..=7).filter(|index| !lost.contains(index)) {
-        let (_, offset) = recovered.index.get(index).ok_or("a hole")?;
-        let at = offset as usize + FRAME_HEAD_BYTES;
-        let expected = payload(index, if index < 5 { 100 } else { 700 });
-        if file.get(at..at + expected.len()) != Some(&expected[..]) {
-            return Err(format!("entry {index} is not what was written"));
-        }
-    }
-    Ok(())
+    let mut intact = (0..=7).filter(|index| !lost.contains(index));
+    intact.try_for_each(|index| is_whole(&recovered, &file, index))
 }
 
 /// Changes every byte before the last batch, one at a time, then whole stretches; returns the first complaint.
