@@ -108,7 +108,7 @@ impl RegistryConfig {
             match std::fs::metadata(path) {
                 Ok(_) => secret::warn_of_readers(pass, "registry.password_file", path),
                 Err(why) => {
-                    pass.complain("registry.password_file", format!("cannot be used: {why}"))
+                    pass.complain("registry.password_file", format!("cannot be used: {why}"));
                 }
             }
         }

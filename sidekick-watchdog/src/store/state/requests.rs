@@ -372,7 +372,7 @@ impl State {
             self.cuts.insert(place, cut);
         }
         if cut != Some(Cut::Whole) {
-            self.brought(place.0);
+            self.last_slab = place.0;
         }
         result.map(|(outcome, _)| outcome)
     }

@@ -137,7 +137,7 @@ impl Model {
                 self.make(above).child_version += u64::from(was_there);
             }
         }
-        self.0.entry(path.to_owned()).or_insert(Naive {
+        self.0.entry(path.to_owned()).or_insert_with(|| Naive {
             child_version: 1,
             ..Naive::default()
         })
