@@ -406,7 +406,7 @@ impl Store {
     }
 
     /// As [`Store::submit`], of a slab in which ops of the state store ride, at `ops`. What came of them is in
-    /// [`Appended::answers`], and stays in [`Store::answers`] until the session has taken it.
+    /// [`Appended::answers`], and stays in [`Store::answers_after`] until the session has taken it.
     ///
     /// # Errors
     /// As [`Store::submit`].

@@ -113,7 +113,7 @@ impl Game {
         done.unwrap_or_else(|error| panic!("{path:?}: {error}"));
     }
 
-    /// Lets every engine print up to so many lines in all, [`LINE_BYTES`] long with their ends; see [`line`].
+    /// Lets every engine print up to so many lines in all, [`LINE_BYTES`] long with their ends; see [`line()`].
     ///
     /// # Panics
     /// When the file that tells them cannot be written.
