@@ -182,7 +182,7 @@ get_tree().quit()",
     output.assert_clean_exit(0);
     assert_eq!(
         lines_with(&output, "method ").len(),
-        19,
+        20,
         "{:#?}",
         output.lines
     );
