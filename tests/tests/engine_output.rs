@@ -56,6 +56,10 @@ fn main() -> ExitCode {
             output_is_kept_in_files_of_a_size_and_the_oldest_go,
         ),
         trial(
+            "output_that_cannot_be_written_fills_no_memory_and_is_told_of_once",
+            output_that_cannot_be_written_fills_no_memory_and_is_told_of_once,
+        ),
+        trial(
             "a_report_has_the_configured_number_of_last_lines",
             a_report_has_the_configured_number_of_last_lines,
         ),
@@ -266,6 +270,44 @@ fn what_does_not_fit_into_memory_is_given_up_and_the_loss_is_told() -> Result<()
     assert!(rest.len() as u64 >= MEMORY_BYTES_LEFT, "{}", rest.len());
     assert_eq!(numbers(&rest).last(), Some(&lines));
     Ok(())
+}
+
+/// A file takes the place of the output's folder. Of engines that die one after the other the last few's output is kept.
+fn output_that_cannot_be_written_fills_no_memory_and_is_told_of_once() {
+    const DEATHS: u64 = 12;
+    /// Of the dead, the living one's, and the one that is prepared for the next.
+    const FILES_MAX: usize = 8 + 2;
+    let (setup, _game) = printing();
+    setup.set_config(
+        "[restart]\nbackoff_first = \"10ms\"\nbackoff_max = \"10ms\"\ncrash_loop_deaths = 100\n",
+    );
+    let watchdog = setup.start();
+    let folder = setup.data_dir().join("engine");
+    for number in 1..=DEATHS + 1 {
+        let pid = watchdog.wait_for_status("the next engine", PATIENCE, |status| {
+            let engine = &status["engine"];
+            let is_next = engine["incarnation"] == number && engine["connected"] == true;
+            engine["pid"].as_u64().filter(|_| is_next)
+        });
+        if number == 1 {
+            fs::remove_dir_all(&folder).expect("the folder of the output");
+            fs::write(&folder, "").expect("a file in its way");
+        }
+        if number <= DEATHS {
+            setup.signal(u32::try_from(pid).expect("a process id"), Signal::KILL);
+        }
+    }
+    let live = setup.runtime_dir().join("output");
+    wait::until("the oldest to go", PATIENCE, || {
+        let files = fs::read_dir(&live).expect("the live files").count();
+        (files <= FILES_MAX).then_some(())
+    });
+    let lines = watchdog.running.lines.all();
+    let told = lines
+        .iter()
+        .filter(|line| line.contains("engine output is not on the disk"));
+    assert_eq!(told.count(), 1, "{lines:#?}");
+    stop_cleanly(&setup, watchdog);
 }
 
 /// What is wrong with files that are to have `file_bytes` each and `all_bytes` together.

@@ -268,6 +268,8 @@ impl Plane {
     /// Closes the plane at the watchdog's end, within bounds: what does not end then ends with the process.
     pub(super) async fn end(mut self) {
         self.tree.close();
+        // A start that came to nothing ends here without more; who reminds of reports ends with their channel.
+        self.end_reports().await;
         self.drive.send_replace(Drive::Stop);
         let lanes = async { while self.lanes.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_GRACE, lanes).await.is_err() {

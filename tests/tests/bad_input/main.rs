@@ -81,6 +81,7 @@ fn refusal(setup: &Setup, finished: &Finished, code: i32) -> String {
     let log = finished.lines.join("\n");
     assert_eq!(finished.status.code(), Some(code), "{log}");
     assert!(!log.contains("panicked"), "{log}");
+    assert!(!log.contains("left behind"), "{log}");
     let errors: Vec<LogLine> = finished
         .lines
         .iter()

@@ -322,12 +322,13 @@ impl Worker {
 
     /// Copies a chunk of each; returns whether there may be more.
     fn copy(&mut self) -> bool {
+        // What fails as it did before is not told again.
+        let was_failing = self.is_failing;
         for (launch, live, progress, is_over) in std::mem::take(&mut self.unopened) {
             if let Err(progress) = self.open(launch, &live, progress, is_over) {
                 self.unopened.push((launch, live, progress, is_over));
             }
         }
-        let was_failing = std::mem::take(&mut self.is_failing);
         let (mut more, mut rotated) = (false, false);
         let mut failure = None;
         self.spools.retain_mut(|spool| match spool.step() {
@@ -345,17 +346,16 @@ impl Worker {
                 true
             }
         });
-        match failure {
-            Some((launch, error)) => {
-                self.is_failing = was_failing;
-                self.fail(launch, &error);
-                self.drop_oldest();
-                return false;
-            }
-            None if was_failing && self.unopened.is_empty() => {
-                tracing::info!("engine output is on the disk again");
-            }
-            None => {}
+        if let Some((launch, error)) = failure {
+            self.fail(launch, &error);
+            self.drop_oldest();
+            return false;
+        }
+        self.is_failing = !self.unopened.is_empty();
+        if self.is_failing {
+            self.drop_oldest();
+        } else if was_failing {
+            tracing::info!("engine output is on the disk again");
         }
         if rotated {
             self.prune();
@@ -365,17 +365,26 @@ impl Worker {
 
     /// With a disk that takes nothing, dead engines' output must not fill the memory.
     fn drop_oldest(&mut self) {
-        let over = self.spools.iter().filter(|spool| spool.is_over).count();
-        let mut surplus = over.saturating_sub(OVER_MAX);
-        self.spools.retain(|spool| {
-            let goes = surplus > 0 && spool.is_over;
+        let opened = self.spools.iter().filter(|spool| spool.is_over);
+        let unopened = self.unopened.iter().filter(|(.., is_over)| *is_over);
+        let mut over: Vec<u32> = opened
+            .map(|spool| spool.launch)
+            .chain(unopened.map(|(launch, ..)| *launch))
+            .collect();
+        over.sort_unstable();
+        over.truncate(over.len().saturating_sub(OVER_MAX));
+        let goes = |launch: u32, live: &std::path::Path| {
+            let goes = over.binary_search(&launch).is_ok();
             if goes {
-                surplus -= 1;
-                let _ = fs::remove_file(&spool.live_path);
-                tracing::warn!(incarnation = spool.launch, "the end of its output is lost");
+                let _ = fs::remove_file(live);
+                tracing::warn!(incarnation = launch, "the end of its output is lost");
             }
-            !goes
-        });
+            goes
+        };
+        self.spools
+            .retain(|spool| !goes(spool.launch, &spool.live_path));
+        self.unopened
+            .retain(|(launch, live, ..)| !goes(*launch, live));
     }
 
     fn prune(&self) {
