@@ -371,7 +371,7 @@ impl Table {
         if batch.compacted {
             told.push(Told::Changed(
                 watch.clone(),
-                words::compacted(batch.revision),
+                words::compacted(batch.goes_on_after()),
             ));
         }
         for event in &batch.events {

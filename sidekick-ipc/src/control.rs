@@ -54,7 +54,7 @@ impl KeptCheckpoints {
 /// The control words as the engine reads them, once per frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Control {
-    /// The watchdog's generation; 0 before one has attached. A new number: another watchdog has taken over.
+    /// Who answers requests; 0 before anybody does. A new number: another watchdog, or the same one with its store opened anew.
     pub generation: u64,
     /// Set while the watchdog wants the game to quit.
     pub quit: Option<Quit>,
@@ -138,12 +138,18 @@ impl Controls {
         self.set(layout::C_WATCHDOG_BEAT_NS, sys::monotonic_ns());
     }
 
-    /// Tells which watchdog it is, with this process's pid.
-    pub fn set_generation(&self, generation: u64) {
+    /// Tells which process is the watchdog: this one.
+    pub fn set_watchdog(&self) {
         let pid = std::process::id();
         let start_time = sys::process_start_time(pid).unwrap_or(0);
         self.set(layout::C_WATCHDOG_START, start_time);
         self.set(layout::C_WATCHDOG_PID, pid.into());
+    }
+
+    /// As [`Controls::set_watchdog`], and tells that requests are answered from now on by somebody new: the engine asks again what it
+    /// has no answer to.
+    pub fn set_generation(&self, generation: u64) {
+        self.set_watchdog();
         self.set(layout::C_GENERATION, generation);
     }
 

@@ -57,7 +57,7 @@ fn hold() -> ExitCode {
     let ttl_ms = ttl_ms.parse().expect("milliseconds");
     let session = Session::create(engine::options()).expect("a session");
     session.set_ready();
-    let (mut watchdog, mut count, mut frames) = (0, 0, 0);
+    let (mut generation, mut count, mut frames) = (0, 0, 0);
     loop {
         session.on_frame(Phase::Running);
         while session.next_message().is_some() {}
@@ -67,8 +67,8 @@ fn hold() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         frames += 1;
-        if frames > FRAMES_BEFORE && control.watchdog_pid != watchdog {
-            watchdog = control.watchdog_pid;
+        if frames > FRAMES_BEFORE && control.generation != generation {
+            generation = control.generation;
             count += 1;
             let path = TreePath::new(&format!("/leases/{count}")).expect("a path");
             let grant = StoreOp::LeaseGrant { path, ttl_ms };
@@ -141,7 +141,8 @@ fn outage(ttl: Duration) -> Option<Seen> {
     let events = Running::start(&mut setup.command(&arguments)).expect("starts");
     let ended = wait::until("both leases to end", PATIENCE, || {
         let ended: Vec<u32> = events.stdout.all().iter().filter_map(ended).collect();
-        (ended.len() >= 2).then_some(ended)
+        assert!(ended.len() <= 2, "one lease for each watchdog: {ended:?}");
+        (ended.len() == 2).then_some(ended)
     });
     watchdog.stop(PATIENCE);
     Some(Seen { tokens, ended })

@@ -252,6 +252,14 @@ pub struct WatchBatch {
     pub events: Vec<WatchEvent>,
 }
 
+impl WatchBatch {
+    /// Where a batch that is `compacted` goes on: its events come after this revision.
+    pub fn goes_on_after(&self) -> u64 {
+        let first = self.events.first();
+        first.map_or(self.revision, |first| first.revision.saturating_sub(1))
+    }
+}
+
 /// One change of one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WatchEvent {

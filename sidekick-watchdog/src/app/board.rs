@@ -22,7 +22,7 @@ use crate::books::SinkBooks;
 use crate::event::EngineEvent;
 use crate::intake::{AttachedSession, SessionProgress};
 use crate::metrics::{Metrics, raise_to};
-use crate::platform::{Process, monotonic_now};
+use crate::platform::Process;
 use crate::registry;
 use crate::store::Store;
 use crate::supervisor::EngineLink;
@@ -404,16 +404,15 @@ impl Board {
         self.status.engine.state = EngineState::Stopping;
     }
 
-    /// A session's ring is being drained.
+    /// A session's ring is found, and being drained where the store is open.
     pub(super) fn attached(&mut self, session: &AttachedSession) -> Arc<dyn EngineLink> {
         let link = RingLink {
             heartbeat: session.heartbeat.clone(),
             controls: session.controls.clone(),
             downlink: session.downlink.clone(),
         };
-        // By its pid the game knows whether we live; the clock makes each watchdog's number higher than the last one's.
-        let generation = u64::try_from(monotonic_now().as_nanos()).unwrap_or(u64::MAX);
-        session.controls.set_generation(generation);
+        // By its pid the game knows whether we live.
+        session.controls.set_watchdog();
         let launch = session.info.launch;
         if self
             .current

@@ -12,7 +12,8 @@ use super::tell::tell;
 use super::{App, AppError, Engine, Outcome, last_words, link, tell};
 use crate::crash::CrashReport;
 use crate::event::{DeathCause, EngineEvent};
-use crate::intake::IntakeEvent;
+use crate::intake::{AttachedSession, IntakeEvent};
+use crate::platform::monotonic_now;
 use crate::supervisor::Command;
 use crate::supervisor::fence::{self, StaleEngine};
 
@@ -67,7 +68,7 @@ impl App<'_> {
         match link::find(self.board.runtime_dir(), launch) {
             None | Some(Err(AttachError::Io { .. })) => {}
             Some(Ok(attachment)) => {
-                self.on_intake(IntakeEvent::Attached(link::undrained(&attachment)));
+                self.on_attached(&link::undrained(&attachment));
             }
             Some(Err(error)) => {
                 if let Some(engine) = &mut self.engine {
@@ -164,15 +165,23 @@ impl App<'_> {
         }
     }
 
+    fn on_attached(&mut self, session: &AttachedSession) {
+        let launch = session.info.launch;
+        if let Some(engine) = &mut self.engine {
+            engine.is_connected |= engine.launch == launch;
+        }
+        let link = self.board.attached(session);
+        self.remote.send(Command::Connected { launch, link });
+    }
+
     pub(super) fn on_intake(&mut self, event: IntakeEvent) {
         match event {
             IntakeEvent::Attached(session) => {
-                let launch = session.info.launch;
-                if let Some(engine) = &mut self.engine {
-                    engine.is_connected |= engine.launch == launch;
-                }
-                let link = self.board.attached(&session);
-                self.remote.send(Command::Connected { launch, link });
+                // The clock makes each number higher than the last one's, also a dead watchdog's. Not before the ring is drained:
+                // the game asks again at each new one.
+                let generation = u64::try_from(monotonic_now().as_nanos()).unwrap_or(u64::MAX);
+                session.controls.set_generation(generation);
+                self.on_attached(&session);
             }
             IntakeEvent::Refused { launch, error } => {
                 self.refused.insert(launch);

@@ -102,10 +102,7 @@ fn write_event(out: &mut String, name: &str, data: &serde_json::Value, id: Optio
 
 fn write_batch(out: &mut String, batch: &WatchBatch) {
     if batch.compacted {
-        let before = batch
-            .events
-            .first()
-            .map_or(batch.revision, |first| first.revision.saturating_sub(1));
+        let before = batch.goes_on_after();
         write_event(out, "compacted", &json!({"revision": before}), Some(before));
     }
     let mut events = batch.events.iter().peekable();
