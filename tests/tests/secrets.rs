@@ -26,17 +26,19 @@ const UPLOAD_TOKEN: &str = "sesame-upload-token";
 const HEADER: &str = "sesame-header-value";
 const API_TOKEN: &str = "sesame-api-token-0123456789";
 const DATABASE_PASSWORD: &str = "sesame-database-password";
+const REGISTRY_PASSWORD: &str = "sesame-registry-password";
 const HASH_KEY: &str = "sesame-hash-key-0123456789";
 const ENGINE_VARIABLE: &str = "sesame-engine-variable";
 const VARIABLE: &str = "sesame-of-the-environment";
 const DROPPED_FIELD: &str = "sesame.dropped.field";
 const HASHED_FIELD: &str = "sesame-hashed-field";
 
-const SECRETS: [&str; 9] = [
+const SECRETS: [&str; 10] = [
     UPLOAD_TOKEN,
     HEADER,
     API_TOKEN,
     DATABASE_PASSWORD,
+    REGISTRY_PASSWORD,
     HASH_KEY,
     ENGINE_VARIABLE,
     VARIABLE,
@@ -141,6 +143,7 @@ fn setup(rules: &str, backend: &str) -> Setup {
         ("upload.token", UPLOAD_TOKEN.to_owned()),
         ("api.token", API_TOKEN.to_owned()),
         ("hash.key", HASH_KEY.to_owned()),
+        ("registry.password", REGISTRY_PASSWORD.to_owned()),
         // Nobody listens there.
         (
             "database.url",
@@ -156,8 +159,9 @@ fn setup(rules: &str, backend: &str) -> Setup {
          retry_first = \"10ms\"\nretry_max = \"100ms\"\n\
          [upload.http]\nurl = \"http://{}/records\"\ntoken_file = \"upload.token\"\n\
          [upload.postgres]\nurl_file = \"database.url\"\n\
+         [registry]\nurl = \"http://{}/\"\nport = 7711\nuser = \"lobby\"\npassword_file = \"registry.password\"\n\
          [api]\ntoken_file = \"api.token\"\n{rules}",
-        backend
+        backend, backend
     ));
     let headers = format!("{{ \"X-Api-Key\" = \"{HEADER}\" }}");
     setup.set_variable("SIDEKICK_UPLOAD__HTTP__HEADERS", headers);

@@ -15,8 +15,6 @@ use crate::causes::in_full;
 
 /// For one request.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How much of a refusal is shown.
-const SAID_BYTES_MAX: usize = 200;
 /// A longer password file is surely not one.
 const PASSWORD_BYTES_MAX: u64 = 8 << 10;
 
@@ -38,15 +36,13 @@ pub enum ClientError {
     /// It does not know us.
     #[error("the registry refuses the login: {0}; check [registry] user and password_file")]
     Login(String),
-    /// It has an answer, and it is no.
+    /// It has an answer, and it is no. What else it says is not shown: it might repeat what it was sent.
     #[error(
-        "the registry answers {status}: {said}; a server that is not logged in can be changed from its own address alone"
+        "the registry answers {status}; a server that is not logged in can be changed from its own address alone"
     )]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The beginning of the body.
-        said: String,
     },
     /// It took the server, and did not say under which id: without one it cannot be kept listed.
     #[error("the registry lists the server and does not say under which id; update the registry")]
@@ -205,8 +201,7 @@ impl Client {
         let request = self.http.post(url);
         let request = request.header("content-type", "application/json");
         let answer = match read(request.body(body.to_string())).await {
-            Err(ClientError::Refused { status, .. }) => {
-                // What it says might repeat what it was told.
+            Err(ClientError::Refused { status }) => {
                 return Err(ClientError::Login(format!("it answers {status}")));
             }
             other => other?,
@@ -231,11 +226,6 @@ async fn read(request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
     if status.is_success() {
         return Ok(serde_json::from_str(&text).unwrap_or_default());
     }
-    let mut end = text.len().min(SAID_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let said = text[..end].to_owned();
     let is_for_later = matches!(
         status,
         StatusCode::TOO_MANY_REQUESTS
@@ -248,7 +238,6 @@ async fn read(request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
         true => Err(ClientError::Unreachable(format!("it answers {status}"))),
         false => Err(ClientError::Refused {
             status: status.as_u16(),
-            said,
         }),
     }
 }

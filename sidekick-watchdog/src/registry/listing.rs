@@ -225,10 +225,7 @@ mod tests {
         }
 
         fn answer(&mut self, step: &Step) -> Result<Answer, ClientError> {
-            let refused = || ClientError::Refused {
-                status: 500,
-                said: String::new(),
-            };
+            let refused = || ClientError::Refused { status: 500 };
             match step {
                 Step::Create => {
                     self.ids += 1;
