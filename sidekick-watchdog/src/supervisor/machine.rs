@@ -82,8 +82,30 @@ enum State {
 /// An engine that told of its crash and has not ended yet.
 #[derive(Clone, Copy, Debug)]
 struct Limbo {
+    /// When it first told of it; no frame is known to have passed since.
     since: Duration,
-    until: Duration,
+    /// When its last banner came.
+    banner: Duration,
+    last_output: Duration,
+}
+
+impl Limbo {
+    fn until(&self) -> Duration {
+        let silent = self.last_output.saturating_add(LIMBO_SILENCE);
+        silent.min(self.since.saturating_add(LIMBO_MAX))
+    }
+
+    /// What is left of it as the frames stand: whatever was printed, who goes on has not crashed before.
+    fn unrefuted(self, heart: &Heart) -> Option<Self> {
+        if heart.has_frame_after(self.banner) {
+            None
+        } else if heart.has_frame_after(self.since) {
+            let since = self.banner;
+            Some(Self { since, ..self })
+        } else {
+            Some(self)
+        }
+    }
 }
 
 /// The machine. See the module's text.
@@ -184,7 +206,7 @@ impl Machine {
         match self.state {
             State::Idle | State::Spawning { .. } | State::Stopped | State::GaveUp => None,
             State::Starting | State::Running if self.limbo.is_some() => {
-                self.limbo.map(|limbo| limbo.until)
+                self.limbo.map(|limbo| limbo.until())
             }
             State::Starting => self
                 .silence_deadline()
@@ -224,7 +246,7 @@ impl Machine {
             return None;
         };
         if let Some(limbo) = self.limbo {
-            return Some(limbo.until);
+            return Some(limbo.until());
         }
         if !self.heart.connected {
             return None;
@@ -268,15 +290,15 @@ impl Machine {
             Event::Foreign => self.on_foreign(now, &mut out),
             Event::Beat(beat) => {
                 let moved = self.heart.on_beat(&beat, now);
-                if moved {
-                    // Whatever was printed: who goes on has not crashed.
-                    self.limbo = None;
-                    if self.state == State::Starting {
-                        self.state = State::Running;
-                    }
+                self.limbo = self.limbo.and_then(|limbo| limbo.unrefuted(&self.heart));
+                if moved && self.state == State::Starting {
+                    self.state = State::Running;
                 }
             }
-            Event::Crashing { last_output } => self.on_crashing(last_output.min(now), now),
+            Event::Crashing {
+                banner,
+                last_output,
+            } => self.on_crashing(banner, last_output.min(now), now),
             Event::MemoryOver { rss_bytes } => self.on_memory_over(rss_bytes, now, &mut out),
             Event::Died { success } => self.on_died(success, now, &mut out),
             Event::Stop { grace } => self.on_end_asked(Then::Stop, grace, now, &mut out),
@@ -351,12 +373,17 @@ impl Machine {
         self.next_is_safe = false;
     }
 
-    fn on_crashing(&mut self, last_output: Duration, now: Duration) {
-        let since = self.limbo.map_or(now, |limbo| limbo.since);
-        let until = last_output
-            .saturating_add(LIMBO_SILENCE)
-            .min(since.saturating_add(LIMBO_MAX));
-        self.limbo = Some(Limbo { since, until });
+    fn on_crashing(&mut self, banner: Duration, last_output: Duration, now: Duration) {
+        let limbo = Limbo {
+            since: self.limbo.map_or(now, |limbo| limbo.since),
+            banner,
+            last_output,
+        };
+        // A banner that a frame has followed stays refuted, whatever lines come after it.
+        self.limbo = limbo.unrefuted(&self.heart);
+        let Some(until) = self.limbo.map(|limbo| limbo.until()) else {
+            return;
+        };
         // The backtrace that we made it print is still coming.
         match &mut self.state {
             State::Hung {

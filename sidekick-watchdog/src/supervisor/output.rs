@@ -129,15 +129,17 @@ pub struct Past {
     pub is_ours: bool,
 }
 
-/// A crash handler's banner in the running engine's output. Games can print one themselves: without silence of the frame
-/// counter it means nothing.
+/// A crash handler's banner in the running engine's output. Games can print one themselves: once a frame has passed after
+/// it, it means nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BannerSeen {
     /// Whose output it is in.
     pub launch: u32,
     /// The signal that it tells of.
     pub signal: i32,
-    /// When its last line came so far, on the monotonic clock ([`crate::platform::monotonic_now`]).
+    /// When it came, on the same clock; zero if before we did.
+    pub at: Duration,
+    /// When the last line came so far, on the monotonic clock ([`crate::platform::monotonic_now`]).
     pub last_line: Duration,
 }
 

@@ -94,6 +94,39 @@ fn a_crash_that_does_not_end_is_ended() {
     watched.shut_down(GRACE);
 }
 
+/// A game can print that text, too: a frame after it refutes it, also for the lines that come in the next stall; it does
+/// not refute the next banner.
+#[test]
+fn a_banner_that_a_game_prints_and_plays_on_is_no_crash() {
+    let banner = "handle_crash: Program crashed with signal 11";
+    let site = Site::new(&format!(
+        "pause() {{ while [ ! -e $1 ]; do sleep 0.01; done; }}; \
+         echo '{banner}'; pause stall; echo loading; sleep 3; echo loaded; pause crash; echo '{banner}'; pause never"
+    ));
+    let mut config = site.config();
+    config.policy.hang_timeout = Duration::from_secs(600);
+    let mut watched = Watched::start(config).expect("started");
+    let (launch, pid) = watched.started();
+    let game = connect(&watched, launch);
+    game.beats.store(true, Ordering::Relaxed);
+    let lines = |watched: &Watched, count| {
+        eventually("its lines", || {
+            let lines = watched.handle.log().last_lines(Some(launch));
+            (lines.len() >= count).then_some(())
+        });
+    };
+    lines(&watched, 1);
+    game.beats.store(false, Ordering::Relaxed);
+    game.frames.fetch_add(1, Ordering::Relaxed);
+    fs::write(site.path().join("stall"), "").expect("written");
+    // So much later a crash that does not end is over.
+    lines(&watched, 3);
+    assert_eq!(site.engines(), [pid], "it plays on");
+    fs::write(site.path().join("crash"), "").expect("written");
+    assert_eq!(died(&mut watched), DeathCause::CrashLimbo);
+    watched.shut_down(GRACE);
+}
+
 /// Asked to restart, an engine ends well, crashes in its end or hangs in it: the next one is told of the latter two, also
 /// where a command runs before it.
 #[test]

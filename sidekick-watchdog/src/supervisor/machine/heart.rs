@@ -24,6 +24,7 @@ pub(super) struct Heart {
     /// From here the time to become ready counts.
     ready_since: Duration,
     first_frame_at: Option<Duration>,
+    last_frame_at: Option<Duration>,
     ready_at: Option<Duration>,
     allowed_silence: Duration,
     late_forgiven: bool,
@@ -63,6 +64,7 @@ impl Heart {
             self.frames = beat.frames;
             self.late_forgiven = false;
             self.first_frame_at.get_or_insert(self.moved_at);
+            self.last_frame_at = Some(self.moved_at);
         }
         if beat.paused {
             self.moved_at = now;
@@ -89,7 +91,12 @@ impl Heart {
         self.first_frame_at.is_some()
     }
 
-    /// When the last frame passed.
+    /// Whether a frame is known to have passed after `at`. Silence that was forgiven is no frame.
+    pub(super) fn has_frame_after(&self, at: Duration) -> bool {
+        self.last_frame_at.is_some_and(|frame| frame > at)
+    }
+
+    /// When the last frame passed, or its silence began to count anew.
     pub(super) fn moved_at(&self) -> Duration {
         self.moved_at
     }

@@ -149,6 +149,14 @@ impl World {
     }
 }
 
+/// A banner, or the next line of a crash handler that has begun.
+fn crashing(last_output: Duration) -> Event {
+    Event::Crashing {
+        banner: last_output,
+        last_output,
+    }
+}
+
 #[test]
 fn the_first_relaunch_is_at_once_and_the_next_ones_wait_longer_and_longer() {
     let mut world = World::started(quiet());
@@ -358,7 +366,7 @@ fn who_hangs_or_crashed_while_it_was_to_end_is_not_waited_for() {
             };
             let last_output = asked;
             match end {
-                End::Limbo | End::HasNoRing => world.feed(Event::Crashing { last_output }),
+                End::Limbo | End::HasNoRing => world.feed(crashing(last_output)),
                 End::PlaysOn => {
                     for frame in 2..600 {
                         world.now += SECOND;
@@ -377,7 +385,7 @@ fn who_hangs_or_crashed_while_it_was_to_end_is_not_waited_for() {
                     // It comes slowly.
                     let last_output = world.now + SECOND;
                     world.pass(SECOND);
-                    world.feed(Event::Crashing { last_output });
+                    world.feed(crashing(last_output));
                 }
             }
             let silent = SECOND * 5;
@@ -420,7 +428,7 @@ fn a_hang_never_lengthens_a_grace() {
     assert_eq!((world.backtraces, world.kills), (1, 0));
     world.now += SECOND;
     let last_output = world.now;
-    world.feed(Event::Crashing { last_output });
+    world.feed(crashing(last_output));
     assert_eq!(world.machine.deadline(), Some(asked + SECOND * 8));
     world.feed(Event::Stop { grace: SECOND });
     assert_eq!(world.machine.deadline(), Some(asked + SECOND * 7));
@@ -991,7 +999,7 @@ fn who_crashes_while_it_drains_and_does_not_end_is_killed() {
             grace: SECOND * 3600,
         });
         let last_output = world.now;
-        world.feed(Event::Crashing { last_output });
+        world.feed(crashing(last_output));
         world.pass(LIMBO_SILENCE - MS);
         assert_eq!(world.kills, 0);
         world.pass(MS);
@@ -1009,7 +1017,7 @@ fn who_crashed_and_prints_no_more_is_killed() {
     world.beat(1);
     for _ in 0..5 {
         let last_output = world.now;
-        world.feed(Event::Crashing { last_output });
+        world.feed(crashing(last_output));
         assert_eq!(world.machine.deadline(), Some(world.now + LIMBO_SILENCE));
         world.pass(SECOND);
         assert_eq!(world.kills, 0, "its backtrace is still coming");
@@ -1026,7 +1034,7 @@ fn who_crashed_and_prints_no_more_is_killed() {
             break;
         }
         let last_output = world.now;
-        world.feed(Event::Crashing { last_output });
+        world.feed(crashing(last_output));
         world.pass(SECOND);
     }
     assert_eq!(world.kills, 2);
@@ -1060,7 +1068,7 @@ fn the_backtrace_of_a_hung_engine_is_waited_for_while_it_comes() {
     for _ in 0..5 {
         world.now += SECOND;
         let last_output = world.now;
-        world.feed(Event::Crashing { last_output });
+        world.feed(crashing(last_output));
         world.feed(Event::Tick);
         assert_eq!(world.kills, 0);
     }
@@ -1118,9 +1126,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::SpawnFails),
         4 => any::<bool>().prop_map(Step::HookEnds),
         1 => Just(Step::Command(Event::MemoryOver { rss_bytes: 1 })),
-        1 => (0_u64..5000).prop_map(|ago| Step::Command(Event::Crashing {
-            last_output: Duration::from_millis(1_000_000 + ago),
-        })),
+        1 => (0_u64..5000).prop_map(|ago| {
+            Step::Command(crashing(Duration::from_millis(1_000_000 + ago)))
+        }),
         1 => grace.clone().prop_map(|grace| Step::Command(Event::Stop { grace })),
         1 => grace.prop_map(|grace| Step::Command(Event::Restart { grace })),
         1 => Just(Step::Command(Event::Start)),

@@ -49,9 +49,10 @@ pub enum Event {
     Foreign,
     /// The heartbeat was read. Send one before each [`Event::Tick`] while connected.
     Beat(Beat),
-    /// The engine printed that it crashed, and printed its last line so far at `last_output`. May be told again, with a
-    /// later line.
+    /// The engine printed that it crashed. To be told again with each later line; a frame after `banner` refutes it for good.
     Crashing {
+        /// When the crash handler's banner came, the last one if there are several.
+        banner: Duration,
         /// When its last line came.
         last_output: Duration,
     },

@@ -33,7 +33,7 @@ pub(super) struct Worker {
     pub keeper: Keeper,
     pub reporter: Reporter,
     pub on_line: Box<dyn FnMut(LogLine) + Send>,
-    /// Woken when a crash banner is seen.
+    /// Woken at each crash banner that is seen.
     pub supervisor: Waker,
     pub watch: Option<FileWatch>,
     pub following: Option<Following>,
@@ -47,6 +47,8 @@ pub(super) struct Following {
     /// `None`: nothing to read.
     tail: Option<Tail>,
     scan: CrashScan,
+    /// When the last crash banner came; zero if before we did.
+    banner_at: Duration,
     oom: OomCounters,
     /// `None`: not in memory, so not copied.
     progress: Option<Arc<Progress>>,
@@ -164,6 +166,7 @@ impl Worker {
             path,
             tail,
             scan: CrashScan::default(),
+            banner_at: Duration::ZERO,
             oom: OomCounters::of(pid),
             progress,
             is_given_up: false,
@@ -180,8 +183,11 @@ impl Worker {
         };
         let before = tail.offset();
         let (log, on_line, scan) = (&self.log, &mut self.on_line, &mut following.scan);
+        let banner_at = &mut following.banner_at;
         let read = tail.read(bytes_max, |line, is_new| {
-            scan.push(&line);
+            if scan.push(&line) && is_new {
+                *banner_at = monotonic_now();
+            }
             log.push(line.clone());
             if is_new {
                 on_line(line);
@@ -211,15 +217,17 @@ impl Worker {
         let banner = following.scan.banner().map(|banner| BannerSeen {
             launch: following.launch,
             signal: banner.signal,
+            at: following.banner_at,
             last_line: monotonic_now(),
         });
-        let is_first = {
+        let is_another = {
             let mut seen = lock(&self.shared.banner);
-            let is_first = banner.is_some() && seen.is_none();
+            let at = |banner: &Option<BannerSeen>| banner.map(|banner| banner.at);
+            let is_another = banner.is_some() && at(&banner) != at(&seen);
             *seen = banner;
-            is_first
+            is_another
         };
-        if is_first {
+        if is_another {
             self.supervisor.wake();
         }
         let Some(progress) = &following.progress else {

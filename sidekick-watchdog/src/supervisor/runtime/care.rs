@@ -160,8 +160,10 @@ impl Runtime {
         };
         if engine.banner_at != Some(banner.last_line) {
             engine.banner_at = Some(banner.last_line);
-            let last_output = banner.last_line;
-            self.feed(Event::Crashing { last_output });
+            self.feed(Event::Crashing {
+                banner: banner.at,
+                last_output: banner.last_line,
+            });
         }
     }
 

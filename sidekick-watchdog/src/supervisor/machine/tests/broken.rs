@@ -17,6 +17,8 @@ pub(super) enum Broken {
     BelievesStamps,
     /// Who crashed and does not end is waited for.
     NoLimbo,
+    /// Each line after a banner tells of the crash anew, whatever frames have passed since.
+    HeedsLines,
     /// Nothing is a crash loop.
     NoBreaker,
     /// A crash loop is left to a human.
@@ -46,6 +48,7 @@ impl Broken {
     pub(super) fn event(self, event: Event, now: Duration) -> Option<Event> {
         match (self, event) {
             (Self::NoLimbo, Event::Crashing { .. }) => None,
+            (Self::HeedsLines, Event::Crashing { last_output, .. }) => Some(crashing(last_output)),
             (Self::NoAdoption, Event::Adopted { .. }) => Some(Event::Start),
             (Self::BelievesStamps, Event::Beat(beat)) => {
                 let frames = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
@@ -77,12 +80,16 @@ impl Broken {
 /// Sentences about what is wrong with a machine.
 type Check = fn(Option<Broken>) -> Vec<String>;
 
-const CHECKS: [(Check, &[Broken]); 5] = [
+const CHECKS: [(Check, &[Broken]); 6] = [
     (
         faults_of_a_hang,
         &[Broken::NoKill, Broken::NoEvidence, Broken::BelievesStamps],
     ),
     (faults_of_a_limbo, &[Broken::NoKill, Broken::NoLimbo]),
+    (
+        faults_of_a_printed_banner,
+        &[Broken::HeedsLines, Broken::NoLimbo],
+    ),
     (
         faults_of_a_crash_loop,
         &[Broken::NoBreaker, Broken::GivesUp],
@@ -134,13 +141,52 @@ fn faults_of_a_limbo(broken: Option<Broken>) -> Vec<String> {
     let mut faults = Vec::new();
     let mut world = playing(broken);
     let last_output = world.now;
-    world.feed(Event::Crashing { last_output });
+    world.feed(crashing(last_output));
     world.pass(LIMBO_SILENCE - MS);
     add(&mut faults, world.kills > 0, "its backtrace was cut off");
     world.pass(MS);
     add(&mut faults, world.kills == 0, "it is left in limbo");
     let is_told = world.machine.ended_by() == Some(EndedBy::CrashLimbo);
     add(&mut faults, !is_told, "nobody says why it ended");
+    faults
+}
+
+/// A game prints what a crash handler prints and plays on, stalls as announced and prints a line meanwhile; in another
+/// stall it does crash.
+fn faults_of_a_printed_banner(broken: Option<Broken>) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut world = playing(broken);
+    let stalls = |world: &mut World, frames| {
+        let stamp = world.now;
+        world.feed(Event::Beat(Beat {
+            frames,
+            stamp,
+            allowed_silence: SECOND * 30,
+            ..Beat::default()
+        }));
+    };
+    let banner = world.now;
+    world.feed(crashing(banner));
+    world.now += MS * 16;
+    stalls(&mut world, 2);
+    for second in 0..30 {
+        if second == 4 {
+            let last_output = world.now;
+            world.feed(Event::Crashing {
+                banner,
+                last_output,
+            });
+        }
+        world.pass(SECOND - MS);
+    }
+    let ends = world.kills + world.backtraces;
+    add(&mut faults, ends > 0, "it was ended in its stall");
+    stalls(&mut world, 3);
+    world.now += MS * 16;
+    let banner = world.now;
+    world.feed(crashing(banner));
+    world.pass(LIMBO_SILENCE);
+    add(&mut faults, world.kills == 0, "its crash is not believed");
     faults
 }
 
