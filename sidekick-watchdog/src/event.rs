@@ -403,7 +403,7 @@ pub enum EngineEvent {
         /// It was adopted and runs on.
         left_running: bool,
     },
-    /// An engine process could not be made; it counts as a death.
+    /// An engine process could not be made, or the command before it failed; it counts as a death.
     StartFailed {
         /// The incarnation number it would have had.
         incarnation: u32,

@@ -13,6 +13,7 @@ use sidekick_tests::watchdog::{Setup, Watchdog};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const NOT_RUNNING: i32 = 10;
+const ORDER_FAILED: i32 = 13;
 
 /// A watchdog of an engine that quits on SIGTERM and needs no extension.
 fn setup() -> Setup {
@@ -341,6 +342,87 @@ fn nothing_is_started_before_its_hook_has_succeeded() {
         status["engine"]["pid"].as_u64()
     });
     assert!(process::runs(u32::try_from(pid).expect("a pid")));
+    watchdog.stop(PATIENCE);
+}
+
+/// What is wrong with a status after a start whose hook failed as `why` says.
+fn faults_of_a_failed_hook(status: &Value, program: &str, why: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    let engine = &status["engine"];
+    if engine["failed_starts"].as_u64() < Some(1) {
+        faults.push("no start has failed".to_owned());
+    }
+    let error = engine["start_error"].as_str().unwrap_or_default();
+    for wanted in ["[hooks] pre_start", program, why] {
+        if !error.contains(wanted) {
+            faults.push(format!("{wanted:?} is not in {error:?}"));
+        }
+    }
+    faults
+}
+
+/// Whatever keeps a hook from its success, status and log say which and why, and an order that waits for a start ends.
+#[test]
+fn a_hook_that_fails_is_named_and_orders_do_not_wait_for_it() {
+    for (program, arguments, timeout, why) in [
+        ("false", "", "30s", "exit code 1"),
+        ("sh", ", \"-c\", \"kill -9 $$\"", "30s", "signal 9"),
+        ("sleep", ", \"600\"", "200ms", "killed after 200ms"),
+        ("/nowhere/hook", "", "30s", "No such file"),
+    ] {
+        let setup = setup();
+        setup.set_config(&format!(
+            "[health]\nheartbeat = \"optional\"\n[restart]\nbackoff_first = \"10m\"\nbackoff_max = \"10m\"\n\
+             [hooks]\npre_start = [{program:?}{arguments}]\npre_start_timeout = \"{timeout}\"\n",
+        ));
+        let mut watchdog = setup.start();
+        let error = watchdog.wait_for_log("the failed start", PATIENCE, |line| {
+            (line.message == "engine not started")
+                .then(|| line.text("error").unwrap_or_default().to_owned())
+        });
+        assert!(error.contains(why), "{error}");
+        let status = watchdog.wait_for_status("a later try", PATIENCE, |status| {
+            let engine = &status["engine"];
+            let is_told = engine["next_try_s"].is_number() && !engine["start_error"].is_null();
+            is_told.then(|| status.clone())
+        });
+        let faults = faults_of_a_failed_hook(&status, program, why);
+        assert_eq!(faults, Vec::<String>::new(), "{status:#}");
+        // As it was when only a process that could not be made was a failed start.
+        let mut silent = status.clone();
+        silent["engine"]["start_error"] = Value::Null;
+        assert_eq!(faults_of_a_failed_hook(&silent, program, why).len(), 3);
+        let words = order(&setup, &["status"]);
+        assert!(words.contains(why), "{words}");
+
+        let finished = setup.run(&["restart"], PATIENCE);
+        assert_eq!(finished.status.code(), Some(ORDER_FAILED));
+        let words = finished.lines.join("\n");
+        assert!(words.contains(why), "{words}");
+        watchdog.stop(PATIENCE);
+    }
+}
+
+/// A hook that a stop ends has not failed.
+#[test]
+fn a_hook_that_is_cancelled_is_no_failed_start() {
+    let setup = setup();
+    setup.set_config(
+        "[health]\nheartbeat = \"optional\"\n[hooks]\npre_start = [\"sleep\", \"600\"]\npre_start_timeout = \"1h\"\n",
+    );
+    let mut watchdog = setup.start();
+    wait::until("the hook", PATIENCE, || {
+        (!setup.descendants(Some(&watchdog)).is_empty()).then_some(())
+    });
+    order(&setup, &["stop"]);
+    let words = watchdog.wait_for_log("its end", PATIENCE, |line| {
+        let error = line.text("error")?;
+        error.contains("pre_start").then(|| error.to_owned())
+    });
+    assert!(words.ends_with("was cancelled"), "{words}");
+    let status = watchdog.status().expect("an answer");
+    assert_eq!(status["engine"]["failed_starts"], 0, "{status:#}");
+    assert!(setup.descendants(Some(&watchdog)).is_empty());
     watchdog.stop(PATIENCE);
 }
 

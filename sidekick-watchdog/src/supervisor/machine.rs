@@ -811,7 +811,8 @@ impl Machine {
         if let Some(timeout) = self.policy.pre_start_timeout {
             self.state = State::Preparing {
                 pending: None,
-                kill_at: now.saturating_add(timeout),
+                // Who runs it holds it to its time, and knows then why it ended. This is for when that fails.
+                kill_at: now.saturating_add(timeout).saturating_add(KILL_AGAIN_AFTER),
             };
             out.push(Action::Prepare);
         } else {

@@ -1,16 +1,12 @@
 //! The operator's command before each start, run on a thread of its own.
 
+use std::io;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use super::spawn::{EngineCommand, set_environment_of_hook};
 use crate::platform::{HelperEnd, Waker, run_helper};
-
-const RUNS: u8 = 0;
-const SUCCEEDED: u8 = 1;
-const FAILED: u8 = 2;
 
 /// What runs before each start.
 #[derive(Clone, Debug)]
@@ -21,58 +17,94 @@ pub struct PreStart {
     pub timeout: Duration,
 }
 
+/// Why no start follows it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PreStartError {
+    /// It did not come to run.
+    #[error(
+        "[hooks] pre_start {program:?} cannot be run: {source}; correct its path or permissions"
+    )]
+    NotRun {
+        /// The program as configured.
+        program: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It ended, but not well.
+    #[error(
+        "[hooks] pre_start {program:?} failed ({end}); what it printed stands in the watchdog's own output"
+    )]
+    Failed {
+        /// The program as configured.
+        program: String,
+        /// How it ended.
+        end: HelperEnd,
+    },
+    /// It was killed.
+    #[error(
+        "[hooks] pre_start {program:?} was killed after {limit:?}; make it end sooner, or raise [hooks] pre_start_timeout"
+    )]
+    TimedOut {
+        /// The program as configured.
+        program: String,
+        /// How long it had.
+        limit: Duration,
+    },
+    /// It was killed since no start was to follow any more; nothing has failed.
+    #[error("[hooks] pre_start {program:?} was cancelled")]
+    Cancelled {
+        /// The program as configured.
+        program: String,
+    },
+}
+
 /// One run of it.
 #[derive(Debug)]
 pub(super) struct PreStartRun {
-    state: Arc<AtomicU8>,
+    end: Receiver<Result<(), PreStartError>>,
     cancel: Waker,
 }
 
 impl PreStartRun {
-    /// Starts it, before a start of the engine or of a standby; `waker` is woken at its end. Without a thread or a descriptor it has failed at once.
+    /// Starts it; `waker` is woken at its end.
+    ///
+    /// # Errors
+    /// There is no thread or descriptor for it.
     pub(super) fn begin(
         hook: &PreStart,
         engine: &EngineCommand,
         waker: &Waker,
-        is_for_standby: bool,
-    ) -> Option<Self> {
-        let (program, arguments) = hook.command.split_first()?;
-        let mut command = Command::new(program);
+    ) -> Result<Self, PreStartError> {
+        let (program, arguments) = match hook.command.split_first() {
+            Some((program, arguments)) => (program.clone(), arguments),
+            None => (String::new(), Default::default()),
+        };
+        let mut command = Command::new(&program);
         command.args(arguments).stdin(Stdio::null());
         set_environment_of_hook(&mut command, engine);
         if let Some(dir) = &engine.working_dir {
             command.current_dir(dir);
         }
-        let cancel = Waker::new().ok()?;
-        let state = Arc::new(AtomicU8::new(RUNS));
+        let not_run = |source| PreStartError::NotRun {
+            program: program.clone(),
+            source,
+        };
+        let cancel = Waker::new().map_err(not_run)?;
+        let (ends, end) = sync_channel(1);
         let run = Self {
-            state: Arc::clone(&state),
+            end,
             cancel: cancel.clone(),
         };
-        let (timeout, waker, name) = (hook.timeout, waker.clone(), program.clone());
+        let (limit, waker, name) = (hook.timeout, waker.clone(), program.clone());
         let thread = std::thread::Builder::new().name("pre-start".to_owned());
         let started = thread.spawn(move || {
-            let ended = run_helper(&mut command, timeout, Some(&cancel));
-            let success = matches!(ended, Ok(HelperEnd::Code(0)));
-            if !success && is_for_standby {
-                tracing::warn!(
-                    program = name,
-                    ?ended,
-                    "[hooks] pre_start failed, so no standby is started; it is tried again"
-                );
-            } else if !success {
-                tracing::warn!(
-                    program = name,
-                    ?ended,
-                    "[hooks] pre_start failed, so the engine is not started"
-                );
-            }
-            // SYNC: pairs with the Acquire load in `ended`.
-            state.store(if success { SUCCEEDED } else { FAILED }, Ordering::Release);
+            let ended = run_helper(&mut command, limit, Some(&cancel));
+            // Where nobody waits for it any more, nobody hears of it.
+            let _ = ends.send(judge(ended, name, limit));
             waker.wake();
         });
-        started.ok()?;
-        Some(run)
+        started.map_err(not_run)?;
+        Ok(run)
     }
 
     /// Ends it, with all that it started.
@@ -80,12 +112,23 @@ impl PreStartRun {
         self.cancel.wake();
     }
 
-    /// Whether it succeeded, once it has ended.
-    pub(super) fn ended(&self) -> Option<bool> {
-        match self.state.load(Ordering::Acquire) {
-            RUNS => None,
-            state => Some(state == SUCCEEDED),
-        }
+    /// Whether it succeeded, told once when it has ended.
+    pub(super) fn ended(&self) -> Option<Result<(), PreStartError>> {
+        self.end.try_recv().ok()
+    }
+}
+
+fn judge(
+    ended: io::Result<HelperEnd>,
+    program: String,
+    limit: Duration,
+) -> Result<(), PreStartError> {
+    match ended {
+        Ok(HelperEnd::Code(0)) => Ok(()),
+        Ok(HelperEnd::TimedOut) => Err(PreStartError::TimedOut { program, limit }),
+        Ok(HelperEnd::Cancelled) => Err(PreStartError::Cancelled { program }),
+        Ok(end) => Err(PreStartError::Failed { program, end }),
+        Err(source) => Err(PreStartError::NotRun { program, source }),
     }
 }
 

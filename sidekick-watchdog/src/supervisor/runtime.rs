@@ -647,10 +647,17 @@ impl Runtime {
                     actions.extend(self.machine.on_event(prepared, monotonic_now()));
                 }
                 Action::Prepare => {
-                    let begun = self.take_standby_preparation();
-                    self.pre_start = begun.or_else(|| self.begin_pre_start(false));
+                    let begun = match self.take_standby_preparation() {
+                        Some(run) => Ok(Some(run)),
+                        None => self.begin_pre_start(),
+                    };
+                    let success = begun.is_ok();
+                    self.pre_start = begun.unwrap_or_else(|error| {
+                        self.tell_unprepared(&error);
+                        None
+                    });
                     if self.pre_start.is_none() {
-                        let prepared = Event::Prepared { success: false };
+                        let prepared = Event::Prepared { success };
                         actions.extend(self.machine.on_event(prepared, monotonic_now()));
                     }
                 }

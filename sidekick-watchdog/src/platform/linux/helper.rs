@@ -1,5 +1,6 @@
 //! Other programs than engines, run to their end within a time: hooks.
 
+use std::fmt;
 use std::io;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::Command;
@@ -22,8 +23,21 @@ pub enum HelperEnd {
     Code(i32),
     /// By this signal.
     Signal(i32),
-    /// It was killed, with its process group, when its time was over or it was cancelled.
+    /// It was killed, with its process group, when its time was over.
     TimedOut,
+    /// It was killed, with its process group, since nobody waited for it any more.
+    Cancelled,
+}
+
+impl fmt::Display for HelperEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::TimedOut => write!(f, "killed when its time was over"),
+            Self::Cancelled => write!(f, "cancelled"),
+        }
+    }
 }
 
 /// Runs a program in a process group of its own, to its end or for at most `limit`, or until `cancel` is woken. Whatever
@@ -50,8 +64,8 @@ pub fn run_helper(
     }
     let status = child.wait();
     lock().retain(|helper| *helper != pid);
-    if !ended? {
-        return Ok(HelperEnd::TimedOut);
+    if let Some(killed) = ended? {
+        return Ok(killed);
     }
     let status = status?;
     Ok(match (status.code(), status.signal()) {
@@ -60,8 +74,8 @@ pub fn run_helper(
     })
 }
 
-/// Whether it has ended within `limit` and before `cancel` was woken.
-fn wait(pid: u32, limit: Duration, cancel: Option<&Waker>) -> io::Result<bool> {
+/// Why it is to be killed; `None`: it has ended within `limit` and before `cancel` was woken.
+fn wait(pid: u32, limit: Duration, cancel: Option<&Waker>) -> io::Result<Option<HelperEnd>> {
     let raw = i32::try_from(pid)
         .ok()
         .and_then(Pid::from_raw)
@@ -77,9 +91,10 @@ fn wait(pid: u32, limit: Duration, cancel: Option<&Waker>) -> io::Result<bool> {
         let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
         fds.extend(cancel.map(|cancel| PollFd::new(cancel, PollFlags::IN)));
         match poll(&mut fds, Some(&timeout)) {
+            Ok(0) => return Ok(Some(HelperEnd::TimedOut)),
             Ok(_) => {
                 let ended = fds.first().is_some_and(|fd| !fd.revents().is_empty());
-                return Ok(ended);
+                return Ok((!ended).then_some(HelperEnd::Cancelled));
             }
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -135,6 +150,6 @@ mod tests {
         let cancel = Waker::new().expect("a descriptor");
         cancel.wake();
         let cancelled = run_helper(&mut shell("sleep 1000"), day, Some(&cancel));
-        assert_eq!(cancelled.expect("run"), HelperEnd::TimedOut);
+        assert_eq!(cancelled.expect("run"), HelperEnd::Cancelled);
     }
 }

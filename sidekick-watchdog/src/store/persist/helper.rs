@@ -40,7 +40,7 @@ pub(super) fn run(
     let answer = answer(&shared, task).map_err(not_tried)?;
     match ended.map_err(not_tried)? {
         HelperEnd::Code(0) => Ok(answer),
-        HelperEnd::TimedOut => Err(took_too_long(limit)),
+        HelperEnd::TimedOut | HelperEnd::Cancelled => Err(took_too_long(limit)),
         HelperEnd::Signal(signal) => Err(Fault::Unusable(format!("signal {signal} ended it"))),
         HelperEnd::Code(_) if answer == FULL => Err(Fault::DiskFull),
         HelperEnd::Code(code) if answer.is_empty() => {

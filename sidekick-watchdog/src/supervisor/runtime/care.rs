@@ -11,7 +11,6 @@ use crate::platform::{ProcessState, monotonic_now};
 use crate::supervisor::machine::{Beat, Event, Phase};
 use crate::supervisor::memory::MemoryLevel;
 use crate::supervisor::planned::Wishes;
-use crate::supervisor::pre_start::PreStartRun;
 
 impl Runtime {
     pub(super) fn read_heartbeat(&mut self, now: Duration) {
@@ -164,15 +163,6 @@ impl Runtime {
                 banner: banner.at,
                 last_output: banner.last_line,
             });
-        }
-    }
-
-    /// Goes on with a start once the command before it has ended.
-    pub(super) fn take_pre_start(&mut self) {
-        let ended = self.pre_start.as_ref().and_then(PreStartRun::ended);
-        if let Some(success) = ended {
-            self.pre_start = None;
-            self.feed(Event::Prepared { success });
         }
     }
 }

@@ -182,12 +182,10 @@ impl Runtime {
 
     /// Starts one, after the command before it where there is one. The engine plays on meanwhile.
     fn prepare_standby(&mut self, now: Duration) {
-        if self.settings.pre_start.is_none() {
-            return self.start_standby(now);
-        }
-        self.standby_pre_start = self.begin_pre_start(true);
-        if self.standby_pre_start.is_none() {
-            self.feed_standby(Event::SpawnFailed, now);
+        match self.begin_pre_start() {
+            Ok(None) => self.start_standby(now),
+            Ok(run) => self.standby_pre_start = run,
+            Err(error) => self.tell_no_standby(&error, now),
         }
     }
 
@@ -196,15 +194,20 @@ impl Runtime {
             self.cancel_preparation();
         }
         let ended = self.standby_pre_start.as_ref();
-        let Some(success) = ended.and_then(PreStartRun::ended) else {
+        let Some(ended) = ended.and_then(PreStartRun::ended) else {
             return;
         };
         self.standby_pre_start = None;
-        if success {
-            self.start_standby(now);
-        } else {
-            self.feed_standby(Event::SpawnFailed, now);
+        match ended {
+            Ok(()) => self.start_standby(now),
+            Err(error) => self.tell_no_standby(&error, now),
         }
+    }
+
+    fn tell_no_standby(&mut self, error: &dyn std::error::Error, now: Duration) {
+        self.feed_standby(Event::SpawnFailed, now);
+        let retry = self.standby_machine.retry(now);
+        tracing::warn!(%error, ?retry, "no standby could be started");
     }
 
     /// The command that runs before a standby's start, for the start of an engine that comes sooner.
@@ -228,11 +231,7 @@ impl Runtime {
                 launched.kept,
                 false,
             ),
-            Err(error) => {
-                self.feed_standby(Event::SpawnFailed, now);
-                let retry = self.standby_machine.retry(now);
-                tracing::warn!(%error, ?retry, "no standby could be started");
-            }
+            Err(error) => self.tell_no_standby(&error, now),
         }
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::{Engine, Runtime, SWEEP_AFTER_DEATH, running};
 use crate::event::EngineEvent;
 use crate::platform::{Process, kill_strays, monotonic_now};
-use crate::supervisor::pre_start::PreStartRun;
+use crate::supervisor::machine::Event;
+use crate::supervisor::pre_start::{PreStartError, PreStartRun};
 use crate::supervisor::spawn::{self, Launch, LaunchError};
 
 /// How long a relaunch waits for a launch that is not prepared yet (deaths in quick succession, a slow disk) before it
@@ -171,10 +172,39 @@ impl Runtime {
         }
     }
 
-    /// Begins the command before a start; `None` = it cannot be begun.
-    pub(super) fn begin_pre_start(&self, is_for_standby: bool) -> Option<PreStartRun> {
-        let hook = self.settings.pre_start.as_ref()?;
+    /// Begins the command before a start, if there is one.
+    ///
+    /// # Errors
+    /// It cannot be begun.
+    pub(super) fn begin_pre_start(&self) -> Result<Option<PreStartRun>, PreStartError> {
         let (command, waker) = (&self.settings.command, &self.waker);
-        PreStartRun::begin(hook, command, waker, is_for_standby)
+        let hook = self.settings.pre_start.as_ref();
+        hook.map(|hook| PreStartRun::begin(hook, command, waker))
+            .transpose()
+    }
+
+    /// Goes on with a start once the command before it has ended.
+    pub(super) fn take_pre_start(&mut self) {
+        let Some(ended) = self.pre_start.as_ref().and_then(PreStartRun::ended) else {
+            return;
+        };
+        self.pre_start = None;
+        let success = ended.is_ok();
+        if let Err(error) = ended {
+            self.tell_unprepared(&error);
+        }
+        self.feed(Event::Prepared { success });
+    }
+
+    /// Tells that a start failed before its engine.
+    pub(super) fn tell_unprepared(&mut self, error: &PreStartError) {
+        if matches!(error, PreStartError::Cancelled { .. }) {
+            tracing::info!(%error, "no engine is to be started any more");
+            return;
+        }
+        self.emit(EngineEvent::StartFailed {
+            incarnation: self.last_launch.saturating_add(1),
+            error: error.to_string(),
+        });
     }
 }
