@@ -426,6 +426,47 @@ fn a_hook_that_is_cancelled_is_no_failed_start() {
     watchdog.stop(PATIENCE);
 }
 
+/// A watchdog is killed while its hook runs: the next one ends that hook, with what left its group, before it runs one of
+/// its own. Where nothing tells it of that hook (the broken variant) there are two.
+#[test]
+fn a_hook_of_a_killed_watchdog_is_ended_before_the_next_one() {
+    for is_told in [true, false] {
+        let setup = setup();
+        let pids = setup.scratch().join("pids");
+        setup.set_config(&format!(
+            "[health]\nheartbeat = \"optional\"\n[hooks]\npre_start_timeout = \"1h\"\n\
+             pre_start = [\"sh\", \"-c\", \"setsid sleep 600 & echo $! $$ >> $0; exec sleep 600\", {pids:?}]\n",
+        ));
+        let hooks = |count: usize| {
+            wait::until("the hook", PATIENCE, || {
+                let text = fs::read_to_string(&pids).ok()?;
+                let numbers = text.split_whitespace().map(|pid| pid.parse::<u32>().ok());
+                let numbers: Vec<u32> = numbers.collect::<Option<_>>()?;
+                (text.ends_with('\n') && numbers.len() == 2 * count).then_some(numbers)
+            })
+        };
+        let watchdog = setup.start();
+        hooks(1);
+        watchdog.kill();
+        if !is_told {
+            let file = setup.runtime_dir().join("launch/pre_start");
+            fs::remove_file(file).expect("it is kept there");
+        }
+        let watchdog = setup.start();
+        let all = hooks(2);
+        let living = || all.iter().filter(|pid| process::runs(**pid)).count();
+        if is_told {
+            wait::until("the new hook alone", PATIENCE, || {
+                (living() == 2).then_some(())
+            });
+        } else {
+            assert_eq!(living(), 4);
+        }
+        assert!(all[2..].iter().all(|pid| process::runs(*pid)));
+        watchdog.stop(PATIENCE);
+    }
+}
+
 /// A watchdog that adopts tells how long the engine has run, and what died before.
 #[test]
 fn uptime_and_earlier_deaths_outlive_the_watchdog() {

@@ -354,7 +354,7 @@ fn run_hooks(hook: &PostMortem, reports: &Receiver<(PathBuf, CrashReport)>) {
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         let incarnation = report.incarnation;
-        match run_helper(&mut command, hook.timeout, None) {
+        match run_helper(&mut command, hook.timeout, None, None) {
             Ok(HelperEnd::Code(0)) => tracing::debug!(incarnation, "post_mortem ended"),
             Ok(end) => tracing::warn!(incarnation, %end, "post_mortem did not end well"),
             Err(error) => tracing::warn!(incarnation, %error, program, "post_mortem cannot be run"),

@@ -12,6 +12,7 @@
 //! would close that window too, for one more exec of 1 to 2 ms on each relaunch.)
 
 mod active;
+mod hook;
 mod running;
 
 use std::ffi::OsString;
@@ -26,6 +27,7 @@ use crate::platform::{
 };
 
 pub use self::active::{Active, ActiveFile, Sorted, sort_out};
+pub use self::hook::HookLock;
 pub use self::running::{Running, RunningFile};
 
 /// How long a held lock is looked into before we say that its holder cannot be seen.

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
+use super::launch::LaunchLocks;
 use super::spawn::{EngineCommand, set_environment_of_hook};
 use crate::platform::{HelperEnd, Waker, run_helper};
 
@@ -66,13 +67,14 @@ pub(super) struct PreStartRun {
 }
 
 impl PreStartRun {
-    /// Starts it; `waker` is woken at its end.
+    /// Starts it, once one that an earlier watchdog left running is ended; `waker` is woken at its end.
     ///
     /// # Errors
     /// There is no thread or descriptor for it.
     pub(super) fn begin(
         hook: &PreStart,
         engine: &EngineCommand,
+        locks: &LaunchLocks,
         waker: &Waker,
     ) -> Result<Self, PreStartError> {
         let (program, arguments) = match hook.command.split_first() {
@@ -96,9 +98,14 @@ impl PreStartRun {
             cancel: cancel.clone(),
         };
         let (limit, waker, name) = (hook.timeout, waker.clone(), program.clone());
+        let locks = locks.clone();
         let thread = std::thread::Builder::new().name("pre-start".to_owned());
         let started = thread.spawn(move || {
-            let ended = run_helper(&mut command, limit, Some(&cancel));
+            let ended = locks.lock_hook().and_then(|lock| {
+                let ended = run_helper(&mut command, limit, Some(&cancel), Some(lock.inherited));
+                lock.file.note_end();
+                ended
+            });
             // Where nobody waits for it any more, nobody hears of it.
             let _ = ends.send(judge(ended, name, limit));
             waker.wake();

@@ -1,6 +1,7 @@
 //! Other programs than engines, run to their end within a time: hooks.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::Command;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use super::process::spawn_other;
+use super::process::{Spawn, spawn_other, spawn_with};
 use super::wake::Waker;
 
 /// Children of ours that are no engine's orphans.
@@ -42,7 +43,7 @@ impl fmt::Display for HelperEnd {
 
 /// Runs a program in a process group of its own, to its end or for at most `limit`, or until `cancel` is woken. Whatever
 /// of its group still lives then ends with it. Blocks; usable from any thread. [`super::process::kill_strays`] leaves the
-/// group alone as long as the program runs.
+/// group alone as long as the program runs. It inherits `inherited`, a locked file, which is closed here then.
 ///
 /// # Errors
 /// It cannot be started or watched.
@@ -50,10 +51,15 @@ pub fn run_helper(
     command: &mut Command,
     limit: Duration,
     cancel: Option<&Waker>,
+    inherited: Option<File>,
 ) -> io::Result<HelperEnd> {
     command.process_group(0);
     let mut helpers = lock();
-    let mut child = spawn_other(command)?;
+    let mut child = match &inherited {
+        Some(inherited_lock) => spawn_with(command, &Spawn { inherited_lock })?,
+        None => spawn_other(command)?,
+    };
+    drop(inherited);
     let pid = child.id();
     helpers.push(pid);
     drop(helpers);
@@ -125,12 +131,12 @@ mod tests {
     #[test]
     fn ends_are_told_apart() {
         let day = Duration::from_secs(86_400);
-        let run = |script, limit| run_helper(&mut shell(script), limit, None).expect("run");
+        let run = |script, limit| run_helper(&mut shell(script), limit, None, None).expect("run");
         assert_eq!(run("exit 3", day), HelperEnd::Code(3));
         assert_eq!(run("kill -9 $$", day), HelperEnd::Signal(9));
         let long = run("sleep 1000 & wait", Duration::from_millis(20));
         assert_eq!(long, HelperEnd::TimedOut);
-        assert!(run_helper(&mut Command::new("/nowhere"), day, None).is_err());
+        assert!(run_helper(&mut Command::new("/nowhere"), day, None, None).is_err());
         let dir = tempfile::tempdir().expect("temporary folder");
         let file = dir.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; exit 4", file.display());
@@ -149,7 +155,7 @@ mod tests {
         }
         let cancel = Waker::new().expect("a descriptor");
         cancel.wake();
-        let cancelled = run_helper(&mut shell("sleep 1000"), day, Some(&cancel));
+        let cancelled = run_helper(&mut shell("sleep 1000"), day, Some(&cancel), None);
         assert_eq!(cancelled.expect("run"), HelperEnd::Cancelled);
     }
 }

@@ -257,12 +257,8 @@ static SPAWNING: Mutex<()> = Mutex::new(());
 /// # Errors
 /// What the system said: no such file, not executable, …
 pub fn spawn(command: &mut Command, with: &Spawn<'_>) -> io::Result<Process> {
-    let _one_at_a_time = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
     command.process_group(0);
-    fcntl_setfd(with.inherited_lock, FdFlags::empty())?;
-    let spawned = command.spawn();
-    fcntl_setfd(with.inherited_lock, FdFlags::CLOEXEC)?;
-    let child = spawned?;
+    let child = spawn_with(command, with)?;
     let pid = child.id();
     // Until we reap it the number is its own, dead or alive.
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
@@ -284,6 +280,15 @@ pub fn spawn(command: &mut Command, with: &Spawn<'_>) -> io::Result<Process> {
             Err(error.into())
         }
     }
+}
+
+/// Starts a program that inherits a lock.
+pub(super) fn spawn_with(command: &mut Command, with: &Spawn<'_>) -> io::Result<Child> {
+    let _one_at_a_time = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
+    fcntl_setfd(with.inherited_lock, FdFlags::empty())?;
+    let spawned = command.spawn();
+    fcntl_setfd(with.inherited_lock, FdFlags::CLOEXEC)?;
+    spawned
 }
 
 /// Starts any other program. Whatever starts a program in a process that also starts engines has to do it by this: a

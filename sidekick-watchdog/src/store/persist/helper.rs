@@ -76,7 +76,7 @@ fn give_and_wait(
         .stdin(Stdio::from(shared.try_clone()?))
         .stdout(Stdio::from(shared.try_clone()?))
         .stderr(Stdio::null());
-    platform::run_helper(&mut command, limit, None)
+    platform::run_helper(&mut command, limit, None, None)
 }
 
 /// What the helper wrote behind what it was given.

@@ -179,7 +179,7 @@ impl Runtime {
     pub(super) fn begin_pre_start(&self) -> Result<Option<PreStartRun>, PreStartError> {
         let (command, waker) = (&self.settings.command, &self.waker);
         let hook = self.settings.pre_start.as_ref();
-        hook.map(|hook| PreStartRun::begin(hook, command, waker))
+        hook.map(|hook| PreStartRun::begin(hook, command, &self.locks, waker))
             .transpose()
     }
 
