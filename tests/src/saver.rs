@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use sidekick_ipc::session::{CheckpointRef, Message};
 use sidekick_ipc::tree::{
-    CheckpointKind, Path as TreePath, Pattern, Put, RestoreStatus, StoreOp, StoreQuery,
+    CheckpointKind, ErrorKind, Path as TreePath, Pattern, Put, RestoreStatus, StoreOp, StoreQuery,
     StoreResult, WatchKind,
 };
 use sidekick_ipc::value::{Value, decode, encode};
@@ -202,6 +202,10 @@ impl Game {
         };
         match self.ask(&query)? {
             StoreResult::Ok(answer) => Some(version_in(answer.value.as_deref()).unwrap_or(0)),
+            StoreResult::Error {
+                kind: ErrorKind::NotFound,
+                ..
+            } => Some(0),
             _ => None,
         }
     }

@@ -272,6 +272,7 @@ await store.put(\"/n\", 1).wait()
 var listed: Dictionary = await store.list(\"/**\").wait()
 print(\"list \", listed.nodes.map(func(node: Dictionary) -> String: return node.path), (await store.count(\"/m/*\").wait()).count)
 print(\"fetch \", (await store.fetch(\"/x\").wait()).error, (await store.fetch(\"/m/1\").wait()).value)
+print(\"default \", store.get_value(\"/x\", \"default\"))
 var lease: Dictionary = (await store.lease(\"/l\", 10.0).wait()).lease
 print(\"lease \", lease.path, lease.token, lease.seconds, lease.use_until_ms - Time.get_ticks_msec() <= 8000)
 print(\"renewed \", (await store.renew_lease(lease).wait()).lease.seconds, (await store.release_lease(lease).wait()).ok)
@@ -293,6 +294,8 @@ get_tree().quit()",
     assert_eq!(output.answer("any "), Some("true"));
     assert_eq!(output.answer("list "), Some("[\"/m/1\", \"/n\"]1"));
     assert_eq!(output.answer("fetch "), Some("not_found4"));
+    assert_eq!(output.answer("default "), Some("default"));
+    assert_eq!(count(&output, "WARNING"), 0, "{:#?}", output.lines);
     assert_eq!(output.answer("lease "), Some("/l7710.0true"));
     assert_eq!(output.answer("renewed "), Some("10.0true"));
     assert_eq!(output.answer("transaction "), Some("true"));

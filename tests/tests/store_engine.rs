@@ -33,6 +33,87 @@ fn found(godot: &Godot, work: &str) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
+/// What each call answers, with the store that games have: `continuity.rs` asks much of this of a store that the test plays.
+fn every_call_answers_as_it_is_documented(godot: &Godot) {
+    let found = found(
+        godot,
+        r#"func work() -> Dictionary:
+	var store: SidekickStore = Sidekick.store
+	var events: Array = []
+	var watch: SidekickWatch = store.watch("/m/*")
+	watch.changed.connect(func(event: Dictionary) -> void: events.append([event.kind, event.path, event.get("value")]))
+	var found: Dictionary = {}
+	var result: Dictionary = await store.put("/m/1", {"stats": {"hp": 5}}, {"exists": false}).wait()
+	found.first = [result.ok, result.error, result.version]
+	found.again = (await store.put("/m/1", 2, {"exists": false}).wait()).error
+	found.version = [(await store.put("/m/1", 2, {"version": 2}).wait()).error, (await store.put("/m/1", 2, {"version": ["<", 2]}).wait()).version]
+	found.field = (await store.put("/m/1", 3, {"field": {"stats/hp": [">", 0]}}).wait()).error
+	found.any = (await store.put("/m/1", 4, {"any": [{"version": 99}, {"not": {"exists": false}}]}).wait()).version
+	await store.put("/n", 1).wait()
+
+	result = await store.list("/**").wait()
+	found.list = [result.nodes.map(func(node: Dictionary) -> Array: return [node.path, node.value, node.version]), result.count]
+	result = await store.list("/x/**").wait()
+	found.nothing = [result.ok, result.nodes, result.count]
+	found.count = [(await store.count("/m/*").wait()).count, (await store.count("/x").wait()).count]
+	result = await store.fetch("/m/1").wait()
+	found.fetch = [result.ok, result.value, result.version, result.nodes.size()]
+	found.missing = []
+	for options: Dictionary in [{}, {"linearizable": true}]:
+		result = await store.fetch("/x", options).wait()
+		found.missing.append([result.ok, result.error, result.message.contains("/x"), result.value, result.nodes])
+	found.values = [store.get_value("/m/1", "default", 60.0), store.get_value("/x", "default", 60.0)]
+
+	var before: Dictionary = (await store.lease("/l", 60.0).wait()).lease
+	var lease: Dictionary = (await store.lease("/l", 60.0).wait()).lease
+	found.lease = [lease.path, lease.token > before.token, (await store.renew_lease(lease).wait()).lease.seconds]
+	found.lost = (await store.renew_lease(before).wait()).error
+	var hanging: Dictionary = {"put": "/m/2", "value": 5, "lease": lease}
+	result = await store.transaction({"/m/1": {"exists": true}}, [hanging, {"get": "/m/1"}], [{"delete": "/m/1"}]).wait()
+	found.transaction = [result.ok, result.succeeded, result.nodes.map(func(node: Dictionary) -> String: return node.path)]
+	result = await store.transaction({"/x": {"exists": true}}, [], [{"get": "/x"}]).wait()
+	found.otherwise = [result.ok, result.succeeded, result.nodes[0].version]
+	result = await store.put("/m/*", 7).wait()
+	found.many = [result.count, result.nodes.map(func(node: Dictionary) -> Array: return [node.path, node.version])]
+	found.none = (await store.put("/x/*", 7).wait()).count
+
+	found.kept = (await store.put("/kept", 1, {"keep_while": {"/m/1": {"value": 7}}}).wait()).ok
+	found.unkept = (await store.put("/unkept", 1, {"keep_while": {"/x": true}}).wait()).error
+	found.released = [(await store.release_lease(lease).wait()).ok, (await store.fetch("/m/2").wait()).error]
+	result = await store.delete("/m/*").wait()
+	found.deleted = result.deleted
+	found.again_deleted = (await store.delete("/m/1").wait()).ok
+	while events.size() < 8:
+		await get_tree().process_frame
+	watch.stop()
+	found.events = events
+	return found
+"#,
+    );
+    let expected = json!({
+        "first": [true, "", 1], "again": "condition_failed", "version": ["condition_failed", 2], "field": "condition_failed",
+        "any": 3,
+        "list": [[["/m", null, 1], ["/m/1", 4, 3], ["/n", 1, 1]], 3], "nothing": [true, [], 0], "count": [1, 0],
+        "fetch": [true, 4, 3, 1],
+        "missing": [[false, "not_found", true, null, []], [false, "not_found", true, null, []]],
+        "values": [4, "default"],
+        "lease": ["/l", true, 60.0], "lost": "lease_lost",
+        "transaction": [true, true, ["/m/2", "/m/1"]], "otherwise": [true, false, 0],
+        "many": [2, [["/m/1", 4], ["/m/2", 2]]], "none": 0,
+        "kept": true, "unkept": "keep_while_failed", "released": [true, "not_found"],
+        "deleted": [
+            {"path": "/m/1", "reason": "asked"}, {"path": "/kept", "reason": "keep_while"},
+            {"path": "/m", "reason": "keep_while"},
+        ],
+        "again_deleted": true,
+        "events": [
+            ["put", "/m/1", {"stats": {"hp": 5}}], ["put", "/m/1", 2], ["put", "/m/1", 4], ["put", "/m/2", 5],
+            ["put", "/m/1", 7], ["put", "/m/2", 7], ["delete", "/m/2", null], ["delete", "/m/1", null],
+        ],
+    });
+    assert_eq!(found, expected);
+}
+
 /// The game stands still for longer than its lease lives: what hung on it is gone, whoever relies on it is told, and it can be had again.
 fn a_lease_that_ended_during_a_hang_is_told_as_lost(godot: &Godot) {
     let found = found(
@@ -171,6 +252,7 @@ fn a_forgotten_checkpoint_is_gone_after_a_crash(godot: &Godot) {
 }
 
 sidekick_tests::godot_claims!(
+    every_call_answers_as_it_is_documented,
     every_write_is_answered_however_late_it_is_read,
     a_forgotten_checkpoint_is_gone_after_a_crash,
     a_lease_that_ended_during_a_hang_is_told_as_lost,

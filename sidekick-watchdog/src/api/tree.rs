@@ -164,20 +164,15 @@ pub(super) async fn get_node(
         Ok(store) => store,
         Err(response) => return *response,
     };
-    match store.query(query).await {
-        StoreResult::Ok(mut found) => match found.nodes.pop() {
-            Some(mut node) => {
-                // Of a single node the answer itself has the value.
-                node.value = node.value.or(found.value);
-                node_response(node, found.revision, &headers)
-            }
-            None => answer(&StoreResult::error(
-                ErrorKind::NotFound,
-                format_args!("there is no node /{at}"),
-            )),
-        },
-        result => answer(&result),
+    let mut result = store.query(query).await;
+    if let StoreResult::Ok(found) = &mut result
+        && let Some(mut node) = found.nodes.pop()
+    {
+        // Of a single node the answer itself has the value.
+        node.value = node.value.or(found.value.take());
+        return node_response(node, found.revision, &headers);
     }
+    answer(&result)
 }
 
 fn node_response(node: NodeInfo, revision: u64, headers: &HeaderMap) -> Response {

@@ -84,8 +84,8 @@ impl Store {
         }
     }
 
-    /// Answers a question about the tree from memory: what this node has applied. For a linearizable answer wait for
-    /// [`Store::fence`] first. Watches and restores are not answered here, but by [`Store::events_after`] and
+    /// Answers a question about the tree from memory: what this node has applied. To get a node that is not there is
+    /// [`ErrorKind::NotFound`]. For a linearizable answer wait for [`Store::fence`] first. Watches and restores are not answered here, but by [`Store::events_after`] and
     /// [`Store::restore`].
     pub fn query(&self, query: &StoreQuery) -> StoreResult {
         if let Err(invalid) = query.check() {
@@ -100,17 +100,19 @@ impl Store {
                 ..Answer::default()
             };
             match query {
-                StoreQuery::Get { path, .. } => {
-                    let node = tree.get(path);
-                    let mut answer = answer;
-                    if let Some(mut node) = node {
-                        answer.version = node.version;
-                        answer.value = node.value.take();
-                        answer.count = 1;
-                        answer.nodes.push(node);
-                    }
-                    StoreResult::Ok(answer)
-                }
+                StoreQuery::Get { path, .. } => match tree.get(path) {
+                    Some(mut node) => StoreResult::Ok(Answer {
+                        version: node.version,
+                        value: node.value.take(),
+                        count: 1,
+                        nodes: vec![node],
+                        ..answer
+                    }),
+                    None => StoreResult::error(
+                        ErrorKind::NotFound,
+                        format_args!("there is no node {path}"),
+                    ),
+                },
                 StoreQuery::List {
                     pattern,
                     after,
@@ -331,6 +333,17 @@ mod tests {
                 linearizable: true,
             };
             assert_eq!(answer(store.query(&query)).count, 11);
+            let get = |at: &str| StoreQuery::Get {
+                path: Path::new(at).unwrap(),
+                linearizable: true,
+            };
+            let found = answer(store.query(&get("/n/3")));
+            assert_eq!((found.version, found.count), (round as u64 + 1, 1));
+            let missing = store.query(&get("/n/10"));
+            assert!(
+                matches!(&missing, StoreResult::Error { kind: ErrorKind::NotFound, message } if message.contains("/n/10")),
+                "{missing:?}"
+            );
             store.shutdown().await;
         }
         let store = Store::open(config.clone()).await.unwrap();

@@ -357,7 +357,10 @@ async fn a_node_is_json_or_godots_own_bytes() {
     let (_, answer) = server.ask("GET /api/v1/store/a", octets, "").await;
     let (_, body) = answer.split_once("\r\n\r\n").unwrap();
     assert_eq!(body.as_bytes(), bytes);
-    store.will_answer(StoreResult::Ok(Answer::default()));
+    store.will_answer(StoreResult::error(
+        ErrorKind::NotFound,
+        "there is no node /a",
+    ));
     assert_eq!(server.ask("GET /api/v1/store/a", "", "").await.0, 404);
 }
 
