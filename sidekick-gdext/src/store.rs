@@ -97,10 +97,7 @@ impl SidekickStore {
                 .ask(session, &query, timeout)
         });
         match answer {
-            Ok(StoreResult::Ok(answer)) => match answer.value {
-                Some(bytes) => words::variant(&bytes),
-                None => default,
-            },
+            Ok(StoreResult::Ok(answer)) => answer.value().map_or(default, words::variant),
             Ok(_) => default,
             Err(refusal) => {
                 warn_once(&refusal, "a value could not be read, the default is used");
@@ -198,7 +195,7 @@ impl SidekickStore {
     /// Several ops at once, all or none. `compare` asks of nodes what options ask (`{"/gold/1": {"field": {"coins": [">=", 10]}}}`); if
     /// all of it holds `then` is done, else `otherwise`, and `succeeded` tells which. An op is a dictionary: `{"put": path, "value":
     /// value}` with options of a write beside (a condition on the node's value goes into `when`), `{"get": path}` or `{"delete":
-    /// path}`. `nodes` has one node for each op. At most 128 ops with 1 MiB of values.
+    /// path}`. `nodes` has one node for each op, with its value for a get. At most 128 ops with 1 MiB of values.
     #[func]
     fn transaction(
         &self,

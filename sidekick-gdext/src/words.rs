@@ -481,7 +481,7 @@ fn tell_error(kind: ErrorKind, message: &str, told: &mut VarDictionary) {
 
 fn tell_answer(answer: &Answer, told: &mut VarDictionary) {
     told.set("version", answer.version as i64);
-    let value = answer.value.as_deref().map(variant).unwrap_or_default();
+    let value = answer.value().map(variant).unwrap_or_default();
     told.set("value", &value);
     told.set("revision", answer.revision as i64);
     told.set("count", answer.count as i64);
@@ -515,7 +515,7 @@ fn node(node: &NodeInfo) -> VarDictionary {
     one.set("version", node.version as i64);
     let value = node.value.as_deref().map(variant).unwrap_or_default();
     one.set("value", &value);
-    one.set("has_value", node.value.is_some());
+    one.set("has_value", node.has_value);
     one.set("child_version", node.child_version as i64);
     one.set("child_count", node.child_count as i64);
     one.set("lease_token", node.lease as i64);

@@ -201,7 +201,7 @@ impl Game {
             linearizable: false,
         };
         match self.ask(&query)? {
-            StoreResult::Ok(answer) => Some(version_in(answer.value.as_deref()).unwrap_or(0)),
+            StoreResult::Ok(answer) => Some(version_in(answer.value()).unwrap_or(0)),
             StoreResult::Error {
                 kind: ErrorKind::NotFound,
                 ..

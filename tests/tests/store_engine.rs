@@ -37,7 +37,11 @@ fn found(godot: &Godot, work: &str) -> Value {
 fn every_call_answers_as_it_is_documented(godot: &Godot) {
     let found = found(
         godot,
-        r#"func work() -> Dictionary:
+        r#"func of_node(node: Dictionary) -> Array:
+	return [node.path, node.has_value, node.value, node.version]
+
+
+func work() -> Dictionary:
 	var store: SidekickStore = Sidekick.store
 	var events: Array = []
 	var watch: SidekickWatch = store.watch("/m/*")
@@ -52,12 +56,14 @@ fn every_call_answers_as_it_is_documented(godot: &Godot) {
 	await store.put("/n", 1).wait()
 
 	result = await store.list("/**").wait()
-	found.list = [result.nodes.map(func(node: Dictionary) -> Array: return [node.path, node.value, node.version]), result.count]
+	found.list = [result.nodes.map(of_node), result.count]
 	result = await store.list("/x/**").wait()
 	found.nothing = [result.ok, result.nodes, result.count]
 	found.count = [(await store.count("/m/*").wait()).count, (await store.count("/x").wait()).count]
 	result = await store.fetch("/m/1").wait()
-	found.fetch = [result.ok, result.value, result.version, result.nodes.size()]
+	found.fetch = [result.ok, result.value, result.version, result.nodes.map(of_node)]
+	result = await store.fetch("/m").wait()
+	found.above = [result.ok, result.value, result.version, result.nodes.map(of_node)]
 	found.missing = []
 	for options: Dictionary in [{}, {"linearizable": true}]:
 		result = await store.fetch("/x", options).wait()
@@ -70,11 +76,11 @@ fn every_call_answers_as_it_is_documented(godot: &Godot) {
 	found.lost = (await store.renew_lease(before).wait()).error
 	var hanging: Dictionary = {"put": "/m/2", "value": 5, "lease": lease}
 	result = await store.transaction({"/m/1": {"exists": true}}, [hanging, {"get": "/m/1"}], [{"delete": "/m/1"}]).wait()
-	found.transaction = [result.ok, result.succeeded, result.nodes.map(func(node: Dictionary) -> String: return node.path)]
-	result = await store.transaction({"/x": {"exists": true}}, [], [{"get": "/x"}]).wait()
-	found.otherwise = [result.ok, result.succeeded, result.nodes[0].version]
+	found.transaction = [result.ok, result.succeeded, result.nodes.map(of_node)]
+	result = await store.transaction({"/x": {"exists": true}}, [], [{"get": "/x"}, {"put": "/y", "value": null}, {"delete": "/y"}]).wait()
+	found.otherwise = [result.ok, result.succeeded, result.nodes.map(of_node)]
 	result = await store.put("/m/*", 7).wait()
-	found.many = [result.count, result.nodes.map(func(node: Dictionary) -> Array: return [node.path, node.version])]
+	found.many = [result.count, result.nodes.map(of_node)]
 	found.none = (await store.put("/x/*", 7).wait()).count
 
 	found.kept = (await store.put("/kept", 1, {"keep_while": {"/m/1": {"value": 7}}}).wait()).ok
@@ -93,13 +99,14 @@ fn every_call_answers_as_it_is_documented(godot: &Godot) {
     let expected = json!({
         "first": [true, "", 1], "again": "condition_failed", "version": ["condition_failed", 2], "field": "condition_failed",
         "any": 3,
-        "list": [[["/m", null, 1], ["/m/1", 4, 3], ["/n", 1, 1]], 3], "nothing": [true, [], 0], "count": [1, 0],
-        "fetch": [true, 4, 3, 1],
+        "list": [[["/m", false, null, 1], ["/m/1", true, 4, 3], ["/n", true, 1, 1]], 3], "nothing": [true, [], 0], "count": [1, 0],
+        "fetch": [true, 4, 3, [["/m/1", true, 4, 3]]], "above": [true, null, 1, [["/m", false, null, 1]]],
         "missing": [[false, "not_found", true, null, []], [false, "not_found", true, null, []]],
         "values": [4, "default"],
         "lease": ["/l", true, 60.0], "lost": "lease_lost",
-        "transaction": [true, true, ["/m/2", "/m/1"]], "otherwise": [true, false, 0],
-        "many": [2, [["/m/1", 4], ["/m/2", 2]]], "none": 0,
+        "transaction": [true, true, [["/m/2", true, null, 1], ["/m/1", true, 4, 3]]],
+        "otherwise": [true, false, [["/x", false, null, 0], ["/y", true, null, 1], ["/y", false, null, 0]]],
+        "many": [2, [["/m/1", true, null, 4], ["/m/2", true, null, 2]]], "none": 0,
         "kept": true, "unkept": "keep_while_failed", "released": [true, "not_found"],
         "deleted": [
             {"path": "/m/1", "reason": "asked"}, {"path": "/kept", "reason": "keep_while"},

@@ -287,6 +287,7 @@ fn over_tcp_a_write_wants_the_token_and_counts_once() {
         "{told}"
     );
     assert_eq!(told["nodes"][1]["value"], 2);
+    assert_eq!(told["nodes"][0]["has_value"], true);
     let (_, told) = ask("GET /api/v1/store?pattern=/**&limit=1", bearer, "");
     assert_eq!(
         (&told["nodes"][0]["path"], &told["next"]),

@@ -41,14 +41,13 @@ impl StoreResult {
 
     /// Whether it has what may be large: values or lists of nodes.
     pub fn has_bulk(&self) -> bool {
-        matches!(self, Self::Ok(of) if of.value.is_some() || !of.nodes.is_empty() || !of.deleted.is_empty())
+        matches!(self, Self::Ok(of) if !of.nodes.is_empty() || !of.deleted.is_empty())
     }
 
     /// Gives up its values and lists of nodes ([`Self::has_bulk`]), and says why.
     pub fn give_up(&mut self, message: impl fmt::Display) {
         if let Self::Ok(answer) = self {
             let answer = Answer {
-                value: None,
                 nodes: Vec::new(),
                 deleted: Vec::new(),
                 ..std::mem::take(answer)
@@ -77,11 +76,8 @@ pub struct Answer {
     pub revision: u64,
     /// Version of the node, or of the checkpoint that was taken; 0 if there is no node.
     pub version: u64,
-    /// The node's value, for a query.
-    #[serde(with = "serde_bytes")]
-    pub value: Option<Vec<u8>>,
-    /// The nodes of a query; one for each op of a transaction, in their order; those changed by a put with a pattern
-    /// (without their values).
+    /// The nodes of a query, with their values; one for each op of a transaction, in their order, with their values for
+    /// gets; those of a put with a pattern, without.
     pub nodes: Vec<NodeInfo>,
     /// The nodes that vanished, parents after their children.
     pub deleted: Vec<Deleted>,
@@ -95,6 +91,17 @@ pub struct Answer {
     pub next: Option<Path>,
 }
 
+impl Answer {
+    /// The node's value, of an answer about a single node ([`super::StoreQuery::Get`]).
+    pub fn value(&self) -> Option<&[u8]> {
+        match self.nodes.as_slice() {
+            // Of a list that found one, no version is told.
+            [node] if self.version > 0 => node.value.as_deref(),
+            _ => None,
+        }
+    }
+}
+
 /// One node as it stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeInfo {
@@ -106,7 +113,9 @@ pub struct NodeInfo {
     pub child_version: u64,
     /// How many children it has.
     pub child_count: u64,
-    /// Its value.
+    /// Whether it has a value, also where that is not told.
+    pub has_value: bool,
+    /// Its value, where it is told.
     #[serde(with = "serde_bytes")]
     pub value: Option<Vec<u8>>,
     /// The token of the lease that is held here; 0 if none is.

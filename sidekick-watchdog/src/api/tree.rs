@@ -166,10 +166,8 @@ pub(super) async fn get_node(
     };
     let mut result = store.query(query).await;
     if let StoreResult::Ok(found) = &mut result
-        && let Some(mut node) = found.nodes.pop()
+        && let Some(node) = found.nodes.pop()
     {
-        // Of a single node the answer itself has the value.
-        node.value = node.value.or(found.value.take());
         return node_response(node, found.revision, &headers);
     }
     answer(&result)

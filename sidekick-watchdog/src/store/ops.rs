@@ -101,9 +101,8 @@ impl Store {
             };
             match query {
                 StoreQuery::Get { path, .. } => match tree.get(path) {
-                    Some(mut node) => StoreResult::Ok(Answer {
+                    Some(node) => StoreResult::Ok(Answer {
                         version: node.version,
-                        value: node.value.take(),
                         count: 1,
                         nodes: vec![node],
                         ..answer
@@ -339,6 +338,8 @@ mod tests {
             };
             let found = answer(store.query(&get("/n/3")));
             assert_eq!((found.version, found.count), (round as u64 + 1, 1));
+            let value = sidekick_ipc::value::encode(&sidekick_ipc::value::Value::Int(round));
+            assert_eq!(found.value(), Some(value.as_slice()));
             let missing = store.query(&get("/n/10"));
             assert!(
                 matches!(&missing, StoreResult::Error { kind: ErrorKind::NotFound, message } if message.contains("/n/10")),

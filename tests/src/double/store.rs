@@ -224,7 +224,7 @@ impl Store {
             StoreQuery::Get { path, .. } => match self.nodes.get(path) {
                 Some((version, value)) => self.ok(Answer {
                     version: *version,
-                    value: Some(value.clone()),
+                    nodes: vec![node_info(path, *version, value)],
                     ..Answer::default()
                 }),
                 None => StoreResult::error(ErrorKind::NotFound, "there is no such node"),
@@ -234,14 +234,7 @@ impl Store {
                     .nodes
                     .iter()
                     .filter(|(path, _)| pattern.matches(path))
-                    .map(|(path, (version, value))| NodeInfo {
-                        path: path.clone(),
-                        version: *version,
-                        child_version: 0,
-                        child_count: 0,
-                        value: Some(value.clone()),
-                        lease: 0,
-                    })
+                    .map(|(path, (version, value))| node_info(path, *version, value))
                     .collect();
                 self.ok(Answer {
                     count: nodes.len() as u64,
@@ -278,5 +271,17 @@ impl Store {
                 })
             }
         }
+    }
+}
+
+fn node_info(path: &Path, version: u64, value: &[u8]) -> NodeInfo {
+    NodeInfo {
+        path: path.clone(),
+        version,
+        child_version: 0,
+        child_count: 0,
+        has_value: true,
+        value: Some(value.to_vec()),
+        lease: 0,
     }
 }

@@ -344,10 +344,10 @@ async fn a_node_is_json_or_godots_own_bytes() {
             version: 3,
             child_version: 0,
             child_count: 0,
-            value: None,
+            has_value: true,
+            value: Some(bytes.clone()),
             lease: 0,
         }],
-        value: Some(bytes.clone()),
         ..Answer::default()
     }));
     let (code, answer) = server.ask("GET /api/v1/store/a", "", "").await;

@@ -294,7 +294,7 @@ pub(super) fn node(node: &NodeInfo) -> Json {
     json!({
         "path": node.path.as_str(),
         "value": json(node.value.as_deref()),
-        "has_value": node.value.is_some(),
+        "has_value": node.has_value,
         "version": node.version,
         "child_version": node.child_version,
         "child_count": node.child_count,

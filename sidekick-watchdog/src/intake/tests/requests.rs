@@ -5,8 +5,8 @@ use std::task::{Context, Poll, Waker};
 
 use sidekick_ipc::session::{CheckpointRef, Message};
 use sidekick_ipc::tree::{
-    Answer, CHECKPOINT_KEYS_MAX, CheckpointKind, Path as TreePath, Put, RestoreStatus, Restored,
-    StoreOp, WatchEvent, WatchKind, decode_request,
+    Answer, CHECKPOINT_KEYS_MAX, CheckpointKind, NodeInfo, Path as TreePath, Put, RestoreStatus,
+    Restored, StoreOp, WatchEvent, WatchKind, decode_request,
 };
 
 use super::*;
@@ -115,10 +115,22 @@ impl Tree {
 
     pub(super) fn query(&self, _asker: &Asker, query: &StoreQuery) -> StoreResult {
         match query {
-            StoreQuery::Get { path, .. } => ok(Answer {
-                value: self.nodes.get(path).cloned(),
-                ..Answer::default()
-            }),
+            StoreQuery::Get { path, .. } => {
+                let value = self.nodes.get(path).cloned();
+                ok(Answer {
+                    version: 1,
+                    nodes: vec![NodeInfo {
+                        path: path.clone(),
+                        version: 1,
+                        child_version: 1,
+                        child_count: 0,
+                        has_value: value.is_some(),
+                        value,
+                        lease: 0,
+                    }],
+                    ..Answer::default()
+                })
+            }
             StoreQuery::Restore { .. } => StoreResult::Restored(Restored {
                 status: RestoreStatus::Restored,
                 version: self.checkpoints.last().copied().unwrap_or(0),
@@ -255,7 +267,7 @@ fn reply(engine: &Session, number: u64) -> StoreResult {
 
 fn value(result: StoreResult) -> Option<Vec<u8>> {
     match result {
-        StoreResult::Ok(answer) => answer.value,
+        StoreResult::Ok(answer) => answer.value().map(<[u8]>::to_vec),
         other => panic!("{other:?}"),
     }
 }

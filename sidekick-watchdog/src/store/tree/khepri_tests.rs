@@ -587,6 +587,10 @@ fn put_many_nodes() {
     let answer = run(&mut tree, many("/stock/wood/*", Vec::new())).unwrap();
     assert_eq!((answer.count, answer.revision), (2, 5));
     assert_eq!(answer.nodes[0].version, 2);
+    assert_eq!(
+        (answer.nodes[0].has_value, &answer.nodes[0].value),
+        (true, &None)
+    );
     // It makes no nodes.
     assert_eq!(
         run(&mut tree, many("/none/*", Vec::new())).unwrap().count,

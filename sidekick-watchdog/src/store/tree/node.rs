@@ -77,6 +77,7 @@ impl Node {
             version: self.version,
             child_version: self.child_version,
             child_count: self.child_count,
+            has_value: self.value.is_some(),
             value: value.map(|value| value.to_vec()),
             lease: self.held.as_ref().map_or(0, |held| held.token),
         }
@@ -104,6 +105,7 @@ pub(super) fn no_node(path: &Path) -> NodeInfo {
         version: 0,
         child_version: 0,
         child_count: 0,
+        has_value: false,
         value: None,
         lease: 0,
     }

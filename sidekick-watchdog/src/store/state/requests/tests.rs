@@ -1,6 +1,8 @@
 //! Ops through the state: each once, whatever is retried; each answered until the answer was taken.
 
-use sidekick_ipc::tree::{Answer, CheckpointKind, Condition, Path, Put, Words, encode_request};
+use sidekick_ipc::tree::{
+    Answer, CheckpointKind, Condition, NodeInfo, Path, Put, Words, encode_request,
+};
 
 use super::super::super::command::{Command, Outcome};
 use super::*;
@@ -191,7 +193,15 @@ fn large(bytes: usize, revision: u64) -> StoreResult {
     StoreResult::Ok(Answer {
         revision,
         version: revision + 1,
-        value: Some(vec![0; bytes]),
+        nodes: vec![NodeInfo {
+            path: Path::new("/k").unwrap(),
+            version: revision + 1,
+            child_version: 1,
+            child_count: 0,
+            has_value: true,
+            value: Some(vec![0; bytes]),
+            lease: 0,
+        }],
         ..Answer::default()
     })
 }
