@@ -128,8 +128,8 @@ impl SidekickStore {
         send(asked, timeout_s, None)
     }
 
-    /// Deletes a node and all below it, or every node that matches a pattern; `deleted` tells which and why. Nothing to delete is
-    /// no error.
+    /// Deletes a node and all below it, or every node that matches a pattern (1,024 at most, and what is below them). `count` tells
+    /// how many went, with those that went along; `deleted` tells which and why, of the first 1,024. Nothing to delete is no error.
     #[func]
     fn delete(
         &self,

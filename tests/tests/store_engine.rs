@@ -87,8 +87,9 @@ func work() -> Dictionary:
 	found.unkept = (await store.put("/unkept", 1, {"keep_while": {"/x": true}}).wait()).error
 	found.released = [(await store.release_lease(lease).wait()).ok, (await store.fetch("/m/2").wait()).error]
 	result = await store.delete("/m/*").wait()
-	found.deleted = result.deleted
-	found.again_deleted = (await store.delete("/m/1").wait()).ok
+	found.deleted = [result.deleted, result.count]
+	result = await store.delete("/m/1").wait()
+	found.again_deleted = [result.ok, result.count]
 	while events.size() < 8:
 		await get_tree().process_frame
 	watch.stop()
@@ -108,11 +109,11 @@ func work() -> Dictionary:
         "otherwise": [true, false, [["/x", false, null, 0], ["/y", true, null, 1], ["/y", false, null, 0]]],
         "many": [2, [["/m/1", true, null, 4], ["/m/2", true, null, 2]]], "none": 0,
         "kept": true, "unkept": "keep_while_failed", "released": [true, "not_found"],
-        "deleted": [
+        "deleted": [[
             {"path": "/m/1", "reason": "asked"}, {"path": "/kept", "reason": "keep_while"},
             {"path": "/m", "reason": "keep_while"},
-        ],
-        "again_deleted": true,
+        ], 3],
+        "again_deleted": [true, 0],
         "events": [
             ["put", "/m/1", {"stats": {"hp": 5}}], ["put", "/m/1", 2], ["put", "/m/1", 4], ["put", "/m/2", 5],
             ["put", "/m/1", 7], ["put", "/m/2", 7], ["delete", "/m/2", null], ["delete", "/m/1", null],

@@ -304,5 +304,21 @@ fn over_tcp_a_write_wants_the_token_and_counts_once() {
         (code.as_str(), &told["deleted"][0]["path"]),
         ("200", &json!("/a"))
     );
+
+    // More than an answer has names for.
+    for piece in 0..9 {
+        let puts: Vec<Value> = (0..128)
+            .map(|number| json!({"put": format!("/many/{piece}-{number}"), "value": number}))
+            .collect();
+        let transaction = json!({"then": puts});
+        let (code, told) = ask(
+            "POST /api/v1/transactions",
+            bearer,
+            &transaction.to_string(),
+        );
+        assert_eq!(code, "200", "{told}");
+    }
+    let told = store(&setup, &["delete", "/many"]);
+    assert_eq!(told, format!("{} nodes deleted", 9 * 128 + 1));
     watchdog.stop(PATIENCE);
 }

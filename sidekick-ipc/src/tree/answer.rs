@@ -79,11 +79,11 @@ pub struct Answer {
     /// The nodes of a query, with their values; one for each op of a transaction, in their order, with their values for
     /// gets; those of a put with a pattern, without.
     pub nodes: Vec<NodeInfo>,
-    /// The nodes that vanished, parents after their children.
+    /// The nodes that vanished, parents after their children: the first [`super::NODES_PER_ANSWER_MAX`] of them.
     pub deleted: Vec<Deleted>,
     /// The lease granted or renewed.
     pub lease: Option<LeaseRef>,
-    /// How many nodes match, or were changed.
+    /// How many nodes match, were put, or vanished with a delete.
     pub count: u64,
     /// A transaction: whether `compare` held. For every other request: true.
     pub succeeded: bool,

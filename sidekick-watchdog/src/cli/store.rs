@@ -324,8 +324,7 @@ fn put(client: &mut Client, args: &PutArgs) -> Result<(), StoreError> {
 fn delete(client: &mut Client, args: &DeleteArgs) -> Result<(), StoreError> {
     let path = with_query(&address(&args.path)?, conditions(&args.conditions));
     let told = success(&client.send(Method::DELETE, &path, Vec::new())?)?;
-    let count = told["deleted"].as_array().map_or(0, Vec::len);
-    super::say(format_args!("{count} nodes deleted"));
+    super::say(format_args!("{} nodes deleted", told["count"]));
     Ok(())
 }
 

@@ -26,7 +26,10 @@ pub(super) struct Change<'a> {
     /// What was there before, in order.
     undo: Vec<(Path, Option<Node>)>,
     events: Vec<Event>,
+    /// The first [`NODES_PER_ANSWER_MAX`] of the nodes that went.
     deleted: Vec<Deleted>,
+    /// How many went.
+    pub(super) removed: u64,
     touched: VecDeque<Touched>,
 }
 
@@ -39,6 +42,7 @@ impl Tree {
             undo: Vec::new(),
             events: Vec::new(),
             deleted: Vec::new(),
+            removed: 0,
             touched: VecDeque::new(),
         };
         let done = write(&mut change).and_then(|answer| {
@@ -174,6 +178,7 @@ impl Change<'_> {
         for path in all.iter().rev() {
             self.set(path, None);
             self.event(path, Kind::Delete(reason));
+            self.removed += 1;
             if self.deleted.len() < NODES_PER_ANSWER_MAX {
                 self.deleted.push(Deleted {
                     path: path.clone(),

@@ -35,8 +35,9 @@
 //! Ours alone: leases.
 
 use sidekick_ipc::tree::{
-    Answer, Comparison, Condition, DeleteReason, ErrorKind, LeaseRef, NODES_PER_PATTERN_WRITE_MAX,
-    NodeInfo, Path, Pattern, Put, StoreOp, StoreResult, TransactionOp, VALUE_BYTES_MAX, WatchKind,
+    Answer, Comparison, Condition, DeleteReason, ErrorKind, LeaseRef, NODES_PER_ANSWER_MAX,
+    NODES_PER_PATTERN_WRITE_MAX, NodeInfo, Path, Pattern, Put, StoreOp, StoreResult, TransactionOp,
+    VALUE_BYTES_MAX, WatchKind,
 };
 use sidekick_ipc::value::{Value, encode};
 use uuid::Uuid;
@@ -561,6 +562,36 @@ fn automatic_reclaim_keeps_relevant_nodes() {
     assert_eq!(names(&tree), ["/foo", "/foo/bar", "/foo/other"]);
     delete(&mut tree, "/foo/bar");
     assert_eq!(names(&tree), ["/foo", "/foo/other"]);
+}
+
+/// Beyond Khepri: what goes is counted, also where the list of it ends, and each node once.
+#[test]
+fn a_delete_counts_all_that_went() {
+    let mut tree = Tree::default();
+    let children = NODES_PER_ANSWER_MAX + 476;
+    for number in 0..children {
+        put(&mut tree, &format!("/imp/{number}"), "a");
+    }
+    put_keep(&mut tree, "/kept", "/imp", Condition::Exists(true)).unwrap();
+    let delete = |tree: &mut Tree, target: &str| {
+        let op = StoreOp::Delete {
+            target: pattern(target),
+            when: Vec::new(),
+        };
+        run(tree, op).unwrap()
+    };
+    let answer = delete(&mut tree, "/imp");
+    assert_eq!(answer.count, children as u64 + 2);
+    assert_eq!(answer.deleted.len(), NODES_PER_ANSWER_MAX);
+    assert_eq!(names(&tree), [""; 0]);
+    assert_eq!(delete(&mut tree, "/imp").count, 0);
+
+    for at in ["/a/b/c", "/a/d"] {
+        put(&mut tree, at, "a");
+    }
+    // Some that match lie below others that do.
+    let answer = delete(&mut tree, "/a/**");
+    assert_eq!((answer.count, answer.deleted.len(), tree.len()), (4, 4, 0));
 }
 
 fn meadow() -> Tree {

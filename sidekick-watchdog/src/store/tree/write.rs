@@ -194,7 +194,7 @@ impl Change<'_> {
         }
         self.settle();
         Ok(Answer {
-            count: paths.len() as u64,
+            count: self.removed,
             ..done()
         })
     }
