@@ -140,7 +140,10 @@ impl Game {
         match self.session.next_message()? {
             Message::Reply { number, result } => {
                 self.unanswered.remove(&number);
-                if let StoreResult::Error { kind, message } = &result {
+                // That a node is not there yet is an answer to who asks for it.
+                if let StoreResult::Error { kind, message } = &result
+                    && (*kind, number) != (ErrorKind::NotFound, awaited)
+                {
                     self.journal
                         .write(&format!("error {} {message}", kind.name()));
                 }
