@@ -414,7 +414,11 @@ fn a_hook_that_is_cancelled_is_no_failed_start() {
     wait::until("the hook", PATIENCE, || {
         (!setup.descendants(Some(&watchdog)).is_empty()).then_some(())
     });
-    order(&setup, &["stop"]);
+    // The first hook runs before orders are taken.
+    wait::until("the stop to be taken", PATIENCE, || {
+        let stop = setup.run(&["stop"], PATIENCE);
+        stop.status.success().then_some(())
+    });
     let words = watchdog.wait_for_log("its end", PATIENCE, |line| {
         let error = line.text("error")?;
         error.contains("pre_start").then(|| error.to_owned())
