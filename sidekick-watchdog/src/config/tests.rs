@@ -299,6 +299,7 @@ fn the_template_passes_its_own_check_with_every_key_uncommented() {
         "/run/secrets/sidekick-api-token",
         "/run/secrets/database-url",
         "/run/secrets/database-password",
+        "/run/secrets/registry-password",
         "/etc/sidekick/client.pem",
         "/etc/sidekick/client.key",
     ] {
