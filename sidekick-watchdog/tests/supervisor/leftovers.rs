@@ -5,8 +5,9 @@
 
 use std::mem;
 use std::path::Path;
-use std::process::Command as Program;
+use std::process::{Command as Program, Stdio};
 
+use sidekick_watchdog::platform::spawn_other;
 use tempfile::TempDir;
 
 use crate::harness::{Site, Watched, carriers, eventually, kill};
@@ -24,13 +25,17 @@ const ENGINE: &str = "setsid bash -c 'for fd in /proc/$$/fd/*; do n=${fd##*/}; [
 fn left_by(way: &str) -> usize {
     // Not removed by the failing test, and no name that another process has.
     let witness = TempDir::new().expect("temporary folder");
-    let output = Program::new(std::env::current_exe().expect("known"))
+    let mut program = Program::new(std::env::current_exe().expect("known"));
+    program
         .args(["--exact", "leftovers::fails_on_purpose", "--nocapture"])
         .env(FAIL, way)
         .env(WITNESS, witness.path())
         .env("TMPDIR", witness.path())
-        .output()
-        .expect("this executable");
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    // Other tests of this process lock launches: a plain spawn could inherit a lock, and be killed as an engine's child.
+    let child = spawn_other(&mut program).expect("this executable");
+    let output = child.wait_with_output().expect("its end");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
         !output.status.success() && said.contains(LAST_WORDS),
