@@ -847,3 +847,34 @@ fn a_watchdogs_death_is_proven() {
     child.wait().unwrap();
     assert!(control.is_watchdog_dead());
 }
+
+/// Resident bytes of this process's mappings of the session's file.
+fn resident_kib(session: &Session) -> u64 {
+    let name = session.epoch().to_string();
+    let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let (mut sum, mut is_ours) = (0, false);
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        match words.next().unwrap() {
+            "Rss:" if is_ours => sum += words.next().unwrap().parse::<u64>().unwrap(),
+            range if range.contains('-') => is_ours = line.contains(&name),
+            _ => {}
+        }
+    }
+    sum
+}
+
+/// A server that starts again must not wait for the whole ring, and must not take a page fault for each page later.
+#[test]
+fn the_ring_becomes_resident_while_the_game_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path(), WhenFull::Refuse);
+    options.ring_bytes = 16 << 20;
+    let ring_kib = (options.ring_bytes >> 10) as u64;
+    let session = Session::create(options).unwrap();
+    assert!(resident_kib(&session) < ring_kib / 2);
+    for _ in 0..64 {
+        session.on_frame(Phase::Running);
+    }
+    assert!(resident_kib(&session) >= ring_kib);
+}

@@ -93,11 +93,19 @@ impl Mapping {
         unsafe { sys::protect_read_only(self.raw.as_mut_ptr().add(start), end - start) }
     }
 
-    /// Touches all pages, so that no page fault happens on the game's clock, and keeps the mapping out of forked
-    /// children. Best effort: an older kernel refuses the first.
-    pub fn prefault(&self) {
-        // SAFETY: the range is exactly the mapping; populating and not inheriting change no byte of it.
-        unsafe { sys::prefault(self.raw.as_mut_ptr(), self.raw.len()) };
+    /// Touches the pages from `start` to `end`, so that no page fault happens while the game records. Best effort: an older kernel refuses.
+    pub fn prefault(&self, start: usize, end: usize) {
+        let end = end.min(self.raw.len());
+        if start < end {
+            // SAFETY: `start < end <= len`, so the range lies inside the mapping; populating changes no byte of it.
+            unsafe { sys::prefault(self.raw.as_mut_ptr().add(start), end - start) };
+        }
+    }
+
+    /// Keeps the mapping out of forked children. Best effort.
+    pub fn keep_from_children(&self) {
+        // SAFETY: the range is exactly the mapping, and not inheriting it changes no byte of it.
+        unsafe { sys::keep_from_children(self.raw.as_mut_ptr(), self.raw.len()) };
     }
 
     /// Bytes mapped.

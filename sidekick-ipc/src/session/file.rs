@@ -1,6 +1,7 @@
 //! The session's file: made under a name that nobody looks at, and complete when it gets its own.
 
 use std::fs::File;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
@@ -15,6 +16,9 @@ use crate::region::{Mapping, Region, Side};
 use crate::ring::Consumer;
 use crate::sys::{self, Dir};
 
+/// 64 pages of 4 KiB, about 0.1 ms.
+const PREFAULT_BYTES_PER_FRAME: usize = 256 << 10;
+
 /// The ring file in use.
 pub(super) struct Current {
     pub(super) mapping: Arc<Mapping>,
@@ -22,6 +26,26 @@ pub(super) struct Current {
     _file: File,
     pub(super) rotation: u32,
     pub(super) downlink: Mutex<Consumer<Arc<Mapping>>>,
+    /// Up to where the file's pages were touched.
+    prefaulted: AtomicUsize,
+}
+
+impl Current {
+    /// Touches some more of the ring's pages, until all were. All at once would be 7 ms for 16 MiB, in which a server that was started again
+    /// would not serve yet.
+    #[inline]
+    pub(super) fn prefault_some(&self) {
+        if self.prefaulted.load(Relaxed) < self.mapping.bytes() {
+            self.prefault_next();
+        }
+    }
+
+    #[cold]
+    fn prefault_next(&self) {
+        let start = self.prefaulted.fetch_add(PREFAULT_BYTES_PER_FRAME, Relaxed);
+        let end = start.saturating_add(PREFAULT_BYTES_PER_FRAME);
+        self.mapping.prefault(start, end);
+    }
 }
 
 /// Where and how the files of a session are made.
@@ -75,7 +99,8 @@ impl Place<'_> {
         sys::lock_exclusive(&file).map_err(failed("lock the ring file"))?;
         sys::allocate(&file, bytes as u64).map_err(failed("allocate the ring file"))?;
         let mapping = Mapping::create(&file, bytes).map_err(failed("map the ring file"))?;
-        mapping.prefault();
+        mapping.keep_from_children();
+        mapping.prefault(0, layout::D);
         let pid = std::process::id();
         let info = SessionInfo {
             epoch: self.epoch,
@@ -117,6 +142,7 @@ impl Place<'_> {
             _file: file,
             rotation,
             downlink: Mutex::new(downlink),
+            prefaulted: AtomicUsize::new(layout::D),
         })
     }
 }

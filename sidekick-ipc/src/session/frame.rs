@@ -128,6 +128,7 @@ impl Session {
         self.ask_again_if_new(generation);
         self.notifier
             .tell(region, DRAIN_SLEEP, || self.last_seq.load(Acquire));
+        current.prefault_some();
     }
 
     /// Somebody may have set the wall clock: records made from now on should say so.

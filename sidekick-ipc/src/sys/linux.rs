@@ -237,13 +237,17 @@ pub unsafe fn protect_read_only(start: *mut u8, bytes: usize) -> io::Result<()> 
 }
 
 /// # Safety
-/// `start .. start + bytes` is a whole mapping of this process.
+/// `start .. start + bytes` is inside a mapping of this process.
 pub unsafe fn prefault(start: *mut u8, bytes: usize) {
-    // SAFETY: passed on to the caller; neither advice changes bytes. Errors (kernels before 5.14) cost speed only.
-    unsafe {
-        let _ = rustix::mm::madvise(start.cast(), bytes, Advice::LinuxPopulateWrite);
-        let _ = rustix::mm::madvise(start.cast(), bytes, Advice::LinuxDontFork);
-    }
+    // SAFETY: passed on to the caller; the advice changes no bytes. Errors (kernels before 5.14) cost speed only.
+    let _ = unsafe { rustix::mm::madvise(start.cast(), bytes, Advice::LinuxPopulateWrite) };
+}
+
+/// # Safety
+/// `start .. start + bytes` is a whole mapping of this process.
+pub unsafe fn keep_from_children(start: *mut u8, bytes: usize) {
+    // SAFETY: passed on to the caller; the advice changes no bytes.
+    let _ = unsafe { rustix::mm::madvise(start.cast(), bytes, Advice::LinuxDontFork) };
 }
 
 /// Puts private zero pages over a range; false when the system refuses. May be called in a signal handler.
