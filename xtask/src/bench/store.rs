@@ -73,11 +73,22 @@ pub(super) fn run(printer: Printer) -> Result<(), Box<dyn Error>> {
         "us",
         &samples,
     ));
-    let samples = results.samples("get_value_in_a_row")?;
-    printer.print(&Line::median("store", "get_value_in_a_row", "us", &samples));
-    let line = Line::median("store", "get_value", "us", &results.samples("get_value")?);
-    let bare = Line::median("store", "two_wake_ups", "us", &two_wake_ups()?);
-    let line = line.beside("two_wake_ups", bare.p50);
+    // As a server reads that loads, which is what the call is for.
+    let in_a_row = results.samples("get_value_in_a_row")?;
+    let line = Line::median("store", "get_value_in_a_row", "us", &in_a_row);
+    printer.print(&line.target(Target::AtMost(READ_US_MAX)));
+    let (cold, warm) = (
+        median(&results.samples("engine_call")?),
+        median(&results.samples("engine_call_in_a_row")?),
+    );
+    let wake_ups = median(&two_wake_ups()?);
+    // Two processes go through code and data that the processor's caches no longer hold.
+    let floor = median(&in_a_row) + wake_ups + 2.0 * (cold - warm);
+    let line = Line::median("store", "get_value", "us", &results.samples("get_value")?)
+        .beside("floor", floor)
+        .beside("two_wake_ups", wake_ups)
+        .beside("engine_call", cold)
+        .beside("engine_call_in_a_row", warm);
     printer.print(&line.target(Target::AtMost(READ_US_MAX)));
     Ok(())
 }
