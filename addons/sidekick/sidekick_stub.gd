@@ -312,5 +312,6 @@ class StubStore:
 			"succeeded": false,
 			"nodes": [],
 			"deleted": [],
+			"deleted_cut": false,
 			"next": "",
 		}

@@ -31,8 +31,9 @@ use crate::words::{self, Refusal};
 /// A write is safe when its call has returned: it is applied once, whatever dies after that. How it went is told by its
 /// [SidekickRequest]: `ok`; `error`, one word (`not_found`, `condition_failed`, `keep_while_failed`, `lease_held`, `lease_lost`,
 /// `too_large`, `invalid`, `tree_full`, `too_many`, `answer_lost`, `unavailable`, `timeout`, `unsupervised`, `shutting_down`);
-/// `message`, a sentence; `version` and `value` of the node; `revision` of the whole store; `nodes`, `deleted`, `count`, `succeeded`,
-/// `next` and `lease` where a method says so. A write whose request ends with `timeout` may still be applied. With `answer_lost` it
+/// `message`, a sentence; `version` and `value` of the node; `revision` of the whole store; `nodes`, `succeeded`, `next` and `lease`
+/// where a method says so. `deleted` are the nodes that vanished with a write, dictionaries with `path` and `reason`; `count` says how
+/// many, unless a method says otherwise, and `deleted_cut` that there were more than the 1,024 that `deleted` names. A write whose request ends with `timeout` may still be applied. With `answer_lost` it
 /// was applied: more than 16 MiB of answers waited while the game took none, so this one's `value`, `nodes` and `deleted` were given up;
 /// the rest of it is told.
 ///
@@ -129,7 +130,8 @@ impl SidekickStore {
     }
 
     /// Deletes a node and all below it, or every node that matches a pattern (1,024 at most, and what is below them). `count` tells
-    /// how many went, with those that went along; `deleted` tells which and why, of the first 1,024. Nothing to delete is no error.
+    /// how many went, with those that went along; `deleted` tells which and why, of the first 1,024 (`deleted_cut`: there were more).
+    /// Nothing to delete is no error.
     #[func]
     fn delete(
         &self,
@@ -195,7 +197,8 @@ impl SidekickStore {
     /// Several ops at once, all or none. `compare` asks of nodes what options ask (`{"/gold/1": {"field": {"coins": [">=", 10]}}}`); if
     /// all of it holds `then` is done, else `otherwise`, and `succeeded` tells which. An op is a dictionary: `{"put": path, "value":
     /// value}` with options of a write beside (a condition on the node's value goes into `when`), `{"get": path}` or `{"delete":
-    /// path}`. `nodes` has one node for each op, with its value for a get. At most 128 ops with 1 MiB of values.
+    /// path}`. `nodes` has one node for each op, with its value for a get; `count` tells how many nodes went, `deleted` which, of the
+    /// first 1,024. At most 128 ops with 1 MiB of values.
     #[func]
     fn transaction(
         &self,
@@ -237,7 +240,7 @@ impl SidekickStore {
         send(asked, TIMEOUT_S_DEFAULT, seconds)
     }
 
-    /// Gives a lease back; nodes that hang on it are deleted.
+    /// Gives a lease back; nodes that hang on it are deleted. `count` tells how many, `deleted` which, of the first 1,024.
     #[func]
     fn release_lease(&self, lease: AnyDictionary) -> Gd<SidekickRequest> {
         let asked =

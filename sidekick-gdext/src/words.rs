@@ -499,6 +499,7 @@ fn tell_answer(answer: &Answer, told: &mut VarDictionary) {
         })
         .collect();
     told.set("deleted", &deleted);
+    told.set("deleted_cut", answer.is_deleted_cut());
     let next = answer.next.as_ref().map_or("", Path::as_str);
     told.set("next", next);
     if let Some(lease) = &answer.lease {

@@ -78,16 +78,17 @@ func work() -> Dictionary:
 	result = await store.transaction({"/m/1": {"exists": true}}, [hanging, {"get": "/m/1"}], [{"delete": "/m/1"}]).wait()
 	found.transaction = [result.ok, result.succeeded, result.nodes.map(of_node)]
 	result = await store.transaction({"/x": {"exists": true}}, [], [{"get": "/x"}, {"put": "/y", "value": null}, {"delete": "/y"}]).wait()
-	found.otherwise = [result.ok, result.succeeded, result.nodes.map(of_node)]
+	found.otherwise = [result.ok, result.succeeded, result.nodes.map(of_node), result.count, result.deleted]
 	result = await store.put("/m/*", 7).wait()
 	found.many = [result.count, result.nodes.map(of_node)]
 	found.none = (await store.put("/x/*", 7).wait()).count
 
 	found.kept = (await store.put("/kept", 1, {"keep_while": {"/m/1": {"value": 7}}}).wait()).ok
 	found.unkept = (await store.put("/unkept", 1, {"keep_while": {"/x": true}}).wait()).error
-	found.released = [(await store.release_lease(lease).wait()).ok, (await store.fetch("/m/2").wait()).error]
+	result = await store.release_lease(lease).wait()
+	found.released = [result.ok, result.count, result.deleted_cut, (await store.fetch("/m/2").wait()).error]
 	result = await store.delete("/m/*").wait()
-	found.deleted = [result.deleted, result.count]
+	found.deleted = [result.deleted, result.count, result.deleted_cut]
 	result = await store.delete("/m/1").wait()
 	found.again_deleted = [result.ok, result.count]
 	while events.size() < 8:
@@ -106,13 +107,13 @@ func work() -> Dictionary:
         "values": [4, "default"],
         "lease": ["/l", true, 60.0], "lost": "lease_lost",
         "transaction": [true, true, [["/m/2", true, null, 1], ["/m/1", true, 4, 3]]],
-        "otherwise": [true, false, [["/x", false, null, 0], ["/y", true, null, 1], ["/y", false, null, 0]]],
+        "otherwise": [true, false, [["/x", false, null, 0], ["/y", true, null, 1], ["/y", false, null, 0]], 1, [{"path": "/y", "reason": "asked"}]],
         "many": [2, [["/m/1", true, null, 4], ["/m/2", true, null, 2]]], "none": 0,
-        "kept": true, "unkept": "keep_while_failed", "released": [true, "not_found"],
+        "kept": true, "unkept": "keep_while_failed", "released": [true, 2, false, "not_found"],
         "deleted": [[
             {"path": "/m/1", "reason": "asked"}, {"path": "/kept", "reason": "keep_while"},
             {"path": "/m", "reason": "keep_while"},
-        ], 3],
+        ], 3, false],
         "again_deleted": [true, 0],
         "events": [
             ["put", "/m/1", {"stats": {"hp": 5}}], ["put", "/m/1", 2], ["put", "/m/1", 4], ["put", "/m/2", 5],

@@ -83,7 +83,7 @@ pub struct Answer {
     pub deleted: Vec<Deleted>,
     /// The lease granted or renewed.
     pub lease: Option<LeaseRef>,
-    /// How many nodes match, were put, or vanished with a delete.
+    /// How many nodes match, or were put by a pattern; of every other write how many vanished.
     pub count: u64,
     /// A transaction: whether `compare` held. For every other request: true.
     pub succeeded: bool,
@@ -99,6 +99,12 @@ impl Answer {
             [node] if self.version > 0 => node.value.as_deref(),
             _ => None,
         }
+    }
+
+    /// Whether more nodes vanished than `deleted` names. Of a put with a pattern nobody can tell: its `count` is that of the puts.
+    pub fn is_deleted_cut(&self) -> bool {
+        let named = self.deleted.len();
+        named >= super::NODES_PER_ANSWER_MAX && self.count > named as u64
     }
 }
 

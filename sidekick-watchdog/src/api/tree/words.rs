@@ -339,6 +339,7 @@ fn answer(answer: &Answer) -> Json {
         "succeeded": answer.succeeded,
         "nodes": answer.nodes.iter().map(node).collect::<Vec<_>>(),
         "deleted": deleted,
+        "deleted_cut": answer.is_deleted_cut(),
     });
     if let Some(told) = told.as_object_mut() {
         if let Some(lease) = &answer.lease {

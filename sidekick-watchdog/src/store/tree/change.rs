@@ -29,7 +29,7 @@ pub(super) struct Change<'a> {
     /// The first [`NODES_PER_ANSWER_MAX`] of the nodes that went.
     deleted: Vec<Deleted>,
     /// How many went.
-    pub(super) removed: u64,
+    removed: u64,
     touched: VecDeque<Touched>,
 }
 
@@ -78,6 +78,10 @@ impl Change<'_> {
         }
         answer.revision = self.tree.revision;
         answer.deleted = self.deleted;
+        // Of a put with a pattern it is how many were put.
+        if answer.count == 0 {
+            answer.count = self.removed;
+        }
         answer
     }
 

@@ -594,6 +594,52 @@ fn a_delete_counts_all_that_went() {
     assert_eq!((answer.count, answer.deleted.len(), tree.len()), (4, 4, 0));
 }
 
+/// Beyond Khepri: so does every other write by which nodes go, and it says whether its list of them is whole.
+#[test]
+fn every_write_counts_what_went_with_it() {
+    // One node is the lease's.
+    for children in [NODES_PER_ANSWER_MAX - 1, NODES_PER_ANSWER_MAX] {
+        let mut tree = Tree::default();
+        let op = StoreOp::LeaseGrant {
+            path: path("/l"),
+            ttl_ms: 1000,
+        };
+        let granted = run(&mut tree, op).unwrap();
+        assert_eq!((granted.count, granted.is_deleted_cut()), (0, false));
+        let lease = granted.lease.unwrap();
+        for number in 0..children {
+            let mut hanging = Put::new(path(&format!("/host_{number}")), value("a"));
+            hanging.lease = Some(lease.clone());
+            run(&mut tree, StoreOp::Put(hanging)).unwrap();
+        }
+        let all = children as u64 + 1;
+        let is_cut = children == NODES_PER_ANSWER_MAX;
+        let cases = [
+            StoreOp::LeaseRelease(lease.clone()),
+            StoreOp::Transaction {
+                compare: Vec::new(),
+                then: vec![TransactionOp::Delete {
+                    path: path("/l"),
+                    when: Vec::new(),
+                }],
+                otherwise: Vec::new(),
+            },
+        ];
+        for op in cases {
+            let mut tree = tree.clone();
+            let answer = run(&mut tree, op).unwrap();
+            assert_eq!((answer.count, tree.len()), (all, 0));
+            assert_eq!(answer.deleted.len(), NODES_PER_ANSWER_MAX);
+            assert_eq!(answer.is_deleted_cut(), is_cut, "{children}");
+        }
+    }
+    let mut tree = Tree::default();
+    put(&mut tree, "/a", "1");
+    put_keep(&mut tree, "/b", "/a", Condition::ValueIs(b"1".to_vec())).unwrap();
+    let answer = put(&mut tree, "/a", "2");
+    assert_eq!((answer.count, answer.deleted.len()), (1, 1));
+}
+
 fn meadow() -> Tree {
     let mut tree = Tree::default();
     for at in [

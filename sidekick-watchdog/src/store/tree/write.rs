@@ -193,10 +193,7 @@ impl Change<'_> {
             self.remove(path, DeleteReason::Asked);
         }
         self.settle();
-        Ok(Answer {
-            count: self.removed,
-            ..done()
-        })
+        Ok(done())
     }
 
     fn transaction(
