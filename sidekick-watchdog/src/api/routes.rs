@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::operator::Operator;
 use super::status::Status;
+use super::tree::leases;
 use super::{crashes, letters, logs, orders, records, tree};
 use crate::metrics::{self, Metrics};
 
@@ -64,6 +65,12 @@ pub(super) fn router(app: App, guard: Arc<Guard>) -> Router {
             put(tree::put_node).delete(tree::delete_node),
         )
         .route("/api/v1/transactions", post(tree::post_transaction))
+        .route(
+            "/api/v1/leases/{*path}",
+            post(leases::take_lease)
+                .put(leases::renew_lease)
+                .delete(leases::release_lease),
+        )
         .layer(DefaultBodyLimit::max(tree::WRITE_BYTES_MAX));
     let imports = Router::new()
         .route("/api/v1/import", post(tree::import))
@@ -74,6 +81,7 @@ pub(super) fn router(app: App, guard: Arc<Guard>) -> Router {
     let guarded = Router::new()
         .route("/api/v1/store", get(tree::list_nodes))
         .route("/api/v1/store/{*path}", get(tree::get_node))
+        .route("/api/v1/count", get(tree::count_nodes))
         .route("/api/v1/watch", get(tree::watch_nodes))
         .route("/api/v1/export", get(tree::export))
         .route("/metrics", get(get_metrics))

@@ -1,5 +1,6 @@
 //! The state store over HTTP: `GET|PUT|DELETE /api/v1/store/{path}`, `GET /api/v1/store?pattern=`, `POST /api/v1/transactions`,
-//! `GET /api/v1/watch?pattern=&from=` (`watch.rs`), and the whole tree as text: `GET /api/v1/export`, `POST /api/v1/import`.
+//! `GET /api/v1/watch?pattern=&from=` (`watch.rs`), `GET /api/v1/count?pattern=`, leases (`leases.rs`), and the whole tree as text:
+//! `GET /api/v1/export`, `POST /api/v1/import`.
 //!
 //! Values are JSON; with `Content-Type` or `Accept: application/octet-stream` they are Godot's own encoding (`var_to_bytes`), which loses
 //! nothing. Conditions of a write stand in the query (`version=3`, `version=>=3`, `exists=false`, `when={"field":{"hp":[">",0]}}`) or in
@@ -10,6 +11,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
@@ -26,10 +28,13 @@ use uuid::Uuid;
 
 use super::routes::App;
 
+pub(super) mod leases;
 #[cfg(test)]
 mod tests;
 mod watch;
 mod words;
+
+pub use leases::{LeaseTime, parse_ttl};
 
 /// The largest body of a write: a value of 1 MiB as JSON, or a transaction.
 pub(super) const WRITE_BYTES_MAX: usize = 8 << 20;
@@ -47,6 +52,15 @@ pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub trait TreeStore: Debug + Send + Sync {
     /// Applies an op; durable when answered. The same `retry` with the same op counts once.
     fn execute(&self, op: StoreOp, retry: Option<Uuid>) -> Later<StoreResult>;
+
+    /// Takes or renews a lease as [`Self::execute`] does, and tells how it stands; `None` if it is not held any more, or was not
+    /// given. `asked` is when the request came.
+    fn hold(
+        &self,
+        op: StoreOp,
+        retry: Option<Uuid>,
+        asked: Instant,
+    ) -> Later<(StoreResult, Option<LeaseTime>)>;
 
     /// Answers a question about the tree.
     fn query(&self, query: StoreQuery) -> Later<StoreResult>;
@@ -268,12 +282,7 @@ pub(super) async fn post_transaction(
 }
 
 async fn write(app: &App, op: Result<StoreOp, BadRequest>, headers: &HeaderMap) -> Response {
-    let read = op.and_then(|op| {
-        op.check()
-            .map_err(|invalid| BadRequest(invalid.to_string()))?;
-        Ok((op, retry(headers)?))
-    });
-    let (op, retry) = match read {
+    let (op, retry) = match op.and_then(|op| checked(op, headers)) {
         Ok(read) => read,
         Err(bad) => return bad.into_response(),
     };
@@ -281,6 +290,13 @@ async fn write(app: &App, op: Result<StoreOp, BadRequest>, headers: &HeaderMap) 
         Ok(store) => answer(&store.execute(op, retry).await),
         Err(response) => *response,
     }
+}
+
+/// A write within its limits, with what marks it.
+fn checked(op: StoreOp, headers: &HeaderMap) -> Result<(StoreOp, Option<Uuid>), BadRequest> {
+    op.check()
+        .map_err(|invalid| BadRequest(invalid.to_string()))?;
+    Ok((op, retry(headers)?))
 }
 
 fn parse(body: &[u8]) -> Result<Json, BadRequest> {
@@ -373,6 +389,21 @@ pub(super) async fn list_nodes(State(app): State<App>, Query(asked): Asked) -> R
             pattern: words::pattern(find(&asked, "pattern").unwrap_or("/**"))?,
             after: after.map(words::path).transpose()?,
             limit,
+            linearizable,
+        })
+    };
+    match (read(), store(&app)) {
+        (Err(bad), _) => bad.into_response(),
+        (_, Err(response)) => *response,
+        (Ok(query), Ok(store)) => answer(&store.query(query).await),
+    }
+}
+
+pub(super) async fn count_nodes(State(app): State<App>, Query(asked): Asked) -> Response {
+    let read = || -> Result<StoreQuery, BadRequest> {
+        let linearizable = is_linearizable(&asked, &["pattern", "linearizable"])?;
+        Ok(StoreQuery::Count {
+            pattern: words::pattern(find(&asked, "pattern").unwrap_or("/**"))?,
             linearizable,
         })
     };

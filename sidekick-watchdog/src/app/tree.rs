@@ -1,12 +1,15 @@
 //! The state store as the API sees it: there while a plane is open.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Instant;
 
-use sidekick_ipc::tree::{ErrorKind, Pattern, StoreOp, StoreQuery, StoreResult, WatchBatch};
+use sidekick_ipc::tree::{
+    Answer, ErrorKind, Pattern, StoreOp, StoreQuery, StoreResult, WatchBatch,
+};
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
-use crate::api::tree::{Later, TreeStore};
+use crate::api::tree::{Later, LeaseTime, TreeStore};
 use crate::store::Store;
 
 /// Writes without an idempotency key that are under way at once; more wait.
@@ -59,17 +62,38 @@ impl TreeStore for OpenTree {
     fn execute(&self, op: StoreOp, retry: Option<Uuid>) -> Later<StoreResult> {
         let (store, writers) = (self.store(), Arc::clone(&self.writers));
         Box::pin(async move {
+            match store {
+                Some(store) => execute(&store, &writers, &op, retry).await,
+                None => closed(),
+            }
+        })
+    }
+
+    fn hold(
+        &self,
+        op: StoreOp,
+        retry: Option<Uuid>,
+        asked: Instant,
+    ) -> Later<(StoreResult, Option<LeaseTime>)> {
+        let (store, writers) = (self.store(), Arc::clone(&self.writers));
+        Box::pin(async move {
             let Some(store) = store else {
-                return closed();
+                return (closed(), None);
             };
-            let executed = match retry {
-                Some(client) => store.execute(client, 1, &op).await,
-                None => {
-                    let writer = writers.next().await;
-                    store.execute(writer.client, writer.number, &op).await
-                }
+            let result = execute(&store, &writers, &op, retry).await;
+            let time = match &result {
+                StoreResult::Ok(Answer {
+                    lease: Some(lease), ..
+                }) => store.lease_time(lease, asked),
+                _ => None,
             };
-            executed.unwrap_or_else(unavailable)
+            (
+                result,
+                time.map(|(ttl, left)| LeaseTime {
+                    ttl,
+                    left_when_asked: left,
+                }),
+            )
         })
     }
 
@@ -146,6 +170,25 @@ impl TreeStore for OpenTree {
             Ok(count)
         })
     }
+}
+
+async fn execute(
+    store: &Store,
+    writers: &Writers,
+    op: &StoreOp,
+    retry: Option<Uuid>,
+) -> StoreResult {
+    // Who holds a lease may take it again. A writer's name serves many, so a lease is taken under one that serves nobody else.
+    let is_grant = matches!(op, StoreOp::LeaseGrant { .. });
+    let client = retry.or_else(|| is_grant.then(Uuid::new_v4));
+    let executed = match client {
+        Some(client) => store.execute(client, 1, op).await,
+        None => {
+            let writer = writers.next().await;
+            store.execute(writer.client, writer.number, op).await
+        }
+    };
+    executed.unwrap_or_else(unavailable)
 }
 
 /// Names and numbers for writes that bring none: each writer's numbers come to the store in their order, one at a time.

@@ -33,6 +33,13 @@ impl LogClock {
         }
         time
     }
+
+    /// What the time was at a moment that has gone by; one before the anchor's is told as the anchor's, so too late rather than too
+    /// early.
+    pub(crate) fn then_ns(&self, then: Instant) -> u64 {
+        let (base, since) = *self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        base.saturating_add(nanos(then.saturating_duration_since(since)))
+    }
 }
 
 /// A duration in whole nanoseconds; 584 years at most.
@@ -56,5 +63,7 @@ mod tests {
         assert_eq!(clock.now_ns(9_000_000, at(4)), 10_000_000);
         // A clock that does not move is no trouble.
         assert_eq!(clock.now_ns(0, at(1)), 9_000_000);
+        assert_eq!(clock.then_ns(at(1)), 9_000_000);
+        assert_eq!(clock.then_ns(at(5)), 11_000_000);
     }
 }

@@ -119,6 +119,13 @@ impl Machine {
         self.clock.now_ns(committed_ns, Instant::now())
     }
 
+    /// What log time was at a moment that has gone by, or a little more.
+    pub(crate) fn then_ns(&self, then: Instant) -> u64 {
+        // So that it is not behind what another node has stamped meanwhile.
+        self.now_ns();
+        self.clock.then_ns(then)
+    }
+
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
     }

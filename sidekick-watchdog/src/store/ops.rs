@@ -1,9 +1,10 @@
 //! The state store's side of the store: answers, checkpoints, writes of clients that are no session.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sidekick_ipc::tree::{
-    Answer, ErrorKind, Pattern, Restored, StoreOp, StoreQuery, StoreResult, WatchBatch, Words,
+    Answer, ErrorKind, LeaseRef, Pattern, Restored, StoreOp, StoreQuery, StoreResult, WatchBatch,
+    Words,
 };
 use uuid::Uuid;
 
@@ -148,6 +149,15 @@ impl Store {
         fenced.map(|_| ()).map_err(|error| StoreError::Raft {
             what: error.to_string(),
         })
+    }
+
+    /// How long a lease lives, and how much of that was left at a moment that has gone by: as it stands now, so a renewal since then
+    /// counts. `None` if it is not held under its token.
+    pub fn lease_time(&self, lease: &LeaseRef, then: Instant) -> Option<(Duration, Duration)> {
+        let machine = &self.parts.machine;
+        let (ttl_ns, ends_ns) = machine.read(|state| state.tree().lease_time(lease))?;
+        let left_ns = ends_ns.saturating_sub(machine.then_ns(then));
+        Some((Duration::from_nanos(ttl_ns), Duration::from_nanos(left_ns)))
     }
 
     /// The tree's revision: higher by one for each write that changed something. Changes with [`Store::applied`].
@@ -360,6 +370,42 @@ mod tests {
         assert_eq!(other.tree_size(), store.tree_size());
         store.shutdown().await;
         other.shutdown().await;
+    }
+
+    /// What is left of a lease is told as of any moment: none is gained by asking for one before it was granted, and a renewal counts.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_left_of_a_lease_is_told_while_it_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(StoreConfig::new(dir.path())).await.unwrap();
+        let client = Uuid::from_u128(5);
+        let hour = Duration::from_secs(3600);
+        let grant = StoreOp::LeaseGrant {
+            path: Path::new("/match").unwrap(),
+            ttl_ms: 3_600_000,
+        };
+        let before = Instant::now();
+        let granted = answer(store.execute(client, 1, &grant).await.unwrap());
+        let lease = granted.lease.unwrap();
+        let (ttl, left_before) = store.lease_time(&lease, before).unwrap();
+        assert_eq!(ttl, hour);
+        assert!(left_before >= hour);
+        let after = Instant::now();
+        let left = |lease: &LeaseRef| store.lease_time(lease, after).map(|(_, left)| left);
+        let left_after = left(&lease).unwrap();
+        assert!(left_after < hour);
+        assert_eq!(left_before - left_after, after - before);
+        let renew = StoreOp::LeaseRenew(lease.clone());
+        answer(store.execute(client, 2, &renew).await.unwrap());
+        assert!(left(&lease).unwrap() >= hour);
+        let other = LeaseRef {
+            token: lease.token + 1,
+            ..lease.clone()
+        };
+        assert_eq!(left(&other), None);
+        let release = StoreOp::LeaseRelease(lease.clone());
+        answer(store.execute(client, 3, &release).await.unwrap());
+        assert_eq!(left(&lease), None);
+        store.shutdown().await;
     }
 
     /// Nobody writes anything; the lease ends all the same, and what hangs on it goes.

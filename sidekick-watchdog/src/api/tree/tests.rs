@@ -2,8 +2,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
+use std::time::Duration;
 
-use sidekick_ipc::tree::{Answer, Comparison, Condition, DeleteReason, WatchEvent, WatchKind};
+use sidekick_ipc::tree::{
+    Answer, Comparison, Condition, DeleteReason, Deleted, LeaseRef, WatchEvent, WatchKind,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch as changes};
@@ -19,6 +22,8 @@ use crate::metrics::Metrics;
 struct Fake {
     asked: Mutex<Vec<(StoreOp, Option<Uuid>)>>,
     answer: Mutex<StoreResult>,
+    queried: Mutex<Vec<StoreQuery>>,
+    lease_time: Mutex<Option<LeaseTime>>,
     events: Mutex<Vec<WatchEvent>>,
     revision: changes::Sender<u64>,
 }
@@ -28,6 +33,8 @@ impl Fake {
         Arc::new(Self {
             asked: Mutex::default(),
             answer: Mutex::new(StoreResult::Ok(Answer::default())),
+            queried: Mutex::default(),
+            lease_time: Mutex::default(),
             events: Mutex::default(),
             revision: changes::channel(4).0,
         })
@@ -61,7 +68,19 @@ impl TreeStore for Fake {
         Box::pin(async { answer })
     }
 
-    fn query(&self, _: StoreQuery) -> Later<StoreResult> {
+    fn hold(
+        &self,
+        op: StoreOp,
+        retry: Option<Uuid>,
+        _: Instant,
+    ) -> Later<(StoreResult, Option<LeaseTime>)> {
+        let time = *self.lease_time.lock().unwrap();
+        let answer = self.execute(op, retry);
+        Box::pin(async move { (answer.await, time) })
+    }
+
+    fn query(&self, query: StoreQuery) -> Later<StoreResult> {
+        self.queried.lock().unwrap().push(query);
         let answer = self.answer.lock().unwrap().clone();
         Box::pin(async { answer })
     }
@@ -263,6 +282,22 @@ async fn what_is_wrong_is_told_and_asks_nothing_of_the_store() {
         ("POST /api/v1/transactions", "", "{\"than\": []}", "than"),
         ("GET /api/v1/store?patern=/a", "", "", "patern"),
         ("GET /api/v1/store?limit=x", "", "", "limit"),
+        ("GET /api/v1/count?pattern=a", "", "", "begin"),
+        ("GET /api/v1/count?limit=1", "", "", "limit"),
+        ("POST /api/v1/leases/a", "", "", "?ttl=10s"),
+        ("POST /api/v1/leases/a?ttl=50ms", "", "", "100ms"),
+        ("POST /api/v1/leases/a?seconds=5", "", "", "seconds"),
+        ("POST /api/v1/leases/a*?ttl=5", "", "", "pattern"),
+        ("POST /api/v1/leases/sidekick?ttl=5", "", "", "sidekick"),
+        ("PUT /api/v1/leases/a", "", "", "?token=7"),
+        ("PUT /api/v1/leases/a?token=x", "", "", "number"),
+        ("DELETE /api/v1/leases/a?ttl=5", "", "", "ttl"),
+        (
+            "DELETE /api/v1/leases/a?token=1",
+            "Idempotency-Key: 1\r\n",
+            "",
+            "UUID",
+        ),
         ("GET /api/v1/watch?from=x", "", "", "revision"),
         ("GET /api/v1/store/a?linearizable=2", "", "", "linearizable"),
     ] {
@@ -283,6 +318,9 @@ async fn no_write_goes_through_without_a_token() {
         "DELETE /api/v1/store/a",
         "POST /api/v1/transactions",
         "POST /api/v1/import",
+        "POST /api/v1/leases/a?ttl=5",
+        "PUT /api/v1/leases/a?token=4",
+        "DELETE /api/v1/leases/a?token=4",
     ];
     // None is configured: reads are answered, writes are not.
     let server = start(Some(Arc::clone(&store)), false).await;
@@ -362,6 +400,162 @@ async fn a_node_is_json_or_godots_own_bytes() {
         "there is no node /a",
     ));
     assert_eq!(server.ask("GET /api/v1/store/a", "", "").await.0, 404);
+}
+
+/// A lease's answer as the store gives it, of token 3 at `/jobs/a b`.
+fn leased() -> StoreResult {
+    StoreResult::Ok(Answer {
+        revision: 4,
+        lease: Some(LeaseRef {
+            path: words::path("/jobs/a b").unwrap(),
+            token: 3,
+        }),
+        succeeded: true,
+        ..Answer::default()
+    })
+}
+
+/// What is told of a lease follows from what is left of it, however the store's answer came about.
+#[tokio::test]
+async fn a_lease_says_how_long_it_may_be_relied_on() {
+    let store = Fake::new();
+    let server = start(Some(Arc::clone(&store)), true).await;
+    store.will_answer(leased());
+    let left = |seconds| {
+        *store.lease_time.lock().unwrap() = Some(LeaseTime {
+            ttl: Duration::from_secs(10),
+            left_when_asked: Duration::from_secs(seconds),
+        });
+    };
+    left(10);
+    let key = Uuid::from_u128(7);
+    let headers = format!("Idempotency-Key: {key}\r\n");
+    let take = "POST /api/v1/leases/jobs/a%20b?ttl=10s";
+    let (code, answer) = server.ask(take, &headers, "").await;
+    assert_eq!(code, 200, "{answer}");
+    for told in [
+        "\"path\":\"/jobs/a b\"",
+        "\"token\":3",
+        "\"seconds\":10.0",
+        "\"use_for_s\":8.0",
+        "\"use_until\":\"2",
+    ] {
+        assert!(answer.contains(told), "{told}: {answer}");
+    }
+    let path = words::path("/jobs/a b").unwrap();
+    let grant = StoreOp::LeaseGrant {
+        path: path.clone(),
+        ttl_ms: 10_000,
+    };
+    assert_eq!(store.last(), (grant, Some(key)));
+    // A retry, seconds later.
+    left(5);
+    let (_, answer) = server.ask(take, &headers, "").await;
+    assert!(answer.contains("\"use_for_s\":3.0"), "{answer}");
+    let renew = "PUT /api/v1/leases/jobs/a%20b?token=3";
+    let (code, answer) = server.ask(renew, "", "").await;
+    assert!(
+        code == 200 && answer.contains("\"use_for_s\":3.0"),
+        "{answer}"
+    );
+    let lease = LeaseRef { path, token: 3 };
+    assert_eq!(store.last(), (StoreOp::LeaseRenew(lease.clone()), None));
+    // The answer that was remembered is good news; the lease has ended since.
+    *store.lease_time.lock().unwrap() = None;
+    for line in [take, renew] {
+        let (code, answer) = server.ask(line, &headers, "").await;
+        assert_eq!(code, 409, "{answer}");
+        assert!(answer.contains("lease_lost"), "{answer}");
+        assert!(!answer.contains("use_for_s"), "{answer}");
+    }
+    // The answer to another write under the same key is none to this one.
+    left(10);
+    for other in [
+        "POST /api/v1/leases/b?ttl=10s",
+        "PUT /api/v1/leases/jobs/a%20b?token=2",
+    ] {
+        let (code, answer) = server.ask(other, &headers, "").await;
+        assert_eq!(code, 400, "{answer}");
+        assert!(answer.contains("Idempotency-Key"), "{answer}");
+    }
+    store.will_answer(StoreResult::Ok(Answer::default()));
+    assert_eq!(server.ask(take, &headers, "").await.0, 400);
+}
+
+#[tokio::test]
+async fn a_lease_is_given_back_and_what_went_is_told() {
+    let store = Fake::new();
+    let server = start(Some(Arc::clone(&store)), true).await;
+    let gone = |number| Deleted {
+        path: words::path(&format!("/host/{number}")).unwrap(),
+        reason: DeleteReason::Lease,
+    };
+    let release = "DELETE /api/v1/leases/a?token=3";
+    for (count, is_cut) in [(1024, false), (1025, true)] {
+        store.will_answer(StoreResult::Ok(Answer {
+            count,
+            deleted: (0..1024).map(gone).collect(),
+            ..Answer::default()
+        }));
+        let (code, answer) = server.ask(release, "", "").await;
+        assert_eq!(code, 200, "{answer}");
+        let cut = format!("\"deleted_cut\":{is_cut}");
+        assert!(answer.contains(&format!("\"count\":{count},")));
+        assert!(answer.contains(&cut), "{cut}");
+        let path = words::path("/a").unwrap();
+        let lease = LeaseRef { path, token: 3 };
+        assert_eq!(store.last(), (StoreOp::LeaseRelease(lease), None));
+    }
+}
+
+/// The store's revision is 4, so no token is above it.
+#[tokio::test]
+async fn a_lease_that_never_was_is_not_found_and_one_that_ended_is_lost() {
+    let store = Fake::new();
+    let server = start(Some(Arc::clone(&store)), true).await;
+    store.will_answer(StoreResult::error(ErrorKind::LeaseLost, "it ended"));
+    for method in ["PUT", "DELETE"] {
+        for (token, expected, word) in [
+            (0, 404, "not_found"),
+            (4, 409, "lease_lost"),
+            (5, 404, "not_found"),
+        ] {
+            let line = format!("{method} /api/v1/leases/a?token={token}");
+            let (code, answer) = server.ask(&line, "", "").await;
+            assert_eq!(code, expected, "{line}: {answer}");
+            assert!(answer.contains(word), "{line}: {answer}");
+        }
+    }
+    store.will_answer(StoreResult::error(ErrorKind::LeaseHeld, "by another"));
+    let line = "POST /api/v1/leases/a?ttl=5";
+    let (code, answer) = server.ask(line, "", "").await;
+    assert!(code == 409 && answer.contains("lease_held"), "{answer}");
+}
+
+#[tokio::test]
+async fn nodes_are_counted_by_a_pattern() {
+    let store = Fake::new();
+    let server = start(Some(Arc::clone(&store)), true).await;
+    store.will_answer(StoreResult::Ok(Answer {
+        count: 12,
+        ..Answer::default()
+    }));
+    for (query, pattern, linearizable) in [
+        ("", "/**", false),
+        ("?pattern=/a/*&linearizable=true", "/a/*", true),
+    ] {
+        let (code, answer) = server
+            .ask(&format!("GET /api/v1/count{query}"), "", "")
+            .await;
+        assert!(code == 200 && answer.contains("\"count\":12,"), "{answer}");
+        let asked = store.queried.lock().unwrap().pop();
+        let pattern = words::pattern(pattern).unwrap();
+        let count = StoreQuery::Count {
+            pattern,
+            linearizable,
+        };
+        assert_eq!(asked, Some(count));
+    }
 }
 
 /// Reads until the text has come.

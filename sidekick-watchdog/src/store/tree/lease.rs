@@ -86,6 +86,12 @@ impl Change<'_> {
 }
 
 impl Tree {
+    /// How long a lease that is held under its token lives, and when it ends in log time, both in nanoseconds.
+    pub(crate) fn lease_time(&self, lease: &LeaseRef) -> Option<(u64, u64)> {
+        let held = self.nodes.get(&lease.path)?.held.as_ref()?;
+        (held.token == lease.token).then_some((held.ttl_ns, held.ends_ns))
+    }
+
     /// Ends every lease that is due at `time_ns`, each as a write of its own.
     pub(crate) fn expire(&mut self, time_ns: u64) {
         while let Some((ends_ns, path)) = self.index.ends.first().cloned() {
