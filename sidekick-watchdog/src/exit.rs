@@ -34,7 +34,7 @@ pub enum ExitCode {
     VersionMismatch = 12,
     /// The order was taken, but the engine did not come up.
     NotDone = 13,
-    /// There is no such node in the store, or a condition of a write does not hold.
+    /// There is no such node in the store, a condition of a write does not hold, or a lease is held by another or has ended.
     NotSo = 14,
     /// The log is damaged (`buffer verify`, `buffer export`), or the books do not balance (`audit`); all of it was printed.
     Damaged = 15,
@@ -80,7 +80,9 @@ impl ExitCode {
                 "the game's library and the watchdog are of different versions"
             }
             Self::NotDone => "the order was taken, but the engine did not come up",
-            Self::NotSo => "the store has no such node, or a condition of a write does not hold",
+            Self::NotSo => {
+                "the store has no such node, a condition does not hold, or a lease is not to be had"
+            }
             Self::Damaged => "the log is damaged, or the books do not balance",
         }
     }

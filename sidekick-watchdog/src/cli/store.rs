@@ -1,4 +1,7 @@
-//! `store get|put|delete|list|watch|export|import`: the state store of the running watchdog, over its control socket.
+//! `store get|put|delete|list|count|watch|export|import`, and `store lease` (`lease.rs`): the state store of the running watchdog, over its
+//! control socket.
+
+mod lease;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -41,6 +44,19 @@ pub(super) enum StoreCommand {
                       Examples:\n  sidekick-watchdog store list\n  sidekick-watchdog store list '/match/*' --json"
     )]
     List(ListArgs),
+    /// Print how many nodes match a pattern
+    #[command(after_help = "Example: sidekick-watchdog store count '/match/*'")]
+    Count(CountArgs),
+    /// Take, renew or release a lease: one holder at a time, and an end by itself
+    #[command(
+        subcommand,
+        after_help = "Whoever holds a lease renews it before the time is over for which it may be used; its nodes go with it.\n\n\
+                      Example:\n  lease=$(sidekick-watchdog store lease take /jobs/backup --ttl 30s) || exit\n  \
+                      sidekick-watchdog store put /jobs/backup/host '\"a\"' --lease \"$lease\"\n  \
+                      lease=$(sidekick-watchdog store lease renew \"$lease\") || exit\n  \
+                      sidekick-watchdog store lease release \"$lease\""
+    )]
+    Lease(lease::LeaseCommand),
     /// Print changes as they come, one JSON object a line
     #[command(
         after_help = "Example: sidekick-watchdog store watch '/match/**'\n\nWith --from REVISION nothing after that revision is missed, or a \
@@ -100,6 +116,9 @@ pub(super) struct PutArgs {
     /// The node is deleted when this no longer holds, as {"/match/42": true}
     #[arg(long, value_name = "JSON")]
     keep_while: Option<String>,
+    /// Only while this lease is held, and the node goes when it ends; what `store lease take` has printed
+    #[arg(long, value_name = "LEASE")]
+    lease: Option<String>,
     #[command(flatten)]
     location: LocationArgs,
 }
@@ -122,6 +141,15 @@ pub(super) struct ListArgs {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    location: LocationArgs,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct CountArgs {
+    /// Which nodes
+    #[arg(default_value = "/**")]
+    pattern: String,
     #[command(flatten)]
     location: LocationArgs,
 }
@@ -161,6 +189,8 @@ pub(super) fn run(command: &StoreCommand) -> ExitCode {
         StoreCommand::Put(args) => &args.location,
         StoreCommand::Delete(args) => &args.location,
         StoreCommand::List(args) => &args.location,
+        StoreCommand::Count(args) => &args.location,
+        StoreCommand::Lease(command) => command.location(),
         StoreCommand::Watch(args) => &args.location,
         StoreCommand::Export(args) => &args.location,
         StoreCommand::Import(args) => &args.location,
@@ -176,6 +206,8 @@ pub(super) fn run(command: &StoreCommand) -> ExitCode {
             StoreCommand::Put(args) => put(&mut client, args),
             StoreCommand::Delete(args) => delete(&mut client, args),
             StoreCommand::List(args) => list(&mut client, args),
+            StoreCommand::Count(args) => count(&mut client, args),
+            StoreCommand::Lease(command) => lease::run(&mut client, command),
             StoreCommand::Watch(args) => watch(&mut client, args),
             StoreCommand::Export(args) => export(&mut client, args),
             StoreCommand::Import(args) => import(&mut client, args),
@@ -243,13 +275,17 @@ fn check(answer: &Answer) -> Result<(), StoreError> {
 
 /// The address of a node or a pattern.
 fn address(path: &str) -> Result<String, StoreError> {
+    address_below("/api/v1/store", path)
+}
+
+fn address_below(above: &str, path: &str) -> Result<String, StoreError> {
     let path = path.strip_prefix('/').ok_or_else(|| {
         StoreError::Usage(format!(
             "{path:?} is no path; one begins with a slash, as /match/42"
         ))
     })?;
     // Slashes stay; everything else that has a meaning in an address is written in hexadecimal.
-    let mut address = String::from("/api/v1/store/");
+    let mut address = format!("{above}/");
     for byte in path.bytes() {
         match byte {
             b'/' | b'-' | b'_' | b'.' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
@@ -312,6 +348,9 @@ fn put(client: &mut Client, args: &PutArgs) -> Result<(), StoreError> {
     if let Some(keep_while) = &args.keep_while {
         query.append_pair("keep_while", keep_while);
     }
+    if let Some(lease) = &args.lease {
+        query.append_pair("lease", lease);
+    }
     let path = with_query(&address(&args.path)?, query);
     let told = success(&client.send(Method::PUT, &path, value)?)?;
     match args.path.contains('*') {
@@ -357,6 +396,14 @@ fn list(client: &mut Client, args: &ListArgs) -> Result<(), StoreError> {
             None => return Ok(()),
         }
     }
+}
+
+fn count(client: &mut Client, args: &CountArgs) -> Result<(), StoreError> {
+    let mut query = Serializer::new(String::new());
+    query.append_pair("pattern", &args.pattern);
+    let told = success(&client.get(&with_query("/api/v1/count", query))?)?;
+    super::say(&told["count"]);
+    Ok(())
 }
 
 fn watch(client: &mut Client, args: &WatchArgs) -> Result<(), StoreError> {
