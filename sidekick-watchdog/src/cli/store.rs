@@ -50,7 +50,7 @@ pub(super) enum StoreCommand {
     /// Take, renew or release a lease: one holder at a time, and an end by itself
     #[command(
         subcommand,
-        after_help = "Whoever holds a lease renews it before the time is over for which it may be used; its nodes go with it.\n\n\
+        after_help = "Whoever holds a lease renews it before the time is over for which it may be used.\nIts nodes go when it ends.\n\n\
                       Example:\n  lease=$(sidekick-watchdog store lease take /jobs/backup --ttl 30s) || exit\n  \
                       sidekick-watchdog store put /jobs/backup/host '\"a\"' --lease \"$lease\"\n  \
                       lease=$(sidekick-watchdog store lease renew \"$lease\") || exit\n  \
