@@ -67,7 +67,7 @@ pub(crate) fn start() {
         let launched = if godot::init::is_editor_hint() { None } else { read_environment() };
         let enabled = settings::flag(settings::RECORD_ENABLED);
         let lost_after = Duration::from_secs_f64(settings::seconds(settings::WATCHDOG_LOST_AFTER_S).min(3600.0));
-        let Some(launched) = launched else {
+        let Some(mut launched) = launched else {
             let mode =
                 if godot::init::is_editor_hint() { Mode::Editor } else { Mode::Unsupervised };
             return Core {
@@ -94,6 +94,7 @@ pub(crate) fn start() {
         }
         let runtime_dir = launched.options.runtime_dir.clone();
         let launch = launched.options.launch;
+        launched.options.game_version = settings::text(settings::GAME_VERSION);
         let mode = match Session::create(launched.options) {
             Ok(session) => {
                 if launched.is_standby {
@@ -221,6 +222,8 @@ fn parse(lookup: impl Fn(&str) -> Option<String>) -> Option<Launched> {
             .map(|lines| lines.lines().filter_map(|line| line.parse().ok()).collect())
             .unwrap_or_default(),
         library_version: VERSION.to_owned(),
+        // The project's, not the watchdog's to hand over.
+        game_version: String::new(),
     };
     Some(Launched {
         options,

@@ -15,6 +15,8 @@ pub(crate) const WATCHDOG_LOST_AFTER_S: &str = "sidekick/watchdog/lost_after_s";
 
 /// Whether a watchdog that has died is started again from here.
 pub(crate) const WATCHDOG_RESPAWN: &str = "sidekick/watchdog/respawn";
+/// Godot's own setting: which version of the game this is. Told to the watchdog, for its rules.
+pub(crate) const GAME_VERSION: &str = "application/config/version";
 
 enum Default {
     Flag(bool),
@@ -79,6 +81,13 @@ pub(crate) fn flag(key: &'static str) -> bool {
             .iter()
             .any(|s| s.key == key && matches!(s.default, Default::Flag(true)))
     })
+}
+
+/// A text, feature overrides included; empty if the project has none.
+pub(crate) fn text(key: &'static str) -> String {
+    let value = ProjectSettings::singleton().get_setting_with_override(key);
+    let text = value.try_to::<GString>();
+    text.map(|text| text.to_string()).unwrap_or_default()
 }
 
 /// A number of seconds, feature overrides included; its default if the project holds something else.

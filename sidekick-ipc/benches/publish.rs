@@ -67,6 +67,7 @@ fn main() {
         spill_bytes_max: 0,
         keep: Vec::new(),
         library_version: "bench".to_owned(),
+        game_version: String::new(),
     })
     .expect("a session");
     let name = scan(dir.path()).expect("a list").remove(0);

@@ -80,6 +80,7 @@ fn options() -> Result<SessionOptions, Box<dyn Error>> {
         spill_bytes_max: 0,
         keep: Vec::new(),
         library_version: env!("CARGO_PKG_VERSION").to_owned(),
+        game_version: String::new(),
     })
 }
 

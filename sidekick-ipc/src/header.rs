@@ -15,6 +15,8 @@ pub const HEADER_BYTES: usize = 256;
 const MAGIC: [u8; 8] = *b"SIDEKRNG";
 const ENDIAN_MARK: u32 = 0x0102_0304;
 const LIBRARY_VERSION_BYTES: usize = 47;
+/// The longest version of a game that is told, in bytes: what the header has left.
+pub const GAME_VERSION_BYTES: usize = 51;
 
 /// What a ring file's header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub struct SessionInfo {
     pub ring_bytes: u64,
     /// Version of the library in the engine, cut at 47 bytes.
     pub library_version: String,
+    /// Version of the game, cut at [`GAME_VERSION_BYTES`]; empty where it has none, and of libraries that tell none.
+    pub game_version: String,
 }
 
 impl SessionInfo {
@@ -112,6 +116,16 @@ impl Writer {
         }
         self.at = self.at.saturating_add(bytes.len());
     }
+
+    /// A length and as much of a text as there is room for; what follows has its place whatever the text's length.
+    fn put_text(&mut self, text: &str, bytes_max: usize) {
+        let after = self.at.saturating_add(1).saturating_add(bytes_max);
+        let end = text.floor_char_boundary(bytes_max);
+        let text = text.as_bytes().get(..end).unwrap_or_default();
+        self.put(&[text.len() as u8]);
+        self.put(text);
+        self.at = after;
+    }
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -123,6 +137,14 @@ impl Reader<'_> {
         };
         self.0 = rest;
         *head
+    }
+    /// What [`Writer::put_text`] wrote.
+    fn take_text(&mut self, bytes_max: usize) -> String {
+        let [length] = self.take();
+        let (room, rest) = self.0.split_at_checked(bytes_max).unwrap_or_default();
+        self.0 = rest;
+        let text = room.get(..usize::from(length).min(bytes_max));
+        String::from_utf8_lossy(text.unwrap_or_default()).into_owned()
     }
     fn u32(&mut self) -> u32 {
         u32::from_le_bytes(self.take())
@@ -173,17 +195,8 @@ pub fn encode(info: &SessionInfo) -> [u8; HEADER_BYTES] {
     w.put(&info.boot_id);
     w.put(&info.monotonic_base_ns.to_le_bytes());
     w.put(&info.realtime_base_ns.to_le_bytes());
-    let mut end = info.library_version.len().min(LIBRARY_VERSION_BYTES);
-    while !info.library_version.is_char_boundary(end) {
-        end = end.saturating_sub(1);
-    }
-    let version = info
-        .library_version
-        .as_bytes()
-        .get(..end)
-        .unwrap_or_default();
-    w.put(&[version.len() as u8]);
-    w.put(version);
+    w.put_text(&info.library_version, LIBRARY_VERSION_BYTES);
+    w.put_text(&info.game_version, GAME_VERSION_BYTES);
     let mut bytes = w.bytes;
     let crc = crc32fast::hash(bytes.get(..HEADER_BYTES - 4).unwrap_or_default());
     if let Some(to) = bytes.last_chunk_mut::<4>() {
@@ -254,9 +267,8 @@ pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<SessionInfo, HeaderError> {
     let (first_seq, pid_start_time) = (r.u64(), r.u64());
     let boot_id = r.take();
     let (monotonic_base_ns, realtime_base_ns) = (r.u64(), r.u64());
-    let [version_bytes] = r.take();
-    let library_version =
-        r.0.get(..usize::from(version_bytes).min(LIBRARY_VERSION_BYTES));
+    let library_version = r.take_text(LIBRARY_VERSION_BYTES);
+    let game_version = r.take_text(GAME_VERSION_BYTES);
     Ok(SessionInfo {
         epoch,
         launch,
@@ -270,7 +282,8 @@ pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<SessionInfo, HeaderError> {
         monotonic_base_ns,
         realtime_base_ns,
         ring_bytes,
-        library_version: String::from_utf8_lossy(library_version.unwrap_or_default()).into_owned(),
+        library_version,
+        game_version,
     })
 }
 
@@ -290,9 +303,11 @@ fn library_of_another(bytes: &[u8; HEADER_BYTES]) -> Option<String> {
     is_version.then(|| String::from_utf8_lossy(text).into_owned())
 }
 
-// Magic, version, mark; shape; size; epoch; six u32; first_seq, start; boot; bases; version; crc.
-const _: () =
-    assert!(16 + 40 + 8 + 16 + 24 + 16 + 16 + 16 + 1 + LIBRARY_VERSION_BYTES + 4 <= HEADER_BYTES);
+// Magic, version, mark; shape; size; epoch; six u32; first_seq, start; boot; bases: up to the library's version. Then that,
+// the game's version and the crc.
+const _: () = assert!(
+    LIBRARY_VERSION_AT + 1 + LIBRARY_VERSION_BYTES + 1 + GAME_VERSION_BYTES + 4 == HEADER_BYTES
+);
 
 #[cfg(test)]
 mod tests {
@@ -313,6 +328,7 @@ mod tests {
             realtime_base_ns: 12,
             ring_bytes: 1 << 20,
             library_version: "0.1.0".to_owned(),
+            game_version: "2.7-beta".to_owned(),
         }
     }
 
@@ -321,12 +337,27 @@ mod tests {
         assert_eq!(decode(&encode(&info())), Ok(info()));
         let long = SessionInfo {
             library_version: "ä".repeat(40),
+            game_version: "ö".repeat(40),
             ..info()
         };
-        assert_eq!(
-            decode(&encode(&long)).unwrap().library_version,
-            "ä".repeat(23)
-        );
+        let read = decode(&encode(&long)).unwrap();
+        assert_eq!(read.library_version, "ä".repeat(23));
+        assert_eq!(read.game_version, "ö".repeat(25));
+    }
+
+    /// What a library wrote that told no version of its game: zeros.
+    #[test]
+    fn a_header_without_a_version_of_the_game_has_an_empty_one() {
+        let mut bytes = encode(&info());
+        let at = LIBRARY_VERSION_AT + 1 + LIBRARY_VERSION_BYTES;
+        bytes[at..HEADER_BYTES - 4].fill(0);
+        let crc = crc32fast::hash(&bytes[..HEADER_BYTES - 4]);
+        bytes[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+        let without = SessionInfo {
+            game_version: String::new(),
+            ..info()
+        };
+        assert_eq!(decode(&bytes), Ok(without));
     }
 
     #[test]

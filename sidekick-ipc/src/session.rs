@@ -74,6 +74,8 @@ pub struct SessionOptions {
     pub keep: Vec<StreamPattern>,
     /// Version of the library, for the header.
     pub library_version: String,
+    /// Version of the game, for the header; empty where it has none.
+    pub game_version: String,
 }
 
 /// Why a session could not start.

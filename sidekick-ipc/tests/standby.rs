@@ -16,6 +16,7 @@ fn options(dir: &std::path::Path, launch: u32) -> SessionOptions {
         spill_bytes_max: 0,
         keep: Vec::new(),
         library_version: "test".to_owned(),
+        game_version: String::new(),
     }
 }
 

@@ -63,6 +63,8 @@ pub struct SessionOpening {
     pub incarnation: u32,
     /// The wall clock when the session began, in nanoseconds since the Unix epoch.
     pub started_realtime_ns: i64,
+    /// The game's version, as it tells it; empty where it has none.
+    pub game_version: String,
 }
 
 /// Where a session stands in the committed state.

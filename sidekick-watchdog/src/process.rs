@@ -43,6 +43,9 @@ pub struct Origin<'a> {
     pub source: &'a str,
     /// The launch that recorded it.
     pub incarnation: u32,
+    /// The version of the game that recorded it, empty where it has none; `None` for rules that were written before there
+    /// was such a word.
+    pub game_version: Option<&'a str>,
     /// Its sequence number.
     pub seq: u64,
     /// Nanoseconds since 1970, by the engine's clock.

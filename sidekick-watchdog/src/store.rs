@@ -316,12 +316,29 @@ impl Store {
         launch: u32,
         started_realtime_ns: i64,
     ) -> Result<SessionOpened, StoreError> {
-        let source = source.to_owned();
-        let command = Command::OpenSession {
-            source,
+        self.session_opened_of(source, epoch, launch, started_realtime_ns, "")
+            .await
+    }
+
+    /// As [`Store::session_opened`], of a game of this version ([`Store::game_version`]). Only the word at its first
+    /// opening counts.
+    ///
+    /// # Errors
+    /// As [`Store::session_opened`].
+    pub async fn session_opened_of(
+        &self,
+        source: &str,
+        epoch: Uuid,
+        launch: u32,
+        started_realtime_ns: i64,
+        game_version: &str,
+    ) -> Result<SessionOpened, StoreError> {
+        let command = Command::OpenGame {
+            source: source.to_owned(),
             epoch,
             launch,
             started_realtime_ns,
+            game_version: game_version.to_owned(),
         };
         match self.propose(command).await? {
             Outcome::Session {
@@ -335,6 +352,13 @@ impl Store {
                 what: format!("unexpected outcome {other:?}"),
             }),
         }
+    }
+
+    /// The version of the game that a session is of; empty where it told none, and for records of the watchdog's own.
+    /// Always the same once the session is open, also when it is forgotten.
+    pub fn game_version(&self, source: &str, launch: u32, epoch: Uuid) -> Arc<str> {
+        let machine = &self.parts.machine;
+        machine.read(|state| state.game_version(source, launch, epoch).into())
     }
 
     /// Ends a session; its sequence numbers are final. `tail_unknown` says that the ring vanished before it was

@@ -308,6 +308,7 @@ pub fn options() -> SessionOptions {
             .map(|line| line.parse().expect("a pattern"))
             .collect(),
         library_version: env!("CARGO_PKG_VERSION").to_owned(),
+        game_version: String::new(),
     }
 }
 

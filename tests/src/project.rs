@@ -116,7 +116,7 @@ impl Project {
         project.write(
             "project.godot",
             "config_version=5\n\n[application]\n\nconfig/name=\"Sidekick test\"\n\
-             run/main_scene=\"res://main.tscn\"\nconfig/features=PackedStringArray(\"4.5\")\n",
+             config/version=\"1.2.3-test\"\nrun/main_scene=\"res://main.tscn\"\nconfig/features=PackedStringArray(\"4.5\")\n",
         );
         project.write(
             "main.tscn",

@@ -63,13 +63,21 @@ fn main() -> ExitCode {
             rules_are_reloaded_under_a_running_game();
             Ok(())
         }),
+        Trial::test("each_record_tells_the_version_that_recorded_it", || {
+            each_record_tells_the_version_that_recorded_it();
+            Ok(())
+        }),
     ];
     libtest_mimic::run(&arguments, tests).exit_code()
 }
 
 /// Records a line of chat and one of debugging in each frame until it is asked to quit.
 fn play() -> ExitCode {
-    let session = Session::create(engine::options()).expect("a session");
+    let mut options = engine::options();
+    // Each incarnation is of another version.
+    let version = format!("1.{}", options.incarnation);
+    options.game_version.clone_from(&version);
+    let session = Session::create(options).expect("a session");
     session.set_ready();
     let text = |text: &str| Value::String(text.into());
     let mut number = 0;
@@ -80,6 +88,7 @@ fn play() -> ExitCode {
         let said = Value::Dictionary(vec![
             (text("n"), Value::Int(number)),
             (text("ip"), text(SECRET)),
+            (text("version"), text(&version)),
             (text("players"), Value::Array(vec![player])),
         ]);
         let _ = session.record("chat.say", &encode(&said));
@@ -277,4 +286,84 @@ fn rules_are_reloaded_under_a_running_game() {
         "{last:?} {count}"
     );
     assert!(files_with(&setup.data_dir(), SECRET).is_empty());
+}
+
+/// Two versions of a game record while the backend is away; engine and watchdog are killed, and a third version runs when
+/// the records go out. A rule that tells the version tells that of each record, not of the moment.
+fn each_record_tells_the_version_that_recorded_it() {
+    const RULES: &str = r#"
+[[stream]]
+match = "chat.*"
+set = { told = { expr = "game_version" } }
+
+[[stream]]
+match = "chat.*"
+aggregate = { into = "lines", every = "1s", lateness = "0s", by = ["version", "$game_version"], keep_raw = true }
+
+[[stream]]
+match = "debug"
+drop = "game_version == '1.2'"
+"#;
+    let away = format!(
+        "[upload]\nsinks = [\"http\"]\n[upload.http]\nurl = \"http://127.0.0.1:1/\"\n{RULES}"
+    );
+    let setup = setup(&away);
+    let watchdog = setup.start();
+    for incarnation in 1..=2 {
+        watchdog.wait_for_status("a session", PATIENCE, |status| {
+            let engine = &status["engine"];
+            let is_it = engine["incarnation"] == incarnation
+                && engine["game_version"] == format!("1.{incarnation}");
+            let committed = status["session"]["committed"].as_u64()?;
+            (is_it && committed > 20).then_some(())
+        });
+        if incarnation == 1 {
+            for engine in setup.engines(Some(&watchdog)) {
+                setup.signal(engine, rustix::process::Signal::KILL);
+            }
+        }
+    }
+    watchdog.kill();
+    for engine in setup.engines(None) {
+        setup.signal(engine, rustix::process::Signal::KILL);
+    }
+    // The sink takes the place of the other, and so all that this one had not taken.
+    setup.set_config(&format!("[upload]\nbatch_max_age = \"50ms\"\n{RULES}"));
+    let watchdog = setup.start();
+    let versions = |stream: &str| {
+        let ledger = setup.uploaded_files();
+        let records = ledger.records().values();
+        let records = records.filter(|arrival| arrival.stream == stream);
+        records.map(|arrival| arrival.data()).collect::<Vec<_>>()
+    };
+    wait::until("lines of the third version", PATIENCE, || {
+        let rows = versions("lines");
+        rows.iter()
+            .any(|row| row["by"]["version"] == "1.3")
+            .then_some(())
+    });
+    watchdog.stop(PATIENCE);
+    let mut seen = std::collections::BTreeSet::new();
+    for data in versions("chat.say") {
+        assert_eq!(data["told"], data["version"], "{data}");
+        seen.insert(data["version"].as_str().expect("a text").to_owned());
+    }
+    assert!(seen.into_iter().eq(["1.1", "1.2", "1.3"]));
+    for row in versions("lines") {
+        let by = &row["by"];
+        assert_eq!(by["$game_version"], by["version"], "{row}");
+    }
+    let ledger = setup.uploaded_files();
+    let mut debugging = std::collections::BTreeSet::new();
+    for (key, arrival) in ledger.records() {
+        match arrival.stream.as_str() {
+            "debug" => drop(debugging.insert(key.epoch.clone())),
+            "sidekick.end" => {
+                let data = arrival.data();
+                assert!(data["game_version"].is_string(), "{data}");
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(debugging.len(), 2, "one of the three drops it");
 }

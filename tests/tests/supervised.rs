@@ -70,6 +70,7 @@ get_tree().quit(4)",
     assert_eq!(seen, expected);
     let info = watchdog.ring().info();
     assert_eq!((info.launch, info.incarnation), (7, 3));
+    assert_eq!(info.game_version, "1.2.3-test", "the project's");
     let heartbeat = watchdog.ring().heartbeat();
     assert!(heartbeat.frames > 0 && heartbeat.ready, "{heartbeat:?}");
     assert_eq!(heartbeat.phase, Phase::Running);

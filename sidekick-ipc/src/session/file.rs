@@ -116,6 +116,7 @@ impl Place<'_> {
             realtime_base_ns: sys::realtime_ns(),
             ring_bytes: self.ring_bytes as u64,
             library_version: self.options.library_version.clone(),
+            game_version: self.options.game_version.clone(),
         };
         mapping.copy_in(layout::H, &header::encode(&info));
         let offset_ns = info.realtime_offset_ns().cast_unsigned();

@@ -19,6 +19,7 @@ pub fn options(dir: &Path, when_full: WhenFull) -> SessionOptions {
         spill_bytes_max: 64 << 20,
         keep: Vec::new(),
         library_version: "0.1.0".to_owned(),
+        game_version: String::new(),
     }
 }
 

@@ -110,6 +110,8 @@ pub struct EngineStatus {
     pub frame: Option<u64>,
     /// Whether its extension has connected.
     pub connected: bool,
+    /// The game's version, as its project has it; empty before its extension has connected, and where it has none.
+    pub game_version: String,
     /// Whether it was adopted after its ring was cleaned up with the runtime directory: it records nothing until it is
     /// restarted.
     pub ring_lost: bool,

@@ -31,6 +31,7 @@ use crate::upload::{self, SinkState};
 /// The session of the running engine.
 struct Current {
     launch: u32,
+    game_version: String,
     link: RingLink,
     downlink: Downlink,
     progress: Arc<SessionProgress>,
@@ -422,6 +423,7 @@ impl Board {
             let progress = Arc::clone(&session.progress);
             self.current = Some(Current {
                 launch,
+                game_version: session.info.game_version.clone(),
                 link: link.clone(),
                 downlink: session.downlink.clone(),
                 progress,
@@ -563,6 +565,8 @@ impl Board {
             // While the next engine starts, this is the session of the last one.
             if current.launch == self.status.engine.incarnation {
                 self.status.engine.frame = Some(beat.frames);
+                let game_version = &mut self.status.engine.game_version;
+                game_version.clone_from(&current.game_version);
             }
             self.status.session = Some(SessionStatus {
                 epoch: current.progress.epoch.to_string(),

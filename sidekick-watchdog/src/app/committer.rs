@@ -50,11 +50,12 @@ impl Committer for StoreCommitter {
     fn open(&self, opening: &SessionOpening) -> Result<SessionResume, CommitError> {
         let epoch = opening.epoch;
         let source = self.names.owner(&self.store, epoch);
-        let opened = self.runtime.block_on(self.store.session_opened(
+        let opened = self.runtime.block_on(self.store.session_opened_of(
             source,
             epoch,
             opening.incarnation,
             opening.started_realtime_ns,
+            &opening.game_version,
         ));
         match opened {
             Ok(opened) => Ok(SessionResume {

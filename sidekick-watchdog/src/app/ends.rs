@@ -28,7 +28,8 @@ pub(super) async fn note(store: &Store, source: &str, epoch: Uuid) -> Result<(),
     let Some(session) = store.session(source, epoch) else {
         return Ok(());
     };
-    let Some(value) = value(epoch, &session) else {
+    let game_version = store.game_version(source, session.launch, epoch);
+    let Some(value) = value(epoch, &session, &game_version) else {
         return Ok(());
     };
     let variant = encode(&value);
@@ -51,7 +52,7 @@ pub(super) async fn note(store: &Store, source: &str, epoch: Uuid) -> Result<(),
     }
 }
 
-fn value(epoch: Uuid, session: &SessionState) -> Option<Value> {
+fn value(epoch: Uuid, session: &SessionState, game_version: &str) -> Option<Value> {
     let end = session.end.as_ref()?;
     let text = |text: &str| Value::String(text.to_owned());
     let last_seq = session.next_seq.saturating_sub(1);
@@ -64,6 +65,7 @@ fn value(epoch: Uuid, session: &SessionState) -> Option<Value> {
         ("cause", text(&end.cause)),
         ("clean", Value::Bool(end.cause.starts_with(CLEAN))),
         ("tail_unknown", Value::Bool(end.tail_unknown)),
+        ("game_version", text(game_version)),
     ];
     let entries = fields.map(|(key, value)| (text(key), value));
     Some(Value::Dictionary(entries.into()))

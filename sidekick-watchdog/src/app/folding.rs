@@ -128,7 +128,10 @@ impl Driver {
         let mut marks = Vec::new();
         for entry in &unfolded.entries {
             for (item, slab) in &entry.slabs {
-                let marked = fold_slab(fold, slab);
+                let head = &slab.head;
+                let game_version =
+                    (self.store).game_version(&head.source, head.incarnation, head.epoch);
+                let marked = fold_slab(fold, slab, &game_version);
                 if !marked.is_empty() {
                     marks.push(FoldMarks {
                         index: entry.index,
@@ -196,7 +199,7 @@ fn now_ns() -> u64 {
 }
 
 /// Folds the records of a slab; gives those that go no further, and why. What is damaged is told at upload.
-fn fold_slab(fold: &mut Fold, slab: &Slab) -> Vec<(u64, u8)> {
+fn fold_slab(fold: &mut Fold, slab: &Slab, game_version: &str) -> Vec<(u64, u8)> {
     let head = &slab.head;
     let mut marked = Vec::new();
     for frame in frames(&slab.frames, &head.epoch).map_while(Result::ok) {
@@ -210,6 +213,7 @@ fn fold_slab(fold: &mut Fold, slab: &Slab) -> Vec<(u64, u8)> {
             stream: record.stream,
             source: &head.source,
             incarnation: head.incarnation,
+            game_version: Some(game_version),
             seq: frame.header.seq,
             time_ns: i128::from(frame.header.monotonic_ns) + i128::from(head.realtime_offset_ns),
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::slab::SlabHead;
 use crate::store::{self, Refusal, Store, StoreError};
 use crate::upload::{Dead, IndexedSlabs, LaneState, Outbox, OutboxError, Plan, Replay, Settled};
 
@@ -56,6 +57,16 @@ impl Outbox for StoreOutbox {
             }
             after = last;
         }
+    }
+
+    fn game_version(&self, head: &SlabHead) -> Arc<str> {
+        let SlabHead {
+            source,
+            incarnation,
+            epoch,
+            ..
+        } = head;
+        self.0.game_version(source, *incarnation, *epoch)
     }
 
     fn applied(&self) -> watch::Receiver<u64> {

@@ -264,6 +264,7 @@ impl Filter for Screening {
             stream: record.stream,
             source: origin.source,
             incarnation: origin.incarnation,
+            game_version: Some(origin.game_version),
             seq: header.seq,
             time_ns: i128::from(header.monotonic_ns) + i128::from(origin.realtime_offset_ns),
         };
@@ -356,6 +357,7 @@ impl LiveRules {
             stream,
             source: &stored.head.source,
             incarnation: stored.head.incarnation,
+            game_version: Some(stored.game_version),
             seq: stored.seq,
             time_ns: i128::from(stored.monotonic_ns) + i128::from(stored.head.realtime_offset_ns),
         };

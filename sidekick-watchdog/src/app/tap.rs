@@ -279,6 +279,7 @@ mod tests {
             source: "s",
             epoch: Uuid::from_u128(7),
             incarnation: 1,
+            game_version: "",
             realtime_offset_ns: 0,
         };
         let header = FrameHeader {

@@ -23,7 +23,8 @@ async fn a_session_is_not_ended_because_its_ring_cannot_be_looked_for() {
         .await
         .unwrap();
     let epoch = Uuid::from_u128(7);
-    store.session_opened("s", epoch, 1, 0).await.unwrap();
+    let opened = store.session_opened_of("s", epoch, 1, 0, "1.2").await;
+    opened.unwrap();
     let names = Names::remember(&dir.path().join("data"), "s").unwrap();
     let unreadable = dir.path().join("file");
     std::fs::write(&unreadable, "").unwrap();
@@ -56,7 +57,7 @@ async fn a_session_is_not_ended_because_its_ring_cannot_be_looked_for() {
     assert_eq!((record.stream, note.head.incarnation), ("sidekick.end", 1));
     assert_eq!(
         value.to_json().to_string(),
-        r#"{"cause":"its ring vanished","clean":false,"epoch":"00000000-0000-0000-0000-000000000007","last_seq":1,"tail_unknown":true}"#
+        r#"{"cause":"its ring vanished","clean":false,"epoch":"00000000-0000-0000-0000-000000000007","game_version":"1.2","last_seq":1,"tail_unknown":true}"#
     );
     // Told again, as by the next watchdog, it is one record all the same.
     super::ends::note(&store, "s", epoch).await.unwrap();
@@ -92,6 +93,7 @@ async fn sessions_of_an_old_name_are_drained_and_ended_under_it() {
                 epoch,
                 incarnation: 3,
                 started_realtime_ns: 0,
+                game_version: String::new(),
             })
             .map(|resume| {
                 let ending = SessionEnding {
@@ -134,6 +136,7 @@ fn a_rotated_session_is_heard_and_asked_before_it_is_drained() {
         spill_bytes_max: 0,
         keep: Vec::new(),
         library_version: "test".to_owned(),
+        game_version: String::new(),
     })
     .unwrap();
     let old = Attachment::open(&scan(dir.path()).unwrap()[0]).unwrap();
@@ -172,6 +175,7 @@ fn a_dead_sessions_last_numbers_are_shown_until_the_next_connects() {
         spill_bytes_max: 0,
         keep: Vec::new(),
         library_version: "test".to_owned(),
+        game_version: String::new(),
     })
     .unwrap();
     let attachment = Attachment::open(&scan(dir.path()).unwrap()[0]).unwrap();

@@ -202,6 +202,9 @@ fn engine_words(status: &Status) -> String {
     if engine.incarnation > 0 {
         let _ = write!(words, ", incarnation {}", engine.incarnation);
     }
+    if !engine.game_version.is_empty() {
+        let _ = write!(words, ", game {}", engine.game_version);
+    }
     if let Some(pid) = engine.pid {
         let _ = write!(words, ", pid {pid}");
     }
@@ -303,6 +306,7 @@ mod tests {
         status.engine.state = EngineState::Running;
         status.engine.incarnation = 2;
         status.engine.connected = true;
+        status.engine.game_version = "1.2\x1b".into();
         status.engine.last_deaths.push(Death {
             incarnation: 1,
             cause: "segmentation fault (SIGSEGV)".into(),
@@ -325,7 +329,7 @@ mod tests {
         for part in [
             "lobby-1, version",
             "up 1h 2m 3s",
-            "running, incarnation 2, not marked ready",
+            "running, incarnation 2, game 1.2, not marked ready",
             "incarnation 1: segmentation fault (SIGSEGV), lived 12.0 s, relaunched after 3.1 ms",
             "log 3.0 MiB of 4.0 GiB",
             "only streams with keep = true are recorded",

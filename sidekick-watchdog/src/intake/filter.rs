@@ -20,6 +20,8 @@ pub struct FilterOrigin<'a> {
     pub epoch: Uuid,
     /// The launch that recorded them.
     pub incarnation: u32,
+    /// The game's version.
+    pub game_version: &'a str,
     /// Added to a record's monotonic time, nanoseconds since 1970.
     pub realtime_offset_ns: i64,
 }

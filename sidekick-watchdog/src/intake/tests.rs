@@ -171,6 +171,7 @@ fn session(dir: &Path, launch: u32) -> Session {
         spill_bytes_max: 64 << 20,
         keep: Vec::new(),
         library_version: "test".to_owned(),
+        game_version: String::new(),
     })
     .unwrap()
 }
@@ -528,6 +529,7 @@ fn refusals_that_no_frame_told_of_are_told_at_the_end() {
         spill_bytes_max: 0,
         keep: Vec::new(),
         library_version: "test".to_owned(),
+        game_version: String::new(),
     })
     .unwrap();
     let mut refused = 0;

@@ -1,8 +1,8 @@
 //! Expressions over a record: minijinja's, on fields that are decoded when they are asked for.
 //!
-//! An expression sees `data` (what was recorded), `stream`, `source`, `incarnation`, `seq` and `time` (seconds since
-//! 1970); a field of `data` also by its bare name, unless it is called like one of these. It has a bounded number of
-//! steps and no way to the outside.
+//! An expression sees `data` (what was recorded), `stream`, `source`, `incarnation`, `game_version`, `seq` and `time`
+//! (seconds since 1970); a field of `data` also by its bare name, unless it is called like one of these. It has a bounded
+//! number of steps and no way to the outside.
 
 use std::fmt;
 use std::ops::Range;
@@ -103,6 +103,7 @@ impl View {
             stream: origin.stream.into(),
             source: origin.source.into(),
             incarnation: origin.incarnation,
+            game_version: origin.game_version.map(Into::into),
             seq: origin.seq,
             time: origin.time_ns as f64 / 1e9,
             data,
@@ -115,6 +116,7 @@ struct Root {
     stream: Arc<str>,
     source: Arc<str>,
     incarnation: u32,
+    game_version: Option<Arc<str>>,
     seq: u64,
     time: f64,
     data: Part,
@@ -122,7 +124,11 @@ struct Root {
 
 impl Object for Root {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        Some(match key.as_str()? {
+        let key = key.as_str()?;
+        if let ("game_version", Some(version)) = (key, &self.game_version) {
+            return Some(Value::from(version));
+        }
+        Some(match key {
             "stream" => Value::from(&self.stream),
             "source" => Value::from(&self.source),
             "incarnation" => Value::from(self.incarnation),
@@ -310,6 +316,7 @@ mod tests {
             stream: "duel.hit",
             source: "lobby-1",
             incarnation: 3,
+            game_version: Some("1.2"),
             seq: 17,
             time_ns: 1_500_000_000,
         };
@@ -351,6 +358,7 @@ mod tests {
             "data.player.age is undefined and data.enemy.name is undefined",
             "stream == 'duel.hit' and data.stream == 'hidden'",
             "source == 'lobby-1' and incarnation == 3 and seq == 17 and time == 1.5",
+            "game_version == '1.2' and data.game_version is undefined",
             "data.at == [1, 2.5] and data.at[1] == 2.5",
             "'a' in data.tags and data.tags | length == 2",
             "'damage' in data",

@@ -33,6 +33,7 @@ type RuleId = [u8; 8];
 /// Field names that stand for what is not in the data.
 const STREAM: &str = "$stream";
 const SOURCE: &str = "$source";
+const GAME_VERSION: &str = "$game_version";
 
 fn rule_id(text: &str) -> RuleId {
     let digest = digest::digest(&digest::SHA256, text.as_bytes());
@@ -43,11 +44,12 @@ fn rule_id(text: &str) -> RuleId {
     id
 }
 
-/// A field of a record, or `$stream`, or `$source`.
+/// A field of a record, or `$stream`, `$source` or `$game_version`.
 #[derive(Clone, Debug)]
 enum Field {
     Stream,
     Source,
+    GameVersion,
     Path(FieldPath),
 }
 
@@ -62,6 +64,7 @@ impl Field {
         match field {
             STREAM => Ok(Self::Stream),
             SOURCE => Ok(Self::Source),
+            GAME_VERSION => Ok(Self::GameVersion),
             field => match FieldPath::parse(field).map_err(problem)? {
                 path if path.is_single() => Ok(Self::Path(path)),
                 _ => Err(problem(super::PathError::Star)),
@@ -73,6 +76,7 @@ impl Field {
         match self {
             Self::Stream => Some((Look::Text(origin.stream), &[])),
             Self::Source => Some((Look::Text(origin.source), &[])),
+            Self::GameVersion => Some((Look::Text(origin.game_version?), &[])),
             Self::Path(path) => {
                 let value = path.find(data)?;
                 Some((look(value).ok()?, value))

@@ -15,8 +15,10 @@ use super::edit::{Change, Edit};
 use super::expression::{View, to_godot};
 use super::{Expression, FieldPath, Origin, RuleError, Schema, Scratch, means};
 
-/// The form of the text. An older one stays readable.
-const FORM: u32 = 1;
+/// The form of the text. Older ones stay readable, and mean what they meant.
+const FORM: u32 = 2;
+/// The first form whose expressions know `game_version`; before, that was a field of the record.
+const FORM_WITH_GAME_VERSION: u32 = 2;
 
 /// The second half of a rule, as it was written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -105,6 +107,7 @@ pub enum Shaped {
 /// The second halves of all rules.
 #[derive(Debug, Default)]
 pub struct Shape {
+    form: u32,
     rules: Vec<Rule>,
 }
 
@@ -131,12 +134,12 @@ impl Shape {
         let Text { form, rules } = serde_json::from_str(text).map_err(|error| RuleError::Text {
             why: error.to_string().into(),
         })?;
-        if form != FORM {
-            let why = format!("they have form {form}, this watchdog knows {FORM}").into();
+        if !(1..=FORM).contains(&form) {
+            let why = format!("they have form {form}, this watchdog knows 1 to {FORM}").into();
             return Err(RuleError::Text { why });
         }
         let rules = rules.iter().map(compile).collect::<Result<_, _>>()?;
-        Ok(Self { rules })
+        Ok(Self { form, rules })
     }
 
     /// Whether nothing is ever done to any record.
@@ -165,11 +168,15 @@ impl Shape {
     /// Judges a record. `data` is its encoded value as it was stored.
     pub fn shape(&self, origin: &Origin<'_>, data: &[u8], scratch: &mut Scratch) -> Shaped {
         scratch.begin();
+        let mut origin = *origin;
+        if self.form < FORM_WITH_GAME_VERSION {
+            origin.game_version = None;
+        }
         for rule in &self.rules {
             if !means(&rule.pattern, origin.stream) {
                 continue;
             }
-            match rule.apply(origin, data, scratch) {
+            match rule.apply(&origin, data, scratch) {
                 Ok(true) => {}
                 Ok(false) => return Shaped::Dropped,
                 Err(why) => {

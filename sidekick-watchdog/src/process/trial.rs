@@ -60,6 +60,7 @@ impl Trial {
             stream: &self.stream,
             source,
             incarnation: 1,
+            game_version: Some(""),
             seq: 1,
             time_ns: 0,
         };

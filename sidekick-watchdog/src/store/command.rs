@@ -171,6 +171,19 @@ pub(crate) enum Command {
         /// Head and bytes of frames of the rows that it brings; the frames lie behind the heads.
         rows: Option<(SlabHead, u32)>,
     },
+    /// As [`Command::OpenSession`], which is proposed no longer, of a game that tells its version.
+    OpenGame {
+        /// The watchdog's name.
+        source: String,
+        /// The session.
+        epoch: Uuid,
+        /// The launch number of its engine.
+        launch: u32,
+        /// Wall clock at the session's start, in nanoseconds since the Unix epoch.
+        started_realtime_ns: i64,
+        /// The game's version; empty where it has none.
+        game_version: String,
+    },
 }
 
 /// What is done to dead letters.
@@ -238,7 +251,7 @@ impl Command {
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Init { .. } => "group",
-            Self::OpenSession { .. } => "session opened",
+            Self::OpenSession { .. } | Self::OpenGame { .. } => "session opened",
             Self::Append { .. } | Self::AppendOps { .. } => "slab",
             Self::EndSession { .. } => "session ended",
             Self::SetSinks { .. } | Self::NameSinks { .. } => "sinks",
@@ -847,6 +860,16 @@ mod tests {
                      010000000200000000000000030000000400000000000000\
                      08000000"
                 ),
+            ),
+            (
+                Command::OpenGame {
+                    source: "a".into(),
+                    epoch,
+                    launch: 2,
+                    started_realtime_ns: 3,
+                    game_version: "a".into(),
+                },
+                format!("12000000{a}{uuid}020000000300000000000000{a}"),
             ),
         ];
         for (command, expected) in golden {

@@ -304,6 +304,13 @@ impl<'a> Walk<'a> {
                     epoch,
                     launch,
                     started_realtime_ns,
+                }
+                | Command::OpenGame {
+                    source,
+                    epoch,
+                    launch,
+                    started_realtime_ns,
+                    ..
                 } => {
                     self.sessions
                         .entry((source, epoch))

@@ -11,6 +11,7 @@ use uuid::Uuid;
 mod books;
 mod checkpoints;
 mod folding;
+mod games;
 mod letters;
 mod requests;
 mod rules;
@@ -25,6 +26,7 @@ pub use sinks::{LANES_MAX, LaneState};
 
 use checkpoints::Checkpoints;
 use folding::Folding;
+use games::Versions;
 use letters::Letters;
 use requests::{Clients, Requests};
 use rules::Rules;
@@ -127,6 +129,8 @@ pub(crate) struct State {
     letters: Letters,
     rules: Rules,
     folding: Folding,
+    /// Which version of the game recorded what, by source.
+    games: BTreeMap<String, Versions>,
 }
 
 impl State {
@@ -174,7 +178,20 @@ impl State {
                 epoch,
                 launch,
                 started_realtime_ns,
-            } => self.open_session(source, epoch, launch, started_realtime_ns),
+            } => self.open_session(source, epoch, launch, started_realtime_ns, None),
+            Command::OpenGame {
+                source,
+                epoch,
+                launch,
+                started_realtime_ns,
+                game_version,
+            } => self.open_session(
+                source,
+                epoch,
+                launch,
+                started_realtime_ns,
+                Some(&game_version),
+            ),
             Command::Append { head, .. } => self.append((index, slab), &head),
             Command::AppendOps {
                 head, ops, time_ns, ..
@@ -308,8 +325,9 @@ impl State {
         epoch: Uuid,
         launch: u32,
         started_realtime_ns: i64,
+        game_version: Option<&str>,
     ) -> Result<Outcome, Refusal> {
-        let of = self.sources.entry(source).or_default();
+        let of = self.sources.entry(source.clone()).or_default();
         if let Some(session) = of.sessions.get(&epoch) {
             // The same ring again, as after the watchdog's restart.
             if session.end.is_some() {
@@ -348,6 +366,9 @@ impl State {
             end: None,
         };
         of.sessions.insert(epoch, session);
+        if let Some(version) = game_version {
+            self.note_game(&source, (launch, epoch), count == 0, version);
+        }
         Ok(Outcome::Session {
             next_seq: 1,
             checkpoint: None,

@@ -1,13 +1,14 @@
 //! What the uploader needs of the store, in the uploader's own words. The app adapts the store to it.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::plan::{Dead, Plan, Replay, Settled};
 use crate::position::Position;
-use crate::slab::Slab;
+use crate::slab::{Slab, SlabHead};
 
 /// Why the outbox did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +72,10 @@ pub trait Outbox: Send + Sync + 'static {
         after_index: u64,
         bytes_max: usize,
     ) -> impl Future<Output = Result<Vec<IndexedSlabs>, OutboxError>> + Send;
+
+    /// The version of the game that recorded what slabs with this head hold; empty where it told none. For a slab that was
+    /// read always the same.
+    fn game_version(&self, head: &SlabHead) -> Arc<str>;
 
     /// The index of the last entry that may be read, moving forward. Its end (the sender is gone) ends the lanes.
     fn applied(&self) -> watch::Receiver<u64>;

@@ -12,6 +12,8 @@ use crate::slab::SlabHead;
 pub struct Stored<'a> {
     /// Whose it is.
     pub head: &'a SlabHead,
+    /// The version of the game that recorded it; empty where it has none.
+    pub game_version: &'a str,
     /// Its sequence number.
     pub seq: u64,
     /// The engine's monotonic clock, ns.

@@ -311,6 +311,10 @@ impl Outbox for FakeOutbox {
         Ok(found)
     }
 
+    fn game_version(&self, _: &SlabHead) -> Arc<str> {
+        "".into()
+    }
+
     fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
     }

@@ -498,6 +498,7 @@ fn a_session_that_the_store_refuses_is_told_and_ends_with_6() {
         spill_bytes_max: 0,
         keep: Vec::new(),
         library_version: env!("CARGO_PKG_VERSION").to_owned(),
+        game_version: String::new(),
     })
     .expect("a session");
     session.record("test", &[0; 4]).expect("taken");

@@ -255,6 +255,7 @@ fn origin<'a>(recorded: &Recorded) -> Origin<'a> {
         stream: recorded.stream,
         source: "s",
         incarnation: 1,
+        game_version: Some(""),
         seq: recorded.seq,
         time_ns: 0,
     }
@@ -333,6 +334,7 @@ impl World {
             spill_bytes_max: 0,
             keep: Vec::new(),
             library_version: "test".to_owned(),
+            game_version: String::new(),
         })
         .unwrap();
         let mut world = Self {

@@ -55,6 +55,7 @@ fn sent(shaper: &dyn Shaper, version: u32) -> Option<Vec<u8>> {
     let variant = data("none");
     let stored = Stored {
         head: &head,
+        game_version: "1.2",
         seq: 1,
         monotonic_ns: 0,
         record: Record {
@@ -199,6 +200,7 @@ fn intake_gets_the_rules_of_now() {
             source: "s",
             epoch: Uuid::from_u128(7),
             incarnation: 1,
+            game_version: "",
             realtime_offset_ns: 0,
         };
         let header = FrameHeader {

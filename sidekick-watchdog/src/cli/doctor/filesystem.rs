@@ -230,6 +230,7 @@ mod tests {
             spill_bytes_max: 0,
             keep: Vec::new(),
             library_version: "test".to_owned(),
+            game_version: String::new(),
         })
         .unwrap();
         assert!(rings_of_the_dead(folder.path()).is_none(), "it lives");

@@ -30,6 +30,7 @@ impl Drain {
             epoch: info.epoch,
             incarnation: info.launch,
             started_realtime_ns: i64::try_from(info.realtime_base_ns).unwrap_or(i64::MAX),
+            game_version: info.game_version.clone(),
         };
         loop {
             match self.committer.open(&opening) {

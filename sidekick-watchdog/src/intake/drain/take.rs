@@ -125,6 +125,7 @@ impl Drain {
             source: &self.source,
             epoch: info.epoch,
             incarnation: info.launch,
+            game_version: &info.game_version,
             realtime_offset_ns: self.attachment.realtime_offset_ns(),
         };
         let done = filter::run(filter, &origin, frames, from);

@@ -64,6 +64,7 @@ fn filtered(kinds: &[u8], from: usize) -> (Vec<u8>, Done) {
         source: "s",
         epoch: EPOCH,
         incarnation: 1,
+        game_version: "",
         realtime_offset_ns: 0,
     };
     let done = run(&ByFirstByte, &origin, &mut bytes, from);

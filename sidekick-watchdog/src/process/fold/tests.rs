@@ -22,6 +22,7 @@ fn origin(stream: &str, time_ns: u64) -> Origin<'_> {
         stream,
         source: "lobby-1",
         incarnation: 1,
+        game_version: Some("1.2"),
         seq: 1,
         time_ns: i128::from(time_ns),
     }

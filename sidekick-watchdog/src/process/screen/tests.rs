@@ -9,6 +9,7 @@ fn origin(stream: &str, seq: u64) -> Origin<'_> {
         stream,
         source: "lobby-1",
         incarnation: 1,
+        game_version: Some("1.2"),
         seq,
         time_ns: 0,
     }

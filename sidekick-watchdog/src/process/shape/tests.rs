@@ -20,6 +20,7 @@ fn shaped(shape: &Shape, stream: &str, json: Json) -> (Shaped, Json) {
         stream,
         source: "lobby-1",
         incarnation: 2,
+        game_version: Some("1.2"),
         seq: 9,
         time_ns: 0,
     };
@@ -123,10 +124,26 @@ fn rules_are_their_text() {
     // Plans name rules by this text: a change of its form must keep the old one readable.
     assert_eq!(
         text,
-        r#"{"form":1,"rules":[{"match":"a*","filter":"a","set":{"v":{"value":1.0}}}]}"#
+        r#"{"form":2,"rules":[{"match":"a*","filter":"a","set":{"v":{"value":1.0}}}]}"#
     );
     assert_eq!(Shape::text(&[spec("empty")]), "");
     assert!(Shape::parse("").unwrap().is_empty());
-    assert!(Shape::parse(r#"{"form":2,"rules":[]}"#).is_err());
+    assert!(Shape::parse(r#"{"form":1,"rules":[]}"#).is_ok());
+    assert!(Shape::parse(r#"{"form":3,"rules":[]}"#).is_err());
     assert!(Shape::parse("{}").is_err());
+}
+
+/// What is planned with rules of an older form is made again as it was: there, the word was a field of the record.
+#[test]
+fn the_version_of_the_game_is_a_word_since_form_2() {
+    let spec = ShapeSpec {
+        set: [("v".to_owned(), SetSpec::Expr("game_version".into()))].into(),
+        ..spec("a")
+    };
+    let text = Shape::text(&[spec]);
+    let old = Shape::parse(&text.replace("\"form\":2", "\"form\":1")).unwrap();
+    let new = Shape::parse(&text).unwrap();
+    let recorded = serde_json::json!({"game_version": 7});
+    let v = |shape: &Shape| shaped(shape, "a", recorded.clone()).1["v"].clone();
+    assert_eq!((v(&old), v(&new)), (7.into(), "1.2".into()));
 }

@@ -74,6 +74,8 @@ struct Entry {
     is_lost: bool,
     slabs: std::vec::IntoIter<Slab>,
     walk: Option<Walk>,
+    /// The version of the game that recorded the slab at hand.
+    game_version: Arc<str>,
     /// Number of the next item.
     item: u32,
     /// Requests after the last item of the slabs looked at. They count at the position of the next item, or of the whole
@@ -454,6 +456,7 @@ impl<O: Outbox> Filler<O> {
                     is_lost,
                     slabs,
                     walk: None,
+                    game_version: "".into(),
                     item: if is_lost { LOST_ITEM } else { 0 },
                     requests: 0,
                 })
@@ -461,7 +464,10 @@ impl<O: Outbox> Filler<O> {
         };
         if entry.walk.is_none() {
             match entry.slabs.next() {
-                Some(slab) => entry.walk = Some(Walk::new(slab)),
+                Some(slab) => {
+                    entry.game_version = self.outbox.game_version(&slab.head);
+                    entry.walk = Some(Walk::new(slab));
+                }
                 None => {
                     if self.lane == 0 {
                         self.trail.requests = self.trail.requests.saturating_add(entry.requests);
@@ -523,6 +529,7 @@ impl<O: Outbox> Filler<O> {
             What::Record(record) if is_ours => {
                 let stored = Stored {
                     head,
+                    game_version: &entry.game_version,
                     seq: item.seq,
                     monotonic_ns: item.monotonic_ns,
                     record: *record,

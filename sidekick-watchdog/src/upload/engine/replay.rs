@@ -22,6 +22,7 @@ fn row_of(
     sink: &dyn Sink,
     shaper: &dyn Shaper,
     version: u32,
+    game_version: &str,
 ) -> Result<Vec<u8>, (String, String)> {
     let mut walk = Walk::new(Slab {
         head: letter.head.clone(),
@@ -33,6 +34,7 @@ fn row_of(
     if let What::Record(record) = &item.what {
         let stored = Stored {
             head,
+            game_version,
             seq: item.seq,
             monotonic_ns: item.monotonic_ns,
             record: *record,
@@ -107,7 +109,9 @@ impl<O: Outbox> Lane<O> {
             );
             return self.stand_still(why).await;
         }
-        let row = match row_of(&letter, sink.as_ref(), self.filler.shaper(), rules) {
+        let game_version = self.outbox.game_version(&letter.head);
+        let shaper = self.filler.shaper();
+        let row = match row_of(&letter, sink.as_ref(), shaper, rules, &game_version) {
             Ok(row) => row,
             Err(refused) => return self.end_replay(id, number, Some(refused)).await,
         };

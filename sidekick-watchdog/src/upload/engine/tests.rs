@@ -476,6 +476,9 @@ impl Outbox for Closing {
     ) -> Result<Vec<crate::upload::IndexedSlabs>, OutboxError> {
         self.inner.read(after_index, bytes_max).await
     }
+    fn game_version(&self, head: &crate::slab::SlabHead) -> Arc<str> {
+        self.inner.game_version(head)
+    }
     fn applied(&self) -> tokio::sync::watch::Receiver<u64> {
         self.applied.clone()
     }
