@@ -32,7 +32,7 @@ pub use fold::{
 pub use schema::{Schema, SchemaError};
 pub use screen::{Screen, ScreenSpec, Screened, Verdict};
 pub use shape::{SetSpec, Shape, ShapeSpec, Shaped, from_json};
-pub use trial::{Expected, Trial};
+pub use trial::{Expected, Recorded, Sent, Trial, TrialRules, Tried};
 
 /// Whose record it is, and when it was recorded.
 #[derive(Clone, Copy, Debug)]

@@ -178,12 +178,10 @@ impl LiveRules {
         let text = new.streams.shape_text();
         let screen = new.streams.screen().map_err(cannot)?;
         let folds = new.streams.fold_rules().map_err(cannot)?;
-        let shape = Shape::parse(&text).map_err(cannot)?;
-        for trial in &new.streams.trials {
-            if let Err(differences) = trial.run(&screen, &shape, &new.name) {
-                let (name, found) = (&trial.name, differences.join("; "));
-                return Err(refused(format!("test {name:?} fails: {found}")));
-            }
+        let failing = new.streams.failing_trials(&new.name).map_err(cannot)?;
+        if let Some((name, differences)) = failing.first() {
+            let found = differences.join("; ");
+            return Err(refused(format!("test {name:?} fails: {found}")));
         }
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let store = store.clone();

@@ -2,7 +2,6 @@
 
 use super::ConfigArgs;
 use crate::exit::ExitCode;
-use crate::process::Shape;
 
 pub(super) fn run(args: &ConfigArgs) -> ExitCode {
     let config = match args.load() {
@@ -20,31 +19,22 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
             "warning: [engine] standby = 1 boots a second engine: the game must await Sidekick.when_active() before it binds its port",
         );
     }
-    let (screen, shape) = match (
-        config.streams.screen(),
-        Shape::parse(&config.streams.shape_text()),
-    ) {
-        (Ok(screen), Ok(shape)) => (screen, shape),
-        (Err(why), _) | (_, Err(why)) => {
+    let failing = match config.streams.failing_trials(&config.name) {
+        Ok(failing) => failing,
+        Err(why) => {
             super::complain(why);
             return ExitCode::BadConfig;
         }
     };
-    let trials = &config.streams.trials;
-    let mut failed = 0;
-    for trial in trials {
-        if let Err(differences) = trial.run(&screen, &shape, &config.name) {
-            failed += 1;
-            super::complain(format_args!(
-                "test {:?} fails:\n  {}",
-                trial.name,
-                differences.join("\n  ")
-            ));
-        }
+    for (name, differences) in &failing {
+        let differences = differences.join("\n  ");
+        super::complain(format_args!("test {name:?} fails:\n  {differences}"));
     }
-    if failed > 0 {
+    let trials = &config.streams.trials;
+    if !failing.is_empty() {
         super::complain(format_args!(
-            "{failed} of {} tests of rules fail",
+            "{} of {} tests of rules fail",
+            failing.len(),
             trials.len()
         ));
         return ExitCode::BadConfig;

@@ -4,9 +4,11 @@
 
 mod fold;
 mod set;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value as Json;
 use sidekick_ipc::stream::StreamPattern;
@@ -18,8 +20,8 @@ use super::secret;
 use super::value::Value;
 use crate::platform::is_readable_by_all;
 use crate::process::{
-    AggregateSpec, DedupeSpec, Expected, Expression, FieldPath, FoldRules, HashKey, Schema, Screen,
-    ScreenSpec, Shape, ShapeSpec, Trial,
+    AggregateSpec, DedupeSpec, Expression, FieldPath, FoldRules, HashKey, Schema, Screen,
+    ScreenSpec, Shape, ShapeSpec, Trial, TrialRules,
 };
 
 /// Rules beyond this number are refused: each record is held against all of them.
@@ -60,6 +62,22 @@ pub(super) const TEMPLATE: &str = r##"
 #stream = "chat.say"
 #input = { text = "hello", ip = "10.0.0.1" }
 #expect = { text = "hello", region = "eu", server = "lobby-1" }
+
+# The same of several, with the times at which they are recorded: all that should be sent.
+#[[test]]
+#name = "hits are counted"
+#stream = "damage"
+#inputs = [
+#	{ at = "1s", data = { hit_id = 1, weapon = "bow", amount = 5 } },
+#	{ at = "2s", data = { hit_id = 1, weapon = "bow", amount = 5 } },
+#]
+#[[test.outputs]]
+#stream = "damage.minute"
+#at = "0s"
+#data.window_s = 60
+#data.by = { weapon = "bow" }
+#data.count = 1
+#data.values.amount = { count = 1, sum = 5, min = 5, max = 5, bounds = [10, 100], buckets = [1, 0, 0] }
 "##;
 
 /// One `[[stream]]`.
@@ -109,6 +127,28 @@ impl StreamsConfig {
         FoldRules::compile(dedupes, aggregates)
     }
 
+    /// Tries what should come of records, as a server called `source` would. Gives the tests that fail, by name, with a
+    /// line for each difference.
+    ///
+    /// # Errors
+    /// As [`Self::screen`].
+    pub fn failing_trials(
+        &self,
+        source: &str,
+    ) -> Result<Vec<(&str, Vec<String>)>, crate::process::RuleError> {
+        let rules = TrialRules {
+            screen: &self.screen()?,
+            folds: &Arc::new(self.fold_rules()?),
+            shape: &Shape::parse(&self.shape_text())?,
+            source,
+        };
+        let trials = self.trials.iter();
+        let run = trials.map(|trial| (trial.name.as_str(), trial.run(&rules)));
+        Ok(run
+            .filter_map(|(name, run)| Some((name, run.err()?)))
+            .collect())
+    }
+
     /// The text of the second halves.
     pub fn shape_text(&self) -> String {
         Shape::text(self.rules.iter().map(|rule| &rule.shape))
@@ -136,7 +176,7 @@ impl StreamsConfig {
         }
         for (place, table) in pass.tables("test") {
             config.show("test", table);
-            config.trials.extend(read_trial(pass, place, table));
+            config.trials.extend(trial::read(pass, place, table));
         }
         config
     }
@@ -445,57 +485,6 @@ fn read_schema(item: &mut Item<'_, '_, '_>, folder: &Path) -> Option<Json> {
                 "schema",
                 format!("cannot be used: {}: {why}", path.display()),
             );
-            None
-        }
-    }
-}
-
-fn read_trial(pass: &mut Pass<'_>, place: Place, table: &DeTable<'_>) -> Option<Trial> {
-    let mut item = Item {
-        pass,
-        name: "test",
-        table,
-        known: Vec::new(),
-        failed: false,
-    };
-    let name = item.get::<String>("name");
-    let stream = item.get_checked("stream", |name: &String| match name.is_empty() {
-        true => Err("must name a stream".into()),
-        false => Ok(()),
-    });
-    let mut json = |key| {
-        let raw = item.raw(key)?;
-        match to_json(raw.get_ref()) {
-            Ok(json) => Some(json),
-            Err(why) => {
-                item.complain(raw.span(), key, why);
-                None
-            }
-        }
-    };
-    let (input, data) = (json("input"), json("expect"));
-    let dropped = item.get::<bool>("dropped").unwrap_or(false);
-    let refused = item.get::<String>("refused");
-    item.finish();
-    if item.failed {
-        return None;
-    }
-    let expected = match (data, dropped, refused) {
-        (Some(data), false, None) => Some(Expected::Data(data)),
-        (None, true, None) => Some(Expected::Dropped),
-        (None, false, Some(why)) => Some(Expected::Refused(why)),
-        _ => None,
-    };
-    match (stream, input, expected) {
-        (Some(stream), Some(input), Some(expected)) => Some(Trial {
-            name: name.unwrap_or_else(|| place.to_string()),
-            stream,
-            input,
-            expected,
-        }),
-        _ => {
-            let why = "needs a stream, an input, and one of expect, dropped = true and refused";
-            pass.complain_at(place, "test".into(), why.into());
             None
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::super::{Sources, resolve, template};
 use super::*;
-use crate::process::SetSpec;
+use crate::process::{Expected, Recorded, Sent, SetSpec, Tried};
 
 fn load(text: &str, folder: &Path) -> Result<StreamsConfig, Vec<String>> {
     let sources = Sources {
@@ -74,7 +74,11 @@ refused = "no"
     );
     assert_eq!(all.screen.drop.as_deref(), Some("true"));
     assert_eq!(all.screen.sample, Some(0.1));
-    let expected: Vec<_> = config.trials.iter().map(|trial| &trial.expected).collect();
+    let expected = config.trials.iter().map(|trial| match &trial.tried {
+        Tried::Record { expected, .. } => expected,
+        Tried::Run { .. } => panic!("it has one input"),
+    });
+    let expected: Vec<_> = expected.collect();
     assert_eq!(
         expected,
         [
@@ -158,7 +162,7 @@ input = {}
         "sidekick.toml:26:15: stream.hash_fields needs hash_key_file, a file with a secret of at least 16 characters".into(),
         "sidekick.toml:27:13: stream.sample_by means nothing without sample".into(),
         "sidekick.toml:29:1: stream cannot be used: the rule for \"b\": truncate: the field \"id\" is named twice in one rule".into(),
-        "sidekick.toml:34:1: test needs a stream, an input, and one of expect, dropped = true and refused".into(),
+        "sidekick.toml:34:1: test needs a stream, an input, and one of expect, dropped = true and refused; or a stream, inputs and outputs".into(),
     ];
     assert_eq!(complaints, expected);
 }
@@ -248,6 +252,102 @@ fn mistakes_in_them_are_told() {
 }
 
 #[test]
+fn tests_of_several_records_are_read() {
+    let text = r#"
+[[test]]
+stream = "damage"
+game_version = "1.2"
+inputs = [{ at = "1s", data = { a = 5 } }, { stream = "chat", data = 1 }]
+outputs = [{ stream = "damage.minute", at = "0s", data = {} }, { refused = "no" }]
+
+[[test]]
+stream = "damage"
+inputs = [{ data = 1 }]
+outputs = []
+"#;
+    let config = load(text, Path::new("/")).unwrap();
+    let recorded = |stream: &str, at_ns, data| Recorded {
+        stream: stream.into(),
+        at_ns,
+        data,
+    };
+    let sent = |stream: &str, at_ns, what| Sent {
+        stream: stream.into(),
+        at_ns,
+        what,
+    };
+    let trial = &config.trials[0];
+    assert_eq!(trial.game_version, "1.2");
+    assert_eq!(
+        trial.tried,
+        Tried::Run {
+            inputs: vec![
+                recorded("damage", 1_000_000_000, serde_json::json!({"a": 5})),
+                recorded("chat", 0, serde_json::json!(1)),
+            ],
+            outputs: vec![
+                sent(
+                    "damage.minute",
+                    Some(0),
+                    Expected::Data(serde_json::json!({}))
+                ),
+                sent("damage", None, Expected::Refused("no".into())),
+            ],
+        }
+    );
+    // The second is that of a record which is sent as it is.
+    assert_eq!(config.failing_trials("s").unwrap().len(), 2);
+    let again = load(&config.shown, Path::new("/")).unwrap();
+    assert_eq!(again.trials[0].tried, trial.tried);
+}
+
+#[test]
+fn mistakes_in_tests_are_told() {
+    let test = |lines: &str| {
+        let text = format!("[[test]]\nstream = \"a\"\n{lines}\n");
+        load(&text, Path::new("/")).unwrap_err().join("\n")
+    };
+    for (lines, why) in [
+        ("inputs = [{ data = 1 }]", "1:1: test needs a stream"),
+        (
+            "inputs = [{ data = 1 }]\noutputs = []\ninput = 1\ndropped = true",
+            "1:1: test needs a stream",
+        ),
+        (
+            "input = 1\nexpect = 1\ndropped = true",
+            "1:1: test needs a stream",
+        ),
+        (
+            "inputs = [{ data = 1 }]\noutputs = []\nexpect = 1\ndropped = true",
+            "1:1: test needs a stream",
+        ),
+        (
+            "inputs = [1]\noutputs = []",
+            "3:10: test.inputs must be a list of tables such as [{ at",
+        ),
+        (
+            "inputs = [{ data = 1 }, { at = \"1s\" }]\noutputs = []",
+            "3:25: test.inputs lacks data in one of its tables",
+        ),
+        (
+            "inputs = [{ data = 1, at = 7 }]\noutputs = []",
+            "test.inputs.at must be a duration",
+        ),
+        (
+            "inputs = [{ daat = 1 }]\noutputs = []",
+            "test.inputs.daat is an unknown key; did you mean \"data\"?",
+        ),
+        (
+            "inputs = []\noutputs = [{ data = 1, refused = \"x\" }]",
+            "test.outputs.refused means nothing beside data",
+        ),
+    ] {
+        let found = test(lines);
+        assert!(found.contains(why), "{lines}: {found}");
+    }
+}
+
+#[test]
 fn a_rule_that_is_no_list_is_told() {
     let complaints = load("[stream]\nmatch = \"a\"\n", Path::new("/")).unwrap_err();
     assert_eq!(
@@ -265,11 +365,9 @@ fn the_example_of_init_works() {
     let lines = TEMPLATE.lines().filter_map(|line| line.strip_prefix('#'));
     let text: Vec<_> = lines.filter(|line| !line.starts_with(' ')).collect();
     let config = load(&text.join("\n"), folder.path()).unwrap();
-    assert_eq!((config.rules.len(), config.trials.len()), (3, 1));
-    let shape = Shape::parse(&config.shape_text()).unwrap();
-    let trial = &config.trials[0];
-    assert_eq!(
-        trial.run(&config.screen().unwrap(), &shape, "lobby-1"),
-        Ok(())
-    );
+    assert_eq!((config.rules.len(), config.trials.len()), (3, 2));
+    assert_eq!(config.failing_trials("lobby-1").unwrap(), []);
+    // They would be told.
+    let failing = config.failing_trials("lobby-2").unwrap();
+    assert_eq!(failing[0].0, "no addresses");
 }

@@ -1,0 +1,170 @@
+//! `[[test]]`: a record and what should come of it, or several and all that should be sent.
+
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use toml::Spanned;
+use toml::de::DeTable;
+
+use super::super::reader::{Pass, Place};
+use super::{Item, to_json};
+use crate::process::{Expected, Recorded, Sent, Trial, Tried};
+
+/// The most records of one test.
+const INPUTS_MAX: usize = 1000;
+
+const NEEDED: &str = "needs a stream, an input, and one of expect, dropped = true and refused; or a stream, inputs and outputs";
+
+pub(super) fn read(pass: &mut Pass<'_>, place: Place, table: &DeTable<'_>) -> Option<Trial> {
+    let mut item = Item {
+        pass,
+        name: "test",
+        table,
+        known: Vec::new(),
+        failed: false,
+    };
+    let name = item.get::<String>("name");
+    let stream = item.get_checked("stream", is_stream);
+    let game_version = item.get::<String>("game_version");
+    let (input, data) = (json(&mut item, "input"), json(&mut item, "expect"));
+    let dropped = item.get::<bool>("dropped").unwrap_or(false);
+    let refused = item.get::<String>("refused");
+    let by_default = stream.clone().unwrap_or_default();
+    let inputs = list(&mut item, "inputs", "test.inputs", |item| {
+        read_recorded(item, &by_default)
+    });
+    let outputs = list(&mut item, "outputs", "test.outputs", |item| {
+        read_sent(item, &by_default)
+    });
+    item.finish();
+    if item.failed {
+        return None;
+    }
+    let expected = match (data, dropped, refused) {
+        (Some(data), false, None) => Some(Expected::Data(data)),
+        (None, true, None) => Some(Expected::Dropped),
+        (None, false, Some(why)) => Some(Expected::Refused(why)),
+        (None, false, None) => None,
+        _ => {
+            pass.complain_at(place, "test".into(), NEEDED.into());
+            return None;
+        }
+    };
+    let tried = match (stream, input, expected, inputs, outputs) {
+        (Some(stream), Some(input), Some(expected), None, None) => Tried::Record {
+            stream,
+            input,
+            expected,
+        },
+        (Some(_), None, None, Some(inputs), Some(outputs)) => Tried::Run { inputs, outputs },
+        _ => {
+            pass.complain_at(place, "test".into(), NEEDED.into());
+            return None;
+        }
+    };
+    Some(Trial {
+        name: name.unwrap_or_else(|| place.to_string()),
+        game_version: game_version.unwrap_or_default(),
+        tried,
+    })
+}
+
+#[expect(clippy::ptr_arg, reason = "checks get what is read")]
+fn is_stream(name: &String) -> Result<(), String> {
+    match name.is_empty() {
+        true => Err("must name a stream".into()),
+        false => Ok(()),
+    }
+}
+
+fn json(item: &mut Item<'_, '_, '_>, key: &'static str) -> Option<Json> {
+    let raw = item.raw(key)?;
+    match to_json(raw.get_ref()) {
+        Ok(json) => Some(json),
+        Err(why) => {
+            item.complain(raw.span(), key, why);
+            None
+        }
+    }
+}
+
+/// A list of tables; `None` where there is none. What is wrong in one is told at its place.
+fn list<T>(
+    item: &mut Item<'_, '_, '_>,
+    key: &'static str,
+    name: &'static str,
+    read: impl Fn(&mut Item<'_, '_, '_>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let raw = item.raw(key)?;
+    let tables = raw.get_ref().as_array().and_then(|items| {
+        let tables = items.iter();
+        let tables = tables.map(|item| Some((item.span(), item.get_ref().as_table()?)));
+        tables.collect::<Option<Vec<_>>>()
+    });
+    let tables = match tables {
+        Some(tables) if tables.len() <= INPUTS_MAX => tables,
+        Some(tables) => {
+            let why = format!("has {} items, at most {INPUTS_MAX}", tables.len());
+            item.complain(raw.span(), key, why);
+            return None;
+        }
+        None => {
+            let why = "must be a list of tables such as [{ at = \"1s\", data = { amount = 5 } }]";
+            item.complain(raw.span(), key, why.into());
+            return None;
+        }
+    };
+    let mut found = Vec::with_capacity(tables.len());
+    for (span, table) in tables {
+        let mut inner = Item {
+            pass: &mut *item.pass,
+            name,
+            table,
+            known: Vec::new(),
+            failed: false,
+        };
+        let read = read(&mut inner);
+        inner.finish();
+        let failed = inner.failed;
+        if read.is_none() && !failed {
+            item.complain(span, key, "lacks data in one of its tables".into());
+        }
+        item.failed |= failed;
+        found.extend(read);
+    }
+    Some(found)
+}
+
+/// Since 1970, so that windows begin where the test does.
+fn at_ns(item: &mut Item<'_, '_, '_>) -> Option<u64> {
+    let at: Option<Duration> = item.get("at");
+    at.map(|at| u64::try_from(at.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn read_recorded(item: &mut Item<'_, '_, '_>, by_default: &str) -> Option<Recorded> {
+    let stream = item.get_checked("stream", is_stream);
+    let (at_ns, data) = (at_ns(item), json(item, "data"));
+    Some(Recorded {
+        stream: stream.unwrap_or_else(|| by_default.to_owned()),
+        at_ns: at_ns.unwrap_or(0),
+        data: data?,
+    })
+}
+
+fn read_sent(item: &mut Item<'_, '_, '_>, by_default: &str) -> Option<Sent> {
+    let stream = item.get_checked("stream", is_stream);
+    let (at_ns, data) = (at_ns(item), json(item, "data"));
+    let refused = item.get::<String>("refused");
+    if let (Some(_), Some(_)) = (&data, &refused) {
+        let span = item.table.get("refused").map_or(0..0, Spanned::span);
+        item.complain(span, "refused", "means nothing beside data".into());
+    }
+    Some(Sent {
+        stream: stream.unwrap_or_else(|| by_default.to_owned()),
+        at_ns,
+        what: match (data, refused) {
+            (Some(data), _) => Expected::Data(data),
+            (None, why) => Expected::Refused(why?),
+        },
+    })
+}
