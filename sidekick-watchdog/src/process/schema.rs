@@ -1,17 +1,24 @@
-//! JSON Schema on the encoding: a subset that needs no other document and no regular expressions. A keyword that is not in
-//! it is refused when the schema is read, never ignored.
+//! JSON Schema (draft 2020-12) on the encoding: a subset that needs no other document. A keyword that is not in it is
+//! refused when the schema is read, never ignored.
 //!
 //! Known: `type`, `enum`, `const`, `required`, `properties`, `additionalProperties`, `items`, `minimum`, `maximum`,
-//! `exclusiveMinimum`, `exclusiveMaximum`, `minLength`, `maxLength`, `minItems`, `maxItems`, `allOf`, `anyOf`, `oneOf`,
-//! `not`, and `$ref` to one of the root's `$defs` that does not come back to itself; without effect: `$schema`, `$id`,
-//! `$comment`, `title`, `description`, `default`, `examples`. A record is held against it as its JSON would be.
+//! `exclusiveMinimum`, `exclusiveMaximum`, `minLength`, `maxLength`, `minItems`, `maxItems`, `pattern`, `format`, `allOf`,
+//! `anyOf`, `oneOf`, `not`, and `$ref` to one of the root's `$defs` that does not come back to itself; without effect:
+//! `$schema`, `$id`, `$comment`, `title`, `description`, `default`, `examples`. A record is held against it as its JSON
+//! would be.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use regex_lite::Regex;
 use serde_json::Value as Json;
 use sidekick_ipc::value::fields::{Look, look};
 use sidekick_ipc::value::{Type, decode, encode};
 
 use super::from_json;
+use format::Format;
 
+mod format;
 mod read;
 
 /// Why a schema cannot be used.
@@ -41,6 +48,8 @@ struct Node {
     /// Keyword, limit.
     numbers: Vec<(Limit, f64)>,
     sizes: Vec<(SizeLimit, usize)>,
+    pattern: Option<Arc<Regex>>,
+    format: Option<Format>,
     /// `allOf` and `$ref`.
     all: Vec<Node>,
     any: Option<Vec<Node>>,
@@ -181,8 +190,34 @@ impl Node {
                 return wrong(at, format!("has length {size}, against {limit:?} {value}"));
             }
         }
+        if self.pattern.is_some() || self.format.is_some() {
+            self.check_text(&found, data)
+                .map_err(|why| format!("{at}: {why}"))?;
+        }
         self.check_others(data, at)?;
         self.check_inside(&found, at)
+    }
+
+    /// What JSON has as a text; anything else is right.
+    fn check_text(&self, found: &Look<'_>, data: &[u8]) -> Result<(), String> {
+        let text = match found {
+            Look::Text(text) => Cow::Borrowed(*text),
+            other if is_of(Kind::String, other) => match decode(data).map(|it| it.to_json()) {
+                Ok(Json::String(text)) => Cow::Owned(text),
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(format!("cannot be decoded: {error}")),
+            },
+            _ => return Ok(()),
+        };
+        if let Some(pattern) = &self.pattern
+            && !pattern.is_match(&text)
+        {
+            return Err(format!("does not match the pattern {:?}", pattern.as_str()));
+        }
+        match self.format {
+            Some(format) if !format.fits(&text) => Err(format!("is no {}", format.word())),
+            _ => Ok(()),
+        }
     }
 
     /// The schemas that are for the same value.

@@ -99,7 +99,7 @@ refused = "no"
 fn each_mistake_is_told_at_its_place() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("short.key"), "short").unwrap();
-    std::fs::write(folder.path().join("odd.json"), r#"{"pattern": "x"}"#).unwrap();
+    std::fs::write(folder.path().join("odd.json"), r#"{"minProperties": 1}"#).unwrap();
     let text = r#"
 [[stream]]
 drop = true
@@ -156,7 +156,7 @@ input = {}
         "sidekick.toml:18:16: stream.rename of the field \"a\" must not be empty".into(),
         "sidekick.toml:19:13: stream.set of the field \"a\" is no expression that can be used: syntax error: unexpected input after expression".into(),
         "sidekick.toml:19:35: stream.set of the field \"b\" has more than expr in its table".into(),
-        format!("sidekick.toml:20:10: stream.schema cannot be used: {}: #/pattern: is a keyword that is not known here", odd.display()),
+        format!("sidekick.toml:20:10: stream.schema cannot be used: {}: #/minProperties: is a keyword that is not known here", odd.display()),
         "sidekick.toml:21:8: stream.sink names \"http\", which is not in upload.sinks".into(),
         "sidekick.toml:22:1: stream.dorp_fields is an unknown key; did you mean \"drop_fields\"?".into(),
         "sidekick.toml:26:15: stream.hash_fields needs hash_key_file, a file with a secret of at least 16 characters".into(),

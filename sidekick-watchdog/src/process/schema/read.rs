@@ -1,13 +1,22 @@
 //! Reads a schema.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use regex_lite::{Regex, RegexBuilder};
 use serde_json::{Map, Value as Json};
 
+use super::format::Format;
 use super::{Kind, Limit, Node, SchemaError, SizeLimit};
 
 /// Schemas inside one another.
 const DEPTH_MAX: usize = 32;
 /// Schemas in all; one that is named by `$ref` counts each time.
 const NODES_MAX: usize = 4096;
+/// The longest pattern, in bytes.
+const PATTERN_BYTES_MAX: usize = 1024;
+/// The most that one takes when it is compiled, in bytes. How long it looks at a text follows from both.
+const PATTERN_SIZE_MAX: usize = 32 << 10;
 /// Where named schemas are.
 const DEFS: &str = "#/$defs/";
 /// Keywords that say nothing about a value.
@@ -26,6 +35,7 @@ pub(super) fn read(json: &Json) -> Result<Node, SchemaError> {
     let mut reader = Reader {
         defs: defs.and_then(Json::as_object),
         nodes: 0,
+        patterns: BTreeMap::new(),
     };
     // Also those that nobody names: a mistake is told.
     if let Some(defs) = defs {
@@ -37,6 +47,8 @@ pub(super) fn read(json: &Json) -> Result<Node, SchemaError> {
 struct Reader<'a> {
     defs: Option<&'a Map<String, Json>>,
     nodes: usize,
+    /// Each is compiled once, however often it is named.
+    patterns: BTreeMap<&'a str, Arc<Regex>>,
 }
 
 fn error(at: &str, why: impl Into<String>) -> SchemaError {
@@ -46,8 +58,8 @@ fn error(at: &str, why: impl Into<String>) -> SchemaError {
     }
 }
 
-impl Reader<'_> {
-    fn node(&mut self, json: &Json, at: &str, depth: usize) -> Result<Node, SchemaError> {
+impl<'a> Reader<'a> {
+    fn node(&mut self, json: &'a Json, at: &str, depth: usize) -> Result<Node, SchemaError> {
         let keywords = match json {
             Json::Bool(is_right) => {
                 return Ok(Node {
@@ -80,7 +92,7 @@ impl Reader<'_> {
         &mut self,
         node: &mut Node,
         keyword: &str,
-        value: &Json,
+        value: &'a Json,
         at: &str,
         depth: usize,
     ) -> Result<(), SchemaError> {
@@ -110,6 +122,8 @@ impl Reader<'_> {
             }
             "anyOf" => node.any = Some(self.list(value, at, depth)?),
             "oneOf" => node.one = Some(self.list(value, at, depth)?),
+            "pattern" => node.pattern = Some(self.pattern(value, at)?),
+            "format" => node.format = Some(format(value, at)?),
             "not" => node.not = Some(Box::new(self.node(value, at, depth + 1)?)),
             "$ref" => {
                 let named = self.named(value, at, depth)?;
@@ -136,9 +150,30 @@ impl Reader<'_> {
         Ok(())
     }
 
+    fn pattern(&mut self, value: &'a Json, at: &str) -> Result<Arc<Regex>, SchemaError> {
+        let text = value.as_str();
+        let text = text.ok_or_else(|| error(at, "must be a regular expression, as a string"))?;
+        if let Some(known) = self.patterns.get(text) {
+            return Ok(Arc::clone(known));
+        }
+        if text.len() > PATTERN_BYTES_MAX {
+            let why = format!("has {} bytes, at most {PATTERN_BYTES_MAX}", text.len());
+            return Err(error(at, why));
+        }
+        let mut builder = RegexBuilder::new(text);
+        let compiled = builder.size_limit(PATTERN_SIZE_MAX).build();
+        let compiled = compiled.map_err(|why| {
+            let words = "is no regular expression that can be used (there are no look-arounds, back-references and \\p{…})";
+            error(at, format!("{words}: {why}"))
+        })?;
+        let compiled = Arc::new(compiled);
+        self.patterns.insert(text, Arc::clone(&compiled));
+        Ok(compiled)
+    }
+
     fn map(
         &mut self,
-        value: &Json,
+        value: &'a Json,
         at: &str,
         depth: usize,
     ) -> Result<Vec<(String, Node)>, SchemaError> {
@@ -153,7 +188,7 @@ impl Reader<'_> {
             .collect()
     }
 
-    fn list(&mut self, value: &Json, at: &str, depth: usize) -> Result<Vec<Node>, SchemaError> {
+    fn list(&mut self, value: &'a Json, at: &str, depth: usize) -> Result<Vec<Node>, SchemaError> {
         let schemas = value.as_array().filter(|schemas| !schemas.is_empty());
         let schemas = schemas.ok_or_else(|| error(at, "must be a list of schemas"))?;
         let schemas = schemas.iter().enumerate();
@@ -162,7 +197,7 @@ impl Reader<'_> {
             .collect()
     }
 
-    fn named(&mut self, value: &Json, at: &str, depth: usize) -> Result<Node, SchemaError> {
+    fn named(&mut self, value: &'a Json, at: &str, depth: usize) -> Result<Node, SchemaError> {
         let name = value.as_str().and_then(|text| text.strip_prefix(DEFS));
         let name = name.filter(|name| !name.contains(['/', '~', '%']));
         let name = name.ok_or_else(|| {
@@ -176,6 +211,16 @@ impl Reader<'_> {
             schema.ok_or_else(|| error(at, format!("names {name:?}, which is not there")))?;
         self.node(schema, at, depth + 1)
     }
+}
+
+fn format(value: &Json, at: &str) -> Result<Format, SchemaError> {
+    value.as_str().and_then(Format::of).ok_or_else(|| {
+        let known = Format::words();
+        error(
+            at,
+            format!("names {value}, which is not checked here; known are {known}"),
+        )
+    })
 }
 
 fn types(value: &Json, at: &str) -> Result<Vec<Kind>, SchemaError> {

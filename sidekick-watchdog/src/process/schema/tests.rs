@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::json;
-use sidekick_ipc::value::{Reals, Value};
+use sidekick_ipc::value::{NodePath, Reals, Value};
 
 use super::*;
 
@@ -109,6 +109,77 @@ fn schemas_are_put_together() {
 }
 
 #[test]
+fn texts_are_held_against_patterns_and_formats() {
+    let schema = json!({
+        "$defs": {"name": {"pattern": "^[a-z]+$"}},
+        "properties": {
+            "a": {"pattern": "b\\d"},
+            "name": {"$ref": "#/$defs/name"},
+            "nick": {"$ref": "#/$defs/name"},
+            "at": {"format": "date-time"},
+            "id": {"anyOf": [{"format": "uuid"}, {"type": "null"}]},
+            "path": {"pattern": "^/root"},
+        },
+    });
+    // A pattern need not fit the whole text, and is nothing to what is no text.
+    let right = json!({"a": "ab7c", "name": "ann", "at": "2026-11-29T12:00:00Z", "id": null});
+    assert_eq!(check(&schema, &right), Ok(()));
+    assert_eq!(
+        check(&schema, &json!({"a": 7, "at": [], "name": true})),
+        Ok(())
+    );
+    for (wrong, why) in [
+        (
+            json!({"a": "b\u{664}"}),
+            "data.a: does not match the pattern \"b\\\\d\"",
+        ),
+        (
+            json!({"nick": "ann\n"}),
+            "data.nick: does not match the pattern \"^[a-z]+$\"",
+        ),
+        (json!({"at": "yesterday"}), "data.at: is no date-time"),
+        (json!({"id": "7"}), "data.id: fits nothing of anyOf"),
+    ] {
+        assert_eq!(check(&schema, &wrong), Err(why.to_owned()), "{wrong}");
+    }
+    // What JSON has as a text is one.
+    let schema = Schema::compile(&schema).unwrap();
+    for (name, is_right) in [("root", true), ("a", false)] {
+        let path = NodePath {
+            names: vec![name.into()],
+            subnames: Vec::new(),
+            absolute: true,
+        };
+        for value in [
+            Value::StringName(path.to_string()),
+            Value::NodePath(path.into()),
+        ] {
+            let fields = vec![(Value::String("path".into()), value)];
+            let checked = schema.check(&encode(&Value::Dictionary(fields)));
+            assert_eq!(checked.is_ok(), is_right, "{name}");
+        }
+    }
+}
+
+/// What would take too long on somebody's text is refused when it is read.
+#[test]
+fn patterns_are_bounded_and_what_they_lack_is_said() {
+    let refused = |pattern: &str| {
+        let error = Schema::compile(&json!({"pattern": pattern})).unwrap_err();
+        assert_eq!(error.at, "#/pattern");
+        error.why
+    };
+    for lacking in ["(?=a)", "(a)\\1", "\\p{L}", "(", "a{2,1}"] {
+        let why = refused(lacking);
+        assert!(why.contains("look-arounds"), "{lacking}: {why}");
+    }
+    assert!(refused("(a{100}){100}").contains("size limit"));
+    assert!(refused(&"a".repeat(2000)).contains("has 2000 bytes, at most 1024"));
+    let usual = r"^(?:[A-Za-z0-9+/]{4}){1,8}=?\/\u0041-\x41[^\s]$";
+    assert!(Schema::compile(&json!({"pattern": usual})).is_ok());
+}
+
+#[test]
 fn what_json_has_no_word_for_is_what_it_becomes_there() {
     let schema = Schema::compile(&json!({
         "type": "array", "items": {"type": "number", "maximum": 2}, "minItems": 2
@@ -139,8 +210,8 @@ fn what_is_not_known_is_refused_and_not_ignored() {
     for (schema, why) in [
         (json!(1), "#: must be an object, true or false"),
         (
-            json!({"properties": {"a": {"pattern": "^x"}}}),
-            "#/properties/a/pattern: is a keyword that is not known here",
+            json!({"properties": {"a": {"minProperties": 1}}}),
+            "#/properties/a/minProperties: is a keyword that is not known here",
         ),
         (
             json!({"$ref": "#/x"}),
@@ -151,8 +222,12 @@ fn what_is_not_known_is_refused_and_not_ignored() {
             "#/items/$ref: names \"x\", which is not there",
         ),
         (
-            json!({"$defs": {"unused": {"format": "date"}}}),
-            "#/$defs/unused/format: is a keyword that is not known here",
+            json!({"$defs": {"unused": {"format": "hostname"}}}),
+            "#/$defs/unused/format: names \"hostname\", which is not checked here; known are date, date-time, email, ipv4, ipv6, time, uri, uuid",
+        ),
+        (
+            json!({"pattern": 1}),
+            "#/pattern: must be a regular expression, as a string",
         ),
         (
             json!({"items": {"$defs": {}}}),
