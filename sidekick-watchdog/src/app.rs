@@ -271,7 +271,8 @@ impl App<'_> {
     }
 
     fn refresh(&mut self) {
-        let store = self.data.plane().map(|plane| &**plane.store());
+        let plane = self.data.plane();
+        let store = plane.map(|plane| (&**plane.store(), plane.open_windows()));
         let lines_dropped = self.log.lines_dropped();
         self.board
             .refresh(store, self.data.condition(), lines_dropped);

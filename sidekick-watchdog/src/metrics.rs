@@ -100,6 +100,10 @@ pub struct Metrics {
     pub store_quota_low: Gauge,
     /// Log entries that are damaged on the disk.
     pub store_rotten_entries: Gauge,
+    /// Committed sequence numbers that `dedupe` and `aggregate` have not looked at.
+    pub folding_waiting_records: Gauge,
+    /// How long ago the oldest window began that is open; 0 without one.
+    pub folding_oldest_window_seconds: Gauge<f64, AtomicU64>,
     /// Fsyncs of the log.
     pub store_fsyncs: Counter,
     /// How long the last of them took.
@@ -147,6 +151,8 @@ impl Metrics {
             store_quota_bytes: Gauge::default(),
             store_quota_low: Gauge::default(),
             store_rotten_entries: Gauge::default(),
+            folding_waiting_records: Gauge::default(),
+            folding_oldest_window_seconds: Gauge::default(),
             store_fsyncs: Counter::default(),
             store_fsync_last_seconds: Gauge::default(),
             upload_retries: Family::default(),
@@ -289,6 +295,17 @@ impl Metrics {
             "store_rotten_entries",
             "Log entries that were found damaged on the disk and are not purged yet",
             metrics.store_rotten_entries.clone(),
+        );
+        r.register(
+            "folding_waiting_records",
+            "Committed records that dedupe and aggregate have not looked at",
+            metrics.folding_waiting_records.clone(),
+        );
+        r.register_with_unit(
+            "folding_oldest_window",
+            "Time since the oldest open window of aggregate began",
+            Unit::Seconds,
+            metrics.folding_oldest_window_seconds.clone(),
         );
         r.register(
             "store_fsyncs",

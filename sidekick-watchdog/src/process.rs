@@ -27,7 +27,7 @@ pub use edit::{FieldPath, HashKey, PathError};
 pub use expression::{EXPRESSION_BYTES_MAX, Expression, ExpressionError};
 pub use fold::{
     AggregateSpec, BOUNDS_MAX, BY_MAX, CellChange, DedupeSpec, EVERY_MAX_NS, Fold, FoldRules,
-    Folded, KEYS_MAX, ROWS_MAX, Row, VALUES_MAX,
+    Folded, KEYS_MAX, OpenWindows, ROWS_MAX, Row, VALUES_MAX,
 };
 pub use schema::{Schema, SchemaError};
 pub use screen::{Screen, ScreenSpec, Screened, Verdict};

@@ -166,6 +166,13 @@ fn rows_add_up_to_what_was_recorded_over_kills_of_the_watchdog() {
     let own = std::env::current_exe().expect("the path of this executable");
     setup.set_engine([own.as_os_str(), FLAG.as_ref()]);
     let mut watchdog = setup.start();
+    watchdog.wait_for_status("an open window", PATIENCE, |status| {
+        let folding = &status["store"]["folding"];
+        let is_told = folding["oldest_window"].is_string()
+            && folding["oldest_window_age_s"].is_number()
+            && folding["waiting"].is_number();
+        (is_told && folding["open_windows"].as_u64()? > 0).then_some(())
+    });
     let mut hits = 0;
     for kill in 0..KILLS {
         // Rows that come after the last kill: it works, and then it is killed wherever it stands.

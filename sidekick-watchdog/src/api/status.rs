@@ -302,9 +302,25 @@ pub struct StoreStatus {
     pub waits: Option<String>,
     /// Why it takes none of a session's records at all, session by session; they stay in their rings.
     pub shut_out: Vec<String>,
+    /// How far the rules that look at more than one record (`dedupe`, `aggregate`) have come; `None` without any.
+    pub folding: Option<FoldingStatus>,
     /// Log entries that were found damaged on the disk, and what is lost with each, in words; until the log is purged
     /// behind them.
     pub rotten: Vec<String>,
+}
+
+/// How far `dedupe` and `aggregate` have come. Nothing is uploaded before it came by there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FoldingStatus {
+    /// Committed sequence numbers that they have not looked at yet.
+    pub waiting: u64,
+    /// Windows that are open, each group of one counted: what is in them is counted and not told.
+    pub open_windows: usize,
+    /// The beginning of the oldest of them, RFC 3339.
+    pub oldest_window: Option<String>,
+    /// How long ago that was, in seconds; by the records' own time, so 0 for one that begins later than now.
+    pub oldest_window_age_s: Option<f64>,
 }
 
 /// The uploads.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sidekick_ipc::Downlink;
 use tokio::sync::watch;
@@ -14,15 +14,16 @@ use super::link::{RingLink, SessionLink};
 use super::quota;
 use super::tell::seconds;
 use crate::api::{
-    BooksStatus, DEATHS_KEPT, Death, EngineState, EngineStatus, QuotaLevel, RegistryStatus,
-    SessionStatus, SinkStatus, StandbyState, StandbyStatus, Status, StoreState, StoreStatus,
-    Totals, UploadStatus,
+    BooksStatus, DEATHS_KEPT, Death, EngineState, EngineStatus, FoldingStatus, QuotaLevel,
+    RegistryStatus, SessionStatus, SinkStatus, StandbyState, StandbyStatus, Status, StoreState,
+    StoreStatus, Totals, UploadStatus,
 };
 use crate::books::SinkBooks;
 use crate::event::EngineEvent;
 use crate::intake::{AttachedSession, SessionProgress};
 use crate::metrics::{Metrics, raise_to};
 use crate::platform::Process;
+use crate::process::OpenWindows;
 use crate::registry;
 use crate::store::Store;
 use crate::supervisor::EngineLink;
@@ -498,14 +499,15 @@ impl Board {
     /// Makes the status anew and shows it. Without a store its figures stay as they were.
     pub(super) fn refresh(
         &mut self,
-        store: Option<&Store>,
+        store: Option<(&Store, OpenWindows)>,
         condition: Condition,
         lines_dropped: u64,
     ) {
         self.refresh_engine();
         self.refresh_listing();
-        if let Some(store) = store {
+        if let Some((store, open)) = store {
             self.refresh_store(store);
+            self.refresh_folding(store.unfolded_numbers(), open);
             self.refresh_uploads(store);
         }
         self.metrics
@@ -625,6 +627,30 @@ impl Board {
             uploaded: BTreeMap::new(),
             gaps: self.status.totals.gaps,
         };
+    }
+
+    fn refresh_folding(&mut self, waiting: Option<u64>, open: OpenWindows) {
+        self.status.store.folding = waiting.map(|waiting| {
+            let oldest = open.oldest_ns.map(Duration::from_nanos);
+            let oldest = oldest.and_then(|since_1970| UNIX_EPOCH.checked_add(since_1970));
+            FoldingStatus {
+                waiting,
+                open_windows: open.count,
+                oldest_window: oldest
+                    .and_then(|oldest| jiff::Timestamp::try_from(oldest).ok())
+                    .map(|oldest| oldest.to_string()),
+                oldest_window_age_s: oldest.map(|oldest| age(oldest).map_or(0.0, seconds)),
+            }
+        });
+        let folding = self.status.store.folding.as_ref();
+        let waiting = folding.map_or(0, |folding| folding.waiting);
+        let age_s = folding.and_then(|folding| folding.oldest_window_age_s);
+        self.metrics
+            .folding_waiting_records
+            .set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.metrics
+            .folding_oldest_window_seconds
+            .set(age_s.unwrap_or(0.0));
     }
 
     /// Tells engine, developer and operator how near the log is to its quota.

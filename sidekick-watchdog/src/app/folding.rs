@@ -11,7 +11,7 @@ use sidekick_ipc::frame::{FrameKind, Record, frames, hole_cause};
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::process::{Fold, FoldRules, Folded, Origin, ROWS_MAX, Row};
+use crate::process::{Fold, FoldRules, Folded, OpenWindows, Origin, ROWS_MAX, Row};
 use crate::slab::Slab;
 use crate::store::{FoldMarks, FoldRow, FoldStep, Refusal, Store, StoreError};
 use crate::upload::Drive;
@@ -34,11 +34,12 @@ enum Left {
     Nothing,
 }
 
-/// Drives folding until the store closes or the plane does.
+/// Drives folding until the store closes or the plane does. `open` is told of the windows that are open.
 pub(super) async fn run(
     store: Arc<Store>,
     source: String,
     rules: watch::Receiver<Arc<FoldRules>>,
+    open: watch::Sender<OpenWindows>,
     mut drive: watch::Receiver<Drive>,
 ) {
     let driver = Driver {
@@ -47,6 +48,7 @@ pub(super) async fn run(
         store,
         source,
         rules,
+        open,
     };
     tokio::select! {
         biased;
@@ -60,6 +62,7 @@ struct Driver {
     store: Arc<Store>,
     source: String,
     rules: watch::Receiver<Arc<FoldRules>>,
+    open: watch::Sender<OpenWindows>,
     applied: watch::Receiver<u64>,
     drive: watch::Receiver<Drive>,
 }
@@ -86,6 +89,7 @@ impl Driver {
         let mut fold = Fold::new(rules, &cells);
         drop(cells);
         loop {
+            self.open.send_replace(fold.open());
             if self.rules.has_changed().unwrap_or(false) {
                 fold.set_rules(self.rules.borrow_and_update().clone());
             }

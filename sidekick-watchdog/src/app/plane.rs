@@ -32,6 +32,7 @@ use crate::config::Config;
 use crate::crash::CrashReport;
 use crate::crash::keep::CrashFolder;
 use crate::intake::{Intake, IntakeConfig, IntakeEvent};
+use crate::process::OpenWindows;
 use crate::slab::{Slab, SlabHead};
 use crate::store::{Store, StoreConfig};
 use crate::upload::{self, Drive, Sink, UploadStatus};
@@ -65,6 +66,7 @@ pub(super) struct Plane {
     drive: watch::Sender<Drive>,
     lanes: JoinSet<()>,
     uploads: watch::Receiver<UploadStatus>,
+    open_windows: watch::Receiver<OpenWindows>,
     /// The way of crash reports into the store, until it is closed.
     reports: Option<(mpsc::Sender<CrashReport>, JoinHandle<()>)>,
     /// Sessions whose ring was gone.
@@ -138,10 +140,12 @@ impl Plane {
         let mut lanes = JoinSet::new();
         lanes.spawn(expiry);
         let source = setup.config.name.clone();
+        let (windows, open_windows) = watch::channel(OpenWindows::default());
         lanes.spawn(folding::run(
             Arc::clone(&store),
             source,
             folds,
+            windows,
             drive.subscribe(),
         ));
         setup.letters.open(&store);
@@ -172,6 +176,7 @@ impl Plane {
             drive,
             lanes,
             uploads,
+            open_windows,
             reports: Some((reports, stored)),
             vanished,
         })
@@ -179,6 +184,11 @@ impl Plane {
 
     pub(super) fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// The windows that are open, as of the last step of folding.
+    pub(super) fn open_windows(&self) -> OpenWindows {
+        *self.open_windows.borrow()
     }
 
     pub(super) fn vanished(&self) -> u64 {

@@ -7,7 +7,7 @@ use clap::Args;
 use super::LocationArgs;
 use super::client::Client;
 use super::words::{plain, size, span};
-use crate::api::{EngineState, QuotaLevel, RegistryStatus, Status, StoreState};
+use crate::api::{EngineState, FoldingStatus, QuotaLevel, RegistryStatus, Status, StoreState};
 use crate::exit::ExitCode;
 
 /// Deaths that the table shows; the JSON has all that the watchdog keeps.
@@ -167,6 +167,9 @@ fn table(status: &Status) -> String {
             format!("takes no records, they wait in the ring: {reason}"),
         );
     }
+    if let Some(folding) = &status.store.folding {
+        line("folding", folding_words(folding));
+    }
     for sink in &status.upload.sinks {
         let records = match sink.records {
             1 => "1 record".to_owned(),
@@ -279,6 +282,26 @@ fn standby_words(status: &Status) -> Option<String> {
     Some(words)
 }
 
+/// Where rules that look at more than one record stand.
+fn folding_words(folding: &FoldingStatus) -> String {
+    let mut words = match folding.waiting {
+        0 => "nothing waits for dedupe and aggregate".to_owned(),
+        1 => "1 record waits for dedupe and aggregate".to_owned(),
+        waiting => format!("{waiting} records wait for dedupe and aggregate"),
+    };
+    match folding.open_windows {
+        0 => {}
+        1 => words.push_str(", 1 open window"),
+        count => {
+            let _ = write!(words, ", {count} open windows");
+        }
+    }
+    if let (Some(oldest), Some(age_s)) = (&folding.oldest_window, folding.oldest_window_age_s) {
+        let _ = write!(words, ", the oldest since {oldest} ({})", span(age_s));
+    }
+    words
+}
+
 fn registry_words(registry: &RegistryStatus) -> String {
     let mut words = match (&registry.id, registry.draining) {
         (Some(id), false) => format!("listed as {id}"),
@@ -338,6 +361,25 @@ mod tests {
             assert!(table.contains(part), "{part}\n{table}");
         }
         assert!(!table.contains('\x1b'));
+    }
+
+    #[test]
+    fn folding_is_told_of_where_there_is_any() {
+        let mut status = Status::default();
+        assert!(!table(&status).contains("folding"));
+        status.store.folding = Some(FoldingStatus::default());
+        let idle = "folding   nothing waits for dedupe and aggregate\n";
+        assert!(table(&status).contains(idle.trim_end()));
+        status.store.folding = Some(FoldingStatus {
+            waiting: 1200,
+            open_windows: 3,
+            oldest_window: Some("2026-11-29T12:00:00Z".into()),
+            oldest_window_age_s: Some(62.0),
+        });
+        let busy = "folding   1200 records wait for dedupe and aggregate, 3 open windows, \
+                    the oldest since 2026-11-29T12:00:00Z (1m 2s)";
+        let table = table(&status);
+        assert!(table.contains(busy), "{table}");
     }
 
     #[test]

@@ -158,6 +158,15 @@ pub struct Row {
     pub variant: Vec<u8>,
 }
 
+/// What is counted and not told yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenWindows {
+    /// How many windows, each group of one counted.
+    pub count: usize,
+    /// The beginning of the oldest, nanoseconds since 1970.
+    pub oldest_ns: Option<u64>,
+}
+
 /// A cell's name, and its value or that it is gone.
 pub type CellChange = (Vec<u8>, Option<Vec<u8>>);
 
@@ -240,6 +249,11 @@ impl Fold {
     /// time, nanoseconds since 1970, for when no records are left that could tell it.
     pub fn close(&mut self, now_ns: Option<u64>) -> Vec<Row> {
         self.windows.close(now_ns, &mut self.changed)
+    }
+
+    /// The windows that are open, counted with their groups, and the beginning of the oldest, nanoseconds since 1970.
+    pub fn open(&self) -> OpenWindows {
+        self.windows.open()
     }
 
     /// When the next window is due if no record comes, nanoseconds since 1970.

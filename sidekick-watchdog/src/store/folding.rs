@@ -116,6 +116,11 @@ impl Store {
         self.parts.machine.read(|state| state.folding().0)
     }
 
+    /// How many sequence numbers wait to be folded; `None` while none is to be.
+    pub fn unfolded_numbers(&self) -> Option<u64> {
+        self.parts.machine.read(State::unfolded)
+    }
+
     /// What rules remember, and the number of the step that comes next: one that was on its way may still be taken after
     /// this, and what is told here is of no use then.
     pub fn cells(&self) -> (u64, BTreeMap<Vec<u8>, Vec<u8>>) {

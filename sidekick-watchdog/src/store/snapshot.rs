@@ -18,7 +18,7 @@ use crate::platform;
 const MAGIC: &[u8; 8] = b"SKSNAP\r\n";
 const VERSION: u16 = 9;
 /// Bytes that versions 2 to 9 added to the end of a state, all of them zeros in an empty one.
-const ADDED_BYTES: [usize; 8] = [16, 32, 8, 40, 48, 16, 33, 8];
+const ADDED_BYTES: [usize; 8] = [16, 32, 8, 40, 48, 16, 33, 16];
 /// The first version that counts derived records.
 const COUNTS_DERIVED: u16 = 4;
 /// The first version that keeps books.

@@ -295,7 +295,10 @@ impl State {
             }
             Command::Derived { head, .. } => {
                 match self.take_derived(index, head.epoch) {
-                    true => self.brought(index),
+                    true => {
+                        self.brought(index);
+                        self.awaits_folding(index, head.count);
+                    }
                     false => drop(self.cuts.insert((index, slab), Cut::Whole)),
                 }
                 Ok(Outcome::Done)

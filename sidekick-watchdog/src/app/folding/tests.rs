@@ -145,21 +145,25 @@ async fn told(store: &Store) -> Tally {
 struct Running {
     task: JoinHandle<()>,
     rules: watch::Sender<Arc<FoldRules>>,
+    open: watch::Receiver<OpenWindows>,
     drive: watch::Sender<Drive>,
 }
 
 fn begin(store: &Arc<Store>) -> Running {
     let rules = watch::Sender::new(Arc::new(rules()));
     let drive = watch::Sender::new(Drive::Run);
+    let open = watch::Sender::default();
     let folding = run(
         Arc::clone(store),
         "s".into(),
         rules.subscribe(),
+        open.clone(),
         drive.subscribe(),
     );
     Running {
         task: tokio::spawn(folding),
         rules,
+        open: open.subscribe(),
         drive,
     }
 }
@@ -277,5 +281,40 @@ async fn rules_come_and_go_while_records_flow() {
     let raw = raw.filter(|stream| stream == "damage").count() as u64;
     assert_eq!(raw, before, "what came before the rule is sent as it is");
     assert_eq!(first.hits, before);
+    store.shutdown().await;
+}
+
+/// How far folding is behind, and what it holds back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_and_which_windows_are_open_is_told() {
+    let mut random = fastrand::Rng::with_seed(3);
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&StoreConfig::new(dir.path().join("data"))).await;
+    store.set_sinks(vec![("file".into(), 1)]).await.unwrap();
+    store.session_opened("s", EPOCH, 1, 0).await.unwrap();
+    assert_eq!(store.unfolded_numbers(), None);
+    store.set_folding(true).await.unwrap();
+    let mut game = Game::default();
+    // Its windows end long after this test.
+    let later_ns = now_ns() + 3600 * 1_000_000_000;
+    while game.recorded.hits == 0 {
+        let mut slab = game.slab(&mut random);
+        slab.head.realtime_offset_ns = i64::try_from(later_ns).unwrap();
+        store.append(slab).await.unwrap();
+    }
+    assert_eq!(store.unfolded_numbers(), Some(game.next_seq));
+    let running = begin(&store);
+    let mut windows = running.open.clone();
+    let opened = windows.wait_for(|open| open.count > 0);
+    let opened = *tokio::time::timeout(PATIENCE, opened)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(store.unfolded_numbers(), Some(0));
+    let oldest_ns = opened.oldest_ns.unwrap();
+    assert!(later_ns < oldest_ns && oldest_ns < later_ns + 60 * 1_000_000_000);
+    over(&store, running).await;
+    assert_eq!(store.unfolded_numbers(), None);
+    assert_eq!(*windows.borrow(), OpenWindows::default());
     store.shutdown().await;
 }

@@ -8,7 +8,9 @@ use sidekick_ipc::stream::StreamPattern;
 use sidekick_ipc::value::fields::Look;
 use sidekick_ipc::value::{Value, decode, encode};
 
-use super::{Changed, Field, Origin, Row, RuleError, RuleId, pattern, rule_id, time_ns};
+use super::{
+    Changed, Field, OpenWindows, Origin, Row, RuleError, RuleId, pattern, rule_id, time_ns,
+};
 
 /// Windows times groups that are open, over all rules, but for what one run of records adds; beyond that the oldest are
 /// told early.
@@ -302,13 +304,18 @@ impl Group {
 
 /// The parts of the name of a group's cell: the rule, the window's beginning, the values that make the group.
 fn parts(name: &[u8]) -> Option<(RuleId, u64, Vec<Value>)> {
+    let (id, start_ns, by) = raw_parts(name)?;
+    let Ok(Value::Array(by)) = decode(by) else {
+        return None;
+    };
+    Some((id, start_ns, by))
+}
+
+fn raw_parts(name: &[u8]) -> Option<(RuleId, u64, &[u8])> {
     let (id, rest) = name
         .strip_prefix(&[GROUP_TAG])?
         .split_at_checked(size_of::<RuleId>())?;
     let (start_ns, by) = rest.split_at_checked(8)?;
-    let Ok(Value::Array(by)) = decode(by) else {
-        return None;
-    };
     let start_ns = u64::from_be_bytes(start_ns.try_into().ok()?);
     Some((id.try_into().ok()?, start_ns, by))
 }
@@ -418,6 +425,14 @@ impl Windows {
         let known = self.rules.get(&id)?;
         let due_ns = known.rule.due_ns(start_ns);
         Some((due_ns, !known.is_in_force || known.newest_ns >= due_ns))
+    }
+
+    pub(super) fn open(&self) -> OpenWindows {
+        let starts_ns = self.groups.keys().filter_map(|name| raw_parts(name));
+        OpenWindows {
+            count: self.groups.len(),
+            oldest_ns: starts_ns.map(|(_, start_ns, _)| start_ns).min(),
+        }
     }
 
     pub(super) fn due_ns(&self) -> Option<u64> {

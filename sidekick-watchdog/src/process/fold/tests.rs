@@ -128,6 +128,11 @@ fn a_window_is_one_row_for_each_group() {
         assert_eq!(hit(at_s, weapon, amount), Folded::Aggregated);
     }
     assert_eq!(fold.close(None), [], "it waits for what comes late");
+    let open = OpenWindows {
+        count: 3,
+        oldest_ns: Some(120 * SECOND_NS),
+    };
+    assert_eq!(fold.open(), open);
     assert_eq!(fold.due_ns(), Some(190 * SECOND_NS));
     fold.fold(&origin("damage", 190 * SECOND_NS), &data(&[]));
     let rows = fold.close(None);
@@ -153,6 +158,7 @@ fn a_window_is_one_row_for_each_group() {
     // With nobody left to tell the time, the clock does.
     assert_eq!(fold.close(Some(249 * SECOND_NS)), []);
     assert_eq!(fold.close(Some(250 * SECOND_NS)).len(), 2);
+    assert_eq!(fold.open(), OpenWindows::default());
     let mut cells = BTreeMap::new();
     keep(&mut cells, &mut fold);
     assert_eq!(cells, BTreeMap::new());

@@ -89,6 +89,8 @@ pub(super) struct Folding {
     cells: BTreeMap<Blob, Blob>,
     /// Of entries that are still in the log.
     marks: BTreeMap<(u64, u32), Marks>,
+    /// How many sequence numbers wait to be folded, by the entries that brought them.
+    waiting: BTreeMap<u64, u64>,
 }
 
 impl State {
@@ -103,6 +105,7 @@ impl State {
         let is_done = folding.cells.is_empty() && folding.cursor >= self.last_slab;
         if !is_on && is_done {
             folding.is_on = false;
+            folding.waiting.clear();
         }
         Outcome::Done
     }
@@ -122,6 +125,8 @@ impl State {
         }
         folding.next += 1;
         folding.cursor = folding.cursor.max(step.to);
+        let behind = folding.cursor.saturating_add(1);
+        folding.waiting = folding.waiting.split_off(&behind);
         folding.marks.extend(step.marks);
         for (name, cell) in step.cells {
             match cell {
@@ -143,6 +148,22 @@ impl State {
             self.folding.cursor = self.folding.cursor.max(index.saturating_sub(1));
         }
         self.last_slab = index;
+    }
+
+    /// Entry `index` brings so many sequence numbers that are to be folded, where anything is.
+    pub(super) fn awaits_folding(&mut self, index: u64, numbers: u64) {
+        let folding = &mut self.folding;
+        if folding.is_on && index > folding.cursor && numbers > 0 {
+            let waiting = folding.waiting.entry(index).or_default();
+            *waiting = waiting.saturating_add(numbers);
+        }
+    }
+
+    /// How many sequence numbers wait to be folded; `None` while none is to be.
+    pub(crate) fn unfolded(&self) -> Option<u64> {
+        let waiting = self.folding.waiting.values();
+        let sum = waiting.fold(0, |sum: u64, numbers| sum.saturating_add(*numbers));
+        self.folding.is_on.then_some(sum)
     }
 
     /// Entries up to this one may be read for upload: all, or those that are folded.

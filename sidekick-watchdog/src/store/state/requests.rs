@@ -373,6 +373,11 @@ impl State {
         }
         if cut != Some(Cut::Whole) {
             self.last_slab = place.0;
+            let numbers = match cut {
+                Some(Cut::Before(seq)) => head.next_seq().saturating_sub(seq),
+                _ => head.count,
+            };
+            self.awaits_folding(place.0, numbers);
         }
         result.map(|(outcome, _)| outcome)
     }

@@ -61,7 +61,9 @@ fn a_step_is_taken_once_and_in_its_turn() {
     assert_eq!(state.uploadable(), 2);
     apply(&mut state, 3, Command::SetFolding { is_on: true });
     assert_eq!((state.folding(), state.uploadable()), ((true, 3, 0), 3));
+    assert_eq!(state.unfolded(), Some(0), "that came before");
     apply(&mut state, 4, derived(2));
+    assert_eq!(state.unfolded(), Some(1));
     apply(&mut state, 5, Command::SetFolding { is_on: true });
     assert_eq!((state.folding(), state.uploadable()), ((true, 3, 0), 3));
     assert_eq!(state.uploaded_index(), 3, "the log is kept for folding");
@@ -75,6 +77,7 @@ fn a_step_is_taken_once_and_in_its_turn() {
     assert_eq!(apply(&mut state, 8, first.clone()), Outcome::Done);
     assert_eq!(state.committed(), before + 3);
     assert_eq!(state.uploadable(), 7, "its own rows are looked at, too");
+    assert_eq!(state.unfolded(), Some(0), "but not folded");
     // Somebody folds the same once more; neither cells nor rows count.
     let again = fold(step(0, 5, Some("b")), Some(3));
     assert_eq!(apply(&mut state, 9, again), refused);
@@ -93,13 +96,48 @@ fn a_step_is_taken_once_and_in_its_turn() {
     apply(&mut state, 13, derived(3));
     apply(&mut state, 14, Command::SetFolding { is_on: false });
     assert!(state.folding().0, "something waits");
+    assert_eq!(state.unfolded(), Some(1));
     apply(&mut state, 15, fold(step(3, 14, None), None));
     apply(&mut state, 16, Command::SetFolding { is_on: false });
     assert_eq!((state.folding().0, state.uploadable()), (false, 16));
+    assert_eq!(state.unfolded(), None);
     assert_eq!(state.uploaded_index(), u64::MAX);
     state.forget_cuts(11);
     assert_eq!((state.marks(9, 0), state.marks(11, 0)), (None, None));
     assert!(state.marks(14, 0).is_some());
+}
+
+/// What a session's slabs bring waits once, whatever is sent again, and over a snapshot.
+#[test]
+fn what_waits_is_counted_by_its_numbers() {
+    let mut state = State::default();
+    let open = Command::OpenGame {
+        source: "s".into(),
+        epoch: Uuid::from_u128(7),
+        launch: 1,
+        started_realtime_ns: 0,
+        game_version: String::new(),
+    };
+    apply(&mut state, 1, open);
+    let append = |first_seq, count| Command::Append {
+        head: SlabHead {
+            first_seq,
+            ..head(7, count)
+        },
+        frames_bytes: 0,
+    };
+    apply(&mut state, 2, append(1, 10));
+    apply(&mut state, 3, Command::SetFolding { is_on: true });
+    apply(&mut state, 4, append(11, 5));
+    apply(&mut state, 5, append(11, 5));
+    apply(&mut state, 6, append(14, 4));
+    assert_eq!(state.unfolded(), Some(7));
+    let sealed = crate::store::snapshot::seal(&state).unwrap();
+    state = crate::store::snapshot::unseal(&sealed).unwrap();
+    apply(&mut state, 7, fold(step(0, 5, None), None));
+    assert_eq!(state.unfolded(), Some(2));
+    apply(&mut state, 8, fold(step(1, 7, None), None));
+    assert_eq!(state.unfolded(), Some(0));
 }
 
 /// Must fail: a state that does not ask which step it is.
