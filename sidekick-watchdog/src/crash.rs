@@ -66,6 +66,8 @@ pub struct DeathFacts {
     pub log: Option<PathBuf>,
     /// It was a standby: it never served anybody.
     pub standby: bool,
+    /// The game's version, where it told one.
+    pub game_version: Option<String>,
 }
 
 impl DeathFacts {
@@ -86,6 +88,7 @@ impl DeathFacts {
             hang: None,
             log: None,
             standby: false,
+            game_version: None,
         }
     }
 }
@@ -254,6 +257,8 @@ pub struct CrashReport {
     pub environment: BTreeMap<String, String>,
     /// Where its core dump lies, or how to get at it.
     pub core: Option<String>,
+    /// The game's version, as its project has it.
+    pub game_version: Option<String>,
     /// As the engine told it: `Godot Engine v4.6.3.stable…`.
     pub engine_version: Option<String>,
     /// The watchdog's version.

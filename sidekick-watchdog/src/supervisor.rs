@@ -89,6 +89,10 @@ pub struct Heartbeat {
 pub trait EngineLink: Send + Sync + fmt::Debug {
     /// The heartbeat as it stands; also after the engine's death.
     fn heartbeat(&self) -> Heartbeat;
+    /// The game's version, where it tells one.
+    fn game_version(&self) -> Option<String> {
+        None
+    }
     /// Asks the game to quit within `grace`.
     fn ask_quit(&self, grace: Duration);
     /// Tells the engine that it is the active one. Good to be told again.

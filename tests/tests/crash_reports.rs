@@ -117,6 +117,7 @@ fn twelve_deaths_get_their_reports(godot: &Godot) {
         let lines = report["log_lines"].to_string();
         assert!(lines.contains(&format!("act: {act}")), "{told}");
         assert!(report["uptime_s"].as_f64() > Some(0.0), "{told}");
+        assert_eq!(report["game_version"], "1.2.3-test", "{told}");
         assert!(
             report["engine_version"]
                 .as_str()

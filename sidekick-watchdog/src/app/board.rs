@@ -32,7 +32,6 @@ use crate::upload::{self, SinkState};
 /// The session of the running engine.
 struct Current {
     launch: u32,
-    game_version: String,
     link: RingLink,
     downlink: Downlink,
     progress: Arc<SessionProgress>,
@@ -412,6 +411,7 @@ impl Board {
             heartbeat: session.heartbeat.clone(),
             controls: session.controls.clone(),
             downlink: session.downlink.clone(),
+            game_version: session.info.game_version.as_str().into(),
         };
         // By its pid the game knows whether we live.
         session.controls.set_watchdog();
@@ -424,7 +424,6 @@ impl Board {
             let progress = Arc::clone(&session.progress);
             self.current = Some(Current {
                 launch,
-                game_version: session.info.game_version.clone(),
                 link: link.clone(),
                 downlink: session.downlink.clone(),
                 progress,
@@ -567,8 +566,7 @@ impl Board {
             // While the next engine starts, this is the session of the last one.
             if current.launch == self.status.engine.incarnation {
                 self.status.engine.frame = Some(beat.frames);
-                let game_version = &mut self.status.engine.game_version;
-                game_version.clone_from(&current.game_version);
+                self.status.engine.game_version = current.link.game_version.to_string();
             }
             self.status.session = Some(SessionStatus {
                 epoch: current.progress.epoch.to_string(),

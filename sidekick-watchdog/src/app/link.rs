@@ -18,9 +18,27 @@ pub(super) struct RingLink {
     pub(super) heartbeat: HeartbeatReader,
     pub(super) controls: Controls,
     pub(super) downlink: Downlink,
+    /// Empty where the game tells none.
+    pub(super) game_version: Arc<str>,
+}
+
+impl RingLink {
+    fn of(ring: &Attachment) -> Self {
+        Self {
+            heartbeat: ring.heartbeats(),
+            controls: ring.controls(),
+            downlink: ring.downlink(),
+            game_version: ring.info().game_version.as_str().into(),
+        }
+    }
 }
 
 impl EngineLink for RingLink {
+    fn game_version(&self) -> Option<String> {
+        let version = &*self.game_version;
+        (!version.is_empty()).then(|| version.to_owned())
+    }
+
     fn heartbeat(&self) -> Heartbeat {
         let beat = self.heartbeat.read();
         Heartbeat {
@@ -102,15 +120,15 @@ impl SessionLink {
             .rev()
             .find(|file| file.launch == self.launch && file.epoch == self.epoch)?;
         let attachment = Attachment::open(newest).ok()?;
-        Some(RingLink {
-            heartbeat: attachment.heartbeats(),
-            controls: attachment.controls(),
-            downlink: attachment.downlink(),
-        })
+        Some(RingLink::of(&attachment))
     }
 }
 
 impl EngineLink for SessionLink {
+    fn game_version(&self) -> Option<String> {
+        self.words().game_version()
+    }
+
     fn heartbeat(&self) -> Heartbeat {
         self.words().heartbeat()
     }
@@ -174,12 +192,7 @@ pub(super) fn undrained(attachment: &Attachment) -> AttachedSession {
 pub(super) fn finder(runtime_dir: PathBuf) -> LinkFinder {
     Box::new(move |launch| {
         let attachment = find(&runtime_dir, launch)?.ok()?;
-        let link = RingLink {
-            heartbeat: attachment.heartbeats(),
-            controls: attachment.controls(),
-            downlink: attachment.downlink(),
-        };
-        Some(Arc::new(link) as Arc<dyn EngineLink>)
+        Some(Arc::new(RingLink::of(&attachment)) as Arc<dyn EngineLink>)
     })
 }
 

@@ -144,6 +144,7 @@ fn a_rotated_session_is_heard_and_asked_before_it_is_drained() {
         heartbeat: old.heartbeats(),
         controls: old.controls(),
         downlink: old.downlink(),
+        game_version: "".into(),
     };
     let link = link::SessionLink::new(dir.path().to_owned(), 3, session.epoch(), words);
     session.on_frame(Phase::Running);

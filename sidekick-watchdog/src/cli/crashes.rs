@@ -179,6 +179,7 @@ fn text(report: &CrashReport) -> String {
         );
     }
     for (name, value) in [
+        ("game", &report.game_version),
         ("engine", &report.engine_version),
         ("core dump", &report.core),
         (

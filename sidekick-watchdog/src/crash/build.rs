@@ -92,6 +92,7 @@ pub fn build(facts: DeathFacts, mut findings: Findings) -> CrashReport {
         out_of_memory: findings.out_of_memory,
         environment: findings.environment,
         core: findings.core,
+        game_version: facts.game_version,
         engine_version: findings.scan.engine_version().map(str::to_owned),
         watchdog_version: env!("CARGO_PKG_VERSION").to_owned(),
         log: findings.log.or(facts.log),

@@ -19,6 +19,8 @@ pub(super) struct Death {
     pub uptime: Duration,
     /// The last that its ring told, if it had one.
     pub heartbeat: Option<Heartbeat>,
+    /// The game's version, where its ring tells one.
+    pub game_version: Option<String>,
     /// It never opened the ring that it has to have.
     pub is_ring_missing: bool,
     /// Its ring is of another protocol version.
@@ -56,6 +58,7 @@ impl Death {
             memory: self.memory.clone(),
             hang: self.hang.clone(),
             log: self.log.clone(),
+            game_version: self.game_version.clone(),
             ..DeathFacts::new(self.launch, self.pid, cause)
         }
     }
@@ -175,6 +178,7 @@ mod tests {
                 ended_by: None,
                 uptime: Duration::ZERO,
                 heartbeat: None,
+                game_version: None,
                 is_ring_missing: false,
                 foreign: None,
                 log: None,
@@ -257,6 +261,7 @@ mod tests {
                     clean_exit: goodbye,
                     ..Heartbeat::default()
                 }),
+                game_version: None,
                 is_ring_missing: !ring,
                 foreign: None,
                 log: None,

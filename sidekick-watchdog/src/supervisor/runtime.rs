@@ -498,6 +498,7 @@ impl Runtime {
             ended_by: self.machine.ended_by(),
             uptime: now.saturating_sub(engine.started_at),
             heartbeat,
+            game_version: link.as_ref().and_then(|link| link.game_version()),
             is_ring_missing: link.is_none()
                 && self.settings.heartbeat_required
                 && !engine.is_adopted,

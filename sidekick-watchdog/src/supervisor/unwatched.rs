@@ -38,9 +38,8 @@ pub(super) fn find(
     let mut found = Vec::new();
     for (number, untold) in untold.into_iter().enumerate() {
         let launch = untold.launch;
-        let heartbeat = find_link
-            .and_then(|find| find(launch))
-            .map(|link| link.heartbeat());
+        let link = find_link.and_then(|find| find(launch));
+        let heartbeat = link.as_ref().map(|link| link.heartbeat());
         let printed_at = untold.record.log.as_deref().and_then(last_written);
         let has_lived = untold.record.pid.is_some() || heartbeat.is_some() || printed_at.is_some();
         if number < surplus {
@@ -54,7 +53,9 @@ pub(super) fn find(
             let _ = locks.tell(launch);
             continue;
         }
-        found.push(unwatched(untold, heartbeat, printed_at, success_exit_codes));
+        let mut unwatched = unwatched(untold, heartbeat, printed_at, success_exit_codes);
+        unwatched.facts.game_version = link.and_then(|link| link.game_version());
+        found.push(unwatched);
     }
     found
 }
