@@ -21,7 +21,7 @@ pub mod health;
 pub mod hooks;
 pub mod log;
 mod reader;
-pub mod registry;
+mod registry;
 pub mod restart;
 pub mod ring;
 pub mod secret;
@@ -40,7 +40,6 @@ pub use health::{HealthConfig, HeartbeatPolicy};
 pub use hooks::HooksConfig;
 pub use log::{LogConfig, LogFormat, LogLevel, LogRotation};
 pub use reader::{Complaint, Entry, Place, Sources};
-pub use registry::RegistryConfig;
 pub use restart::{RestartConfig, RestartWhen};
 pub use ring::{RING_BYTES_MAX, RING_BYTES_MIN, RingConfig, WhenFull};
 pub use shutdown::ShutdownConfig;
@@ -94,7 +93,7 @@ pub struct Config {
     /// Where records go and in which batches.
     pub upload: UploadConfig,
     /// Where the server is listed, if anywhere.
-    pub registry: Option<RegistryConfig>,
+    pub registry: Option<crate::registry::Settings>,
     /// What is done to records of which streams.
     pub streams: StreamsConfig,
     /// Where operators are answered over HTTP.
@@ -302,7 +301,7 @@ fn read_all(pass: &mut Pass<'_>) -> Config {
     let engine = EngineConfig::read(pass);
     let hooks = HooksConfig::read(pass);
     let upload = UploadConfig::read(pass, &data_dir);
-    let registry = RegistryConfig::read(pass, &name);
+    let registry = registry::read(pass, &name);
     let sinks: Vec<&str> = upload.sinks.iter().map(|sink| sink.word()).collect();
     Config {
         engine,

@@ -16,7 +16,7 @@
 mod client;
 mod listing;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -31,7 +31,7 @@ pub use self::client::ClientError;
 /// The longest that taking it off may take when the watchdog ends.
 const LAST_WORD_MAX: Duration = Duration::from_secs(3);
 
-/// The registry, and what is listed there. The app fills it from `[registry]`.
+/// `[registry]`: the registry, and what is listed there.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where its API begins, as `https://uro.example/api/v1`.
@@ -56,8 +56,6 @@ pub struct Settings {
     pub unlist_after: Duration,
     /// PEM file of certificate authorities to trust beside the system's.
     pub tls_ca_file: Option<PathBuf>,
-    /// Where the id is kept.
-    pub file: PathBuf,
 }
 
 /// Whether players can be sent to the server.
@@ -83,9 +81,11 @@ pub struct Report {
     pub error: Option<String>,
 }
 
-/// Keeps the server listed as `presence` says, until `ended` turns true or its sender goes; takes it off then if it is away.
+/// Keeps the server listed as `presence` says, until `ended` turns true or its sender goes; takes it off then if it is away. The
+/// listing's id is kept in `file`.
 pub async fn keep(
     settings: Settings,
+    file: PathBuf,
     mut presence: watch::Receiver<Presence>,
     report: watch::Sender<Report>,
     mut ended: watch::Receiver<bool>,
@@ -98,7 +98,7 @@ pub async fn keep(
             return;
         }
     };
-    let kept = client::read_id(&settings);
+    let kept = client::read_id(&file, &settings.url);
     let mut listing = Listing::new(settings.beat_every, settings.unlist_after, kept);
     loop {
         let now_is = *presence.borrow_and_update();
@@ -120,13 +120,13 @@ pub async fn keep(
                     _ = ended.wait_for(|ended| *ended) => break,
                 }
             }
-            step => take(&step, &settings, &mut client, &mut listing, &report).await,
+            step => take(&step, &settings, &file, &mut client, &mut listing, &report).await,
         }
     }
     let id = listing.id().map(str::to_owned);
     if let Some(id) = id.filter(|_| *presence.borrow() == Presence::Away) {
         let step = Step::Remove { id };
-        let last = take(&step, &settings, &mut client, &mut listing, &report);
+        let last = take(&step, &settings, &file, &mut client, &mut listing, &report);
         if tokio::time::timeout(LAST_WORD_MAX, last).await.is_err() {
             debug!("the registry did not answer in time; it will miss our beats");
         }
@@ -137,6 +137,7 @@ pub async fn keep(
 async fn take(
     step: &Step,
     settings: &Settings,
+    file: &Path,
     client: &mut Client,
     listing: &mut Listing,
     report: &watch::Sender<Report>,
@@ -151,7 +152,7 @@ async fn take(
             Some(id) => info!(id, name = settings.name, "the server is listed"),
             None => info!("the server is no longer listed"),
         }
-        if let Err(error) = client::keep_id(settings, id.as_deref()) {
+        if let Err(error) = client::keep_id(file, &settings.url, id.as_deref()) {
             warn!(%error, "the listing's id cannot be kept; the next watchdog lists the server anew");
         }
     }

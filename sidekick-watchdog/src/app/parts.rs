@@ -7,11 +7,9 @@ use std::time::Duration;
 use super::AppError;
 use crate::config::Config;
 use crate::config::HeartbeatPolicy;
-use crate::config::RegistryConfig;
 use crate::config::{Compression, PostgresMode, PostgresSinkConfig, SinkKind};
 use crate::config::{RestartPolicy, RestartWhen};
 use crate::crash::reporter::PostMortem;
-use crate::registry;
 use crate::store::StoreConfig;
 use crate::supervisor::machine::{self, Policy};
 use crate::supervisor::memory::MemoryLimits;
@@ -59,23 +57,6 @@ pub(super) fn in_flight_bytes_max(config: &Config) -> usize {
             .batch_bytes_max
             .saturating_mul(BATCHES_IN_FLIGHT),
     )
-}
-
-pub(super) fn registry(config: &RegistryConfig, data_dir: &Path) -> registry::Settings {
-    registry::Settings {
-        url: config.url.clone(),
-        address: config.address.clone(),
-        port: config.port,
-        map: config.map.clone(),
-        name: config.name.clone(),
-        is_public: config.is_public,
-        cert_hash: config.cert_hash.clone(),
-        login: config.login.clone(),
-        beat_every: config.beat_every,
-        unlist_after: config.unlist_after,
-        tls_ca_file: config.tls_ca_file.clone(),
-        file: data_dir.join("registry.json"),
-    }
 }
 
 pub(super) fn upload(config: &Config) -> UploadSettings {

@@ -146,12 +146,13 @@ pub(super) async fn serve(
             error!(%error, "the API ended");
         }
     });
-    if let Some(config) = &config.registry {
-        let settings = parts::registry(config, &data_dir);
+    if let Some(settings) = config.registry.clone() {
+        let file = data_dir.join("registry.json");
         let (report, listing) = watch::channel(registry::Report::default());
         board.show_listing(listing);
         let presence = presence::follow(board.subscribe(), &mut tasks);
-        tasks.spawn(registry::keep(settings, presence, report, end.subscribe()));
+        let end = end.subscribe();
+        tasks.spawn(registry::keep(settings, file, presence, report, end));
     }
     let outside = Outside { end, tasks };
 

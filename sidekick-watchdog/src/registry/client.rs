@@ -1,7 +1,7 @@
 //! The registry's API, and the file in which its id is kept.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::header::AUTHORIZATION;
@@ -242,7 +242,7 @@ async fn read(request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
     }
 }
 
-fn read_password(path: &PathBuf) -> Result<String, String> {
+fn read_password(path: &Path) -> Result<String, String> {
     let cannot = |reason: String| format!("password_file {}: {reason}", path.display());
     let length = std::fs::metadata(path).map_err(|error| cannot(error.to_string()))?;
     if length.len() > PASSWORD_BYTES_MAX {
@@ -263,26 +263,26 @@ struct Kept {
 }
 
 /// The id that this or an earlier watchdog got from this registry.
-pub(super) fn read_id(settings: &Settings) -> Option<String> {
-    let text = std::fs::read_to_string(&settings.file).ok()?;
+pub(super) fn read_id(file: &Path, url: &str) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
     let kept: Kept = serde_json::from_str(&text).ok()?;
-    (kept.url == settings.url).then_some(kept.id)
+    (kept.url == url).then_some(kept.id)
 }
 
 /// Keeps the id, or forgets it.
-pub(super) fn keep_id(settings: &Settings, id: Option<&str>) -> io::Result<()> {
+pub(super) fn keep_id(file: &Path, url: &str, id: Option<&str>) -> io::Result<()> {
     let Some(id) = id else {
-        return match std::fs::remove_file(&settings.file) {
+        return match std::fs::remove_file(file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         };
     };
     let kept = Kept {
-        url: settings.url.clone(),
+        url: url.to_owned(),
         id: id.to_owned(),
     };
     let text = serde_json::to_string(&kept)?;
-    let new = settings.file.with_extension("new");
+    let new = file.with_extension("new");
     std::fs::write(&new, text)?;
-    std::fs::rename(&new, &settings.file)
+    std::fs::rename(&new, file)
 }
