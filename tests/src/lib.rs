@@ -12,7 +12,8 @@
 //! - [`watchdog`]: a watchdog with its own folders, and everything that it started.
 //! - [`engine`]: an engine without Godot, made of the test's own executable.
 //! - [`mount`]: file systems that are small or read-only. [`memory_group`]: processes that have little memory.
-//! - [`receiver`]: an HTTP backend with faults on demand; [`ledger`] is what it took.
+//! - [`receiver`]: an HTTP backend with faults on demand; [`ledger`] is what it took. [`shards`]: a registry of game servers.
+//!   Both are an [`http_server`].
 //! - [`postgres`]: a PostgreSQL server of a test's own.
 //! - [`history`]: what is seen of an engine over the lives of its watchdogs.
 //! - [`scene`]: a game that plays one act, and what must hold afterwards.
@@ -30,6 +31,7 @@ pub mod exported;
 pub mod folders;
 pub mod godot;
 pub mod history;
+pub mod http_server;
 pub mod installed;
 pub mod journal;
 pub mod ledger;

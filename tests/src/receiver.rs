@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,8 +13,8 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use tokio::sync::oneshot;
 
+use crate::http_server::HttpServer;
 use crate::ledger::Ledger;
 
 /// A body larger than this, uncompressed, is refused: no test sends that, a mistake does.
@@ -85,18 +84,12 @@ impl fmt::Debug for Backend {
     }
 }
 
-/// A backend on a loopback port, on a thread of its own. It stops when this value goes.
+/// A backend on a loopback port. It stops when this value goes.
 #[derive(Debug)]
 pub struct Receiver {
     backend: Arc<Mutex<Backend>>,
     address: SocketAddr,
-    server: Option<Server>,
-}
-
-#[derive(Debug)]
-struct Server {
-    stop: oneshot::Sender<()>,
-    thread: thread::JoinHandle<()>,
+    server: Option<HttpServer>,
 }
 
 impl Receiver {
@@ -105,16 +98,12 @@ impl Receiver {
     /// # Panics
     /// When no port can be had.
     pub fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
-        let address = listener
-            .local_addr()
-            .expect("the address of a bound socket");
         let backend = Arc::<Mutex<Backend>>::default();
-        let server = Some(Server::start(listener, &backend));
+        let server = HttpServer::start(0, router(&backend)).expect("a loopback port");
         Self {
             backend,
-            address,
-            server,
+            address: server.address(),
+            server: Some(server),
         }
     }
 
@@ -140,9 +129,7 @@ impl Receiver {
 
     /// Stops listening and drops all connections; what was taken stays.
     pub fn go_down(&mut self) {
-        if let Some(server) = self.server.take() {
-            server.stop();
-        }
+        self.server = None;
     }
 
     /// Listens again on the same port.
@@ -151,9 +138,10 @@ impl Receiver {
     /// When another program has taken the port meanwhile.
     pub fn come_up(&mut self) {
         if self.server.is_none() {
-            let listener = TcpListener::bind(self.address)
+            let server = HttpServer::start(self.address.port(), router(&self.backend));
+            let server = server
                 .unwrap_or_else(|error| panic!("cannot listen on {} again: {error}", self.address));
-            self.server = Some(Server::start(listener, &self.backend));
+            self.server = Some(server);
         }
     }
 
@@ -177,45 +165,11 @@ impl Receiver {
     }
 }
 
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        self.go_down();
-    }
-}
-
-impl Server {
-    fn start(listener: TcpListener, backend: &Arc<Mutex<Backend>>) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        let router = Router::new()
-            .route("/records", post(take))
-            .layer(DefaultBodyLimit::disable())
-            .with_state(Arc::clone(backend));
-        listener
-            .set_nonblocking(true)
-            .expect("a non-blocking socket");
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime for the receiver");
-            runtime.block_on(async move {
-                let listener =
-                    tokio::net::TcpListener::from_std(listener).expect("a registered socket");
-                tokio::select! {
-                    _ = axum::serve(listener, router) => {}
-                    _ = stopped => {}
-                }
-            });
-            // Requests under way are dropped, not answered: a backend that goes down is not polite.
-            runtime.shutdown_background();
-        });
-        Self { stop, thread }
-    }
-
-    fn stop(self) {
-        let _ = self.stop.send(());
-        let _ = self.thread.join();
-    }
+fn router(backend: &Arc<Mutex<Backend>>) -> Router {
+    Router::new()
+        .route("/records", post(take))
+        .layer(DefaultBodyLimit::disable())
+        .with_state(Arc::clone(backend))
 }
 
 async fn take(

@@ -2,9 +2,7 @@
 //! database of its own.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -12,7 +10,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{post, put};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+
+use crate::http_server::HttpServer;
 
 /// Who may log in.
 pub const USER: &str = "lobby";
@@ -35,12 +34,11 @@ pub struct Known {
     token: Option<String>,
 }
 
-/// A registry on a loopback port, on a thread of its own. It stops when this value goes.
+/// A registry on a loopback port. It stops when this value goes.
 #[derive(Debug)]
 pub struct Shards {
     known: Arc<Mutex<Known>>,
-    address: SocketAddr,
-    server: Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>,
+    server: HttpServer,
 }
 
 impl Shards {
@@ -49,44 +47,19 @@ impl Shards {
     /// # Panics
     /// When no port can be had.
     pub fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
-        listener
-            .set_nonblocking(true)
-            .expect("a non-blocking socket");
-        let address = listener
-            .local_addr()
-            .expect("the address of a bound socket");
         let known = Arc::<Mutex<Known>>::default();
         let router = Router::new()
             .route("/api/v1/login", post(log_in))
             .route("/api/v1/shards", post(create))
             .route("/api/v1/shards/{id}", put(update).delete(remove))
             .with_state(Arc::clone(&known));
-        let (stop, stopped) = oneshot::channel::<()>();
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime for the registry");
-            runtime.block_on(async move {
-                let listener =
-                    tokio::net::TcpListener::from_std(listener).expect("a registered socket");
-                tokio::select! {
-                    _ = axum::serve(listener, router) => {}
-                    _ = stopped => {}
-                }
-            });
-        });
-        Self {
-            known,
-            address,
-            server: Some((stop, thread)),
-        }
+        let server = HttpServer::start(0, router).expect("a loopback port");
+        Self { known, server }
     }
 
     /// Where its API begins.
     pub fn url(&self) -> String {
-        format!("http://{}/api/v1", self.address)
+        format!("http://{}/api/v1", self.server.address())
     }
 
     /// All that it knows now.
@@ -102,15 +75,6 @@ impl Shards {
     /// Loses its rows, as after a restore from an old backup.
     pub fn forget(&self) {
         lock(&self.known).rows.clear();
-    }
-}
-
-impl Drop for Shards {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.server.take() {
-            let _ = stop.send(());
-            let _ = thread.join();
-        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! A backend that counts and keeps nothing: what it costs must not hide what its senders cost.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::SystemTime;
 
 use axum::Router;
@@ -11,8 +11,8 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
+use sidekick_tests::http_server::HttpServer;
 use sidekick_tests::receiver::decompress;
-use tokio::sync::oneshot;
 
 /// What has come so far.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,18 +22,15 @@ pub(super) struct Count {
     pub(super) last: Option<SystemTime>,
 }
 
-/// It listens on loopback, on a thread of its own, until this value goes.
+/// It listens on loopback until this value goes.
 pub(super) struct Counter {
     count: Arc<Mutex<Count>>,
-    server: Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>,
+    _server: HttpServer,
 }
 
 impl Counter {
     /// Listens on a port, 0 = a free one. The address that it got comes with it.
-    pub(super) fn start(port: u16) -> std::io::Result<(Self, SocketAddr)> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
+    pub(super) fn start(port: u16) -> io::Result<(Self, SocketAddr)> {
         let count = Arc::<Mutex<Count>>::default();
         let router = Router::new()
             .route("/records", post(lines))
@@ -42,36 +39,17 @@ impl Counter {
             .fallback(any(|| async { StatusCode::OK }))
             .layer(DefaultBodyLimit::disable())
             .with_state(Arc::clone(&count));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let (stop, stopped) = oneshot::channel::<()>();
-        let thread = thread::spawn(move || {
-            runtime.block_on(async move {
-                let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
-                    return;
-                };
-                tokio::select! {
-                    _ = axum::serve(listener, router) => {}
-                    _ = stopped => {}
-                }
-            });
-        });
-        let server = Some((stop, thread));
-        Ok((Self { count, server }, address))
+        let server = HttpServer::start(port, router)?;
+        let address = server.address();
+        let counter = Self {
+            count,
+            _server: server,
+        };
+        Ok((counter, address))
     }
 
     pub(super) fn count(&self) -> Count {
         *lock(&self.count)
-    }
-}
-
-impl Drop for Counter {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.server.take() {
-            let _ = stop.send(());
-            let _ = thread.join();
-        }
     }
 }
 
