@@ -24,7 +24,7 @@ const TOKEN_VARIABLE: &str = "HARNESS_TOKEN";
 /// The variable of a token that is carried beside the usual one, by tests of the harness itself.
 const WITNESS_VARIABLE: &str = "HARNESS_WITNESS";
 
-/// A process that has just called `exec` has no environment for a moment: so many looks in a row must find none.
+/// A process may be started behind the look that was to find it: so many looks in a row must find none.
 const CLEAR_LOOKS: u32 = 3;
 
 /// How long a killed process may take to be gone.
@@ -75,7 +75,7 @@ impl Token {
 
     fn is_carried_by(&self, pid: u32) -> bool {
         let wanted = format!("{}={}", self.variable, self.value);
-        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
+        settled_environment(pid).is_ok_and(|environment| {
             environment
                 .split(|byte| *byte == 0)
                 .any(|entry| entry == wanted.as_bytes())
@@ -295,6 +295,30 @@ fn is_ours(name: &OsStr) -> bool {
         .is_some_and(|name| name.starts_with("SIDEKICK_"))
 }
 
+/// A process's environment. Amid an `exec` there is none for a moment, which whoever started the process does not wait for: it is
+/// then looked at again.
+///
+/// # Errors
+/// What the system said: the process is gone, or another user's.
+fn settled_environment(pid: u32) -> io::Result<Vec<u8>> {
+    let words = || fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    // One that is ending has no program any more, a thread of the kernel never had one.
+    let has_program = || fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+    loop {
+        let before = words();
+        let environment = fs::read(format!("/proc/{pid}/environ"))?;
+        if !environment.is_empty() {
+            return Ok(environment);
+        }
+        // A program gets its words, its own name at least, together with its environment.
+        let is_amid_exec = before != words() || (before.is_empty() && has_program());
+        if !is_amid_exec {
+            return Ok(environment);
+        }
+        thread::yield_now();
+    }
+}
+
 /// Whether a process leads its process group, as an engine does: what a wrapper script forks does not, nor does the
 /// watchdog's own child before it has become an engine.
 pub fn leads_its_group(pid: u32) -> bool {
@@ -398,6 +422,29 @@ mod tests {
         assert!(runs(orphan));
         drop(shell);
         assert!(!runs(orphan));
+    }
+
+    /// Whoever starts a process goes on before the process has its environment.
+    #[test]
+    fn a_process_amid_its_exec_is_found() {
+        const TRIES: u32 = 1000;
+        let token = Token::new();
+        let mut command = Command::new("sleep");
+        command.arg("600").stdin(Stdio::null());
+        token.mark(&mut command);
+        let own = fs::read_link("/proc/self/exe").unwrap();
+        for _ in 0..TRIES {
+            let mut child = command.spawn().unwrap();
+            // Before its exec it shows what this process has, which carries no token.
+            let program = format!("/proc/{}/exe", child.id());
+            while fs::read_link(&program).unwrap() == own {
+                thread::yield_now();
+            }
+            let is_found = token.is_carried_by(child.id());
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(is_found);
+        }
     }
 
     #[test]
