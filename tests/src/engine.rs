@@ -241,6 +241,29 @@ fn play(game: &Game) -> ExitCode {
     ExitCode::from(DEATH_CODE)
 }
 
+/// Plays a game of a test's own with [`options`] or some like them, for a target with a word of its own in place of [`act_if_asked`]:
+/// `act` in each frame, until it is asked to quit.
+///
+/// # Panics
+/// When the session cannot be made.
+pub fn play_frames(
+    options: SessionOptions,
+    frame: Duration,
+    mut act: impl FnMut(&Session),
+) -> ExitCode {
+    let session = Session::create(options).expect("a session");
+    session.set_ready();
+    loop {
+        session.on_frame(Phase::Running);
+        act(&session);
+        if session.control().quit.is_some() {
+            session.set_clean_exit(0);
+            return ExitCode::SUCCESS;
+        }
+        thread::sleep(frame);
+    }
+}
+
 /// Starts a dead watchdog again, as the extension does: as a plain child of the engine.
 struct Guard {
     executable: OsString,

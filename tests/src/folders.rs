@@ -2,6 +2,7 @@
 //!
 //! `HARNESS_KEEP=1` keeps them and prints where they are.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,6 +15,31 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .unwrap_or_else(|| Path::new("."))
+}
+
+/// What each file below `folder` has in it, as text, packed with zstd or not.
+///
+/// # Panics
+/// When a folder cannot be read.
+pub fn texts(folder: &Path) -> BTreeMap<PathBuf, String> {
+    let mut texts = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries =
+            fs::read_dir(&folder).unwrap_or_else(|error| panic!("cannot read {folder:?}: {error}"));
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let bytes = fs::read(&path).unwrap_or_default();
+            let mut text = String::from_utf8_lossy(&bytes).into_owned();
+            let unpacked = zstd::decode_all(&bytes[..]).unwrap_or_default();
+            text.push_str(&String::from_utf8_lossy(&unpacked));
+            texts.insert(path, text);
+        }
+    }
+    texts
 }
 
 /// A folder that goes away with this value.
@@ -85,6 +111,20 @@ impl Default for Folder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_are_found_packed_or_not() {
+        let folder = Folder::new();
+        let packed = folder.join("in/packed");
+        fs::create_dir(folder.join("in")).unwrap();
+        fs::write(&packed, zstd::encode_all(&b"below"[..], 1).unwrap()).unwrap();
+        let plain = folder.join("plain");
+        fs::write(&plain, b"\xffabove").unwrap();
+        let texts = texts(folder.path());
+        assert_eq!(texts.len(), 2);
+        assert!(texts[&packed].ends_with("below"), "{texts:?}");
+        assert!(texts[&plain].ends_with("above"), "{texts:?}");
+    }
 
     #[test]
     fn a_folder_is_short_and_goes_away() {

@@ -1,16 +1,34 @@
-//! What tests over real watchdogs with engines of [`crate::engine`] claim at their end.
+//! The frame of tests over real watchdogs with engines of [`crate::engine`], and what they claim at their end.
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
-use libtest_mimic::{Completion, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
+use crate::engine;
 use crate::process;
 use crate::watchdog::{Finished, Setup, Watchdog};
 
 /// Generous: a loaded machine is slow, and a test that ends early for that says nothing.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The `main` of a target that is its own engine: an engine where it was started as one, else the trials, two at a time unless
+/// the command line says otherwise.
+pub fn main(trials: Vec<Trial>) -> ExitCode {
+    if let Some(code) = engine::act_if_asked() {
+        return code;
+    }
+    run(trials, 2)
+}
+
+/// Runs trials as the command line asks, and `at_once` of them at a time where it does not say.
+pub fn run(trials: Vec<Trial>, at_once: usize) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(at_once));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
 
 /// A trial that fails by panicking.
 pub fn trial(name: &str, run: fn()) -> Trial {

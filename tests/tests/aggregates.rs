@@ -6,11 +6,10 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
 use serde_json::Value as Json;
 use sidekick_ipc::value::{Value, encode};
-use sidekick_ipc::{Phase, Session};
 use sidekick_tests::engine;
+use sidekick_tests::verdicts::{self, trial};
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::Setup;
 
@@ -37,16 +36,11 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == FLAG) {
         return play();
     }
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(1));
-    let tests = vec![Trial::test(
+    let trials = vec![trial(
         "rows_add_up_to_what_was_recorded_over_kills_of_the_watchdog",
-        || {
-            rows_add_up_to_what_was_recorded_over_kills_of_the_watchdog();
-            Ok(())
-        },
+        rows_add_up_to_what_was_recorded_over_kills_of_the_watchdog,
     )];
-    libtest_mimic::run(&arguments, tests).exit_code()
+    verdicts::run(trials, 1)
 }
 
 /// Whether the record with this number is of stream `damage`; the others tell of a match.
@@ -66,12 +60,9 @@ fn match_id(seq: u64) -> i64 {
 
 /// Records some of both in each frame until it is asked to quit. What is recorded follows from the number that it gets.
 fn play() -> ExitCode {
-    let session = Session::create(engine::options()).expect("a session");
-    session.set_ready();
     let field = |name: &str, value| (Value::String(name.into()), Value::Int(value));
     let mut seq = 0;
-    loop {
-        session.on_frame(Phase::Running);
+    engine::play_frames(engine::options(), Duration::from_millis(5), |session| {
         for _ in 0..10 {
             seq += 1;
             let (stream, fields) = match is_damage(seq) {
@@ -84,12 +75,7 @@ fn play() -> ExitCode {
             let given = session.record(stream, &encode(&Value::Dictionary(fields)));
             assert_eq!(given.ok(), Some(seq), "the numbers are the engine's own");
         }
-        if session.control().quit.is_some() {
-            session.set_clean_exit(0);
-            return ExitCode::SUCCESS;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
+    })
 }
 
 /// What was recorded, or has arrived.

@@ -4,23 +4,17 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use libtest_mimic::Arguments;
 use serde_json::Value;
-use sidekick_tests::engine::{self, Game};
+use sidekick_tests::engine::Game;
 use sidekick_tests::ledger::Ledger;
-use sidekick_tests::verdicts::{PATIENCE, journals, stop_cleanly, trial};
+use sidekick_tests::verdicts::{self, PATIENCE, journals, stop_cleanly, trial};
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
 /// The engine records so many.
 const RECORDS: u64 = 300;
 
 fn main() -> ExitCode {
-    if let Some(code) = engine::act_if_asked() {
-        return code;
-    }
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    let trials = vec![
+    verdicts::main(vec![
         trial(
             "an_audit_finds_what_is_wrong_with_the_files",
             an_audit_finds_what_is_wrong_with_the_files,
@@ -33,8 +27,7 @@ fn main() -> ExitCode {
             "an_export_has_what_the_files_have",
             an_export_has_what_the_files_have,
         ),
-    ];
-    libtest_mimic::run(&arguments, trials).exit_code()
+    ])
 }
 
 fn setup(config: &str) -> Setup {

@@ -11,13 +11,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use libtest_mimic::Arguments;
 use rustix::process::Signal;
 use serde_json::Value;
 use sidekick_tests::engine::{self, Game, LINE_BYTES, line};
 use sidekick_tests::mount::Mount;
 use sidekick_tests::scene;
-use sidekick_tests::verdicts::{PATIENCE, ignorable, journals, stop_cleanly, trial};
+use sidekick_tests::verdicts::{self, PATIENCE, ignorable, journals, stop_cleanly, trial};
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
@@ -33,12 +32,7 @@ const MEMORY_BYTES_MAX: u64 = 16 << 20;
 const MEMORY_BYTES_LEFT: u64 = 8 << 20;
 
 fn main() -> ExitCode {
-    if let Some(code) = engine::act_if_asked() {
-        return code;
-    }
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    let trials = vec![
+    verdicts::main(vec![
         ignorable(
             "an_engine_prints_on_beside_a_disk_that_stands_still_and_no_line_is_lost",
             an_engine_prints_on_beside_a_disk_that_stands_still_and_no_line_is_lost,
@@ -63,8 +57,7 @@ fn main() -> ExitCode {
             "a_report_has_the_configured_number_of_last_lines",
             a_report_has_the_configured_number_of_last_lines,
         ),
-    ];
-    libtest_mimic::run(&arguments, trials).exit_code()
+    ])
 }
 
 /// A game that prints what it is let, and its surroundings.

@@ -10,12 +10,13 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use serde_json::Value;
 use sidekick_ipc::tree::{Path as TreePath, StoreOp};
 use sidekick_ipc::{Phase, Session};
 use sidekick_tests::engine;
 use sidekick_tests::process::Running;
+use sidekick_tests::verdicts::trial;
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::Setup;
 
@@ -32,12 +33,6 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == FLAG) {
         return hold();
     }
-    let trial = |name: &str, run: fn()| {
-        Trial::test(name, move || {
-            run();
-            Ok(())
-        })
-    };
     let trials = vec![
         trial(
             "a_lease_outlives_an_outage_and_ends_in_its_turn",

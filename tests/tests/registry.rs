@@ -4,11 +4,12 @@ use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use rustix::process::Signal;
 use serde_json::Value;
 use sidekick_tests::engine::{Game, act_if_asked};
 use sidekick_tests::shards::{Known, PASSWORD, Shards, USER};
+use sidekick_tests::verdicts::trial;
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::Setup;
 
@@ -18,22 +19,16 @@ fn main() -> ExitCode {
     if let Some(code) = act_if_asked() {
         return code;
     }
-    let trials = [
-        ("a_restart_does_not_show_and_an_end_does", restarts as fn()),
-        ("a_drain_shows_at_once", drain),
-        (
+    let trials = vec![
+        trial("a_restart_does_not_show_and_an_end_does", restarts),
+        trial("a_drain_shows_at_once", drain),
+        trial(
             "a_token_that_is_no_longer_good_and_a_lost_row_are_mended",
             mended,
         ),
-        ("a_wrong_password_is_told_and_stops_nothing", wrong_password),
+        trial("a_wrong_password_is_told_and_stops_nothing", wrong_password),
     ];
-    let trials = trials.map(|(name, claim)| {
-        Trial::test(name, move || {
-            claim();
-            Ok(())
-        })
-    });
-    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
 /// A server that is to be listed; it is taken off after `unlist_after`.

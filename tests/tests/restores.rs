@@ -6,21 +6,15 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use sidekick_tests::saver::{self, Saver, broken_promises, kill};
+use sidekick_tests::verdicts::trial;
 use sidekick_tests::watchdog::Setup;
 
 fn main() -> ExitCode {
     if let Some(code) = saver::act_if_asked() {
         return code;
     }
-    let arguments = Arguments::from_args();
-    let trial = |name: &str, run: fn()| {
-        Trial::test(name, move || {
-            run();
-            Ok(())
-        })
-    };
     let trials = vec![
         trial(
             "a_kill_gives_back_the_last_checkpoint",
@@ -29,7 +23,7 @@ fn main() -> ExitCode {
         trial("a_false_word_is_noticed", a_false_word_is_noticed),
         trial("broken_journals_are_noticed", broken_journals_are_noticed),
     ];
-    libtest_mimic::run(&arguments, trials).exit_code()
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
 /// A watchdog's setup with a saver, and the saver's journal.

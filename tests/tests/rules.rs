@@ -2,16 +2,15 @@
 //! the disk, numbers stay whole, and a reload changes rules under a running game without losing one.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::thread;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
 use serde_json::json;
 use sidekick_ipc::value::{Value, encode};
-use sidekick_ipc::{Phase, Session};
 use sidekick_tests::engine;
+use sidekick_tests::folders::texts;
+use sidekick_tests::verdicts::{self, trial};
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::Setup;
 
@@ -48,27 +47,25 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == FLAG) {
         return play();
     }
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(1));
-    let tests = vec![
-        Trial::test("what_a_rule_takes_out_is_nowhere_on_the_disk", || {
-            what_a_rule_takes_out_is_nowhere_on_the_disk();
-            Ok(())
-        }),
-        Trial::test("without_the_rule_it_would_be_found", || {
-            without_the_rule_it_would_be_found();
-            Ok(())
-        }),
-        Trial::test("rules_are_reloaded_under_a_running_game", || {
-            rules_are_reloaded_under_a_running_game();
-            Ok(())
-        }),
-        Trial::test("each_record_tells_the_version_that_recorded_it", || {
-            each_record_tells_the_version_that_recorded_it();
-            Ok(())
-        }),
+    let trials = vec![
+        trial(
+            "what_a_rule_takes_out_is_nowhere_on_the_disk",
+            what_a_rule_takes_out_is_nowhere_on_the_disk,
+        ),
+        trial(
+            "without_the_rule_it_would_be_found",
+            without_the_rule_it_would_be_found,
+        ),
+        trial(
+            "rules_are_reloaded_under_a_running_game",
+            rules_are_reloaded_under_a_running_game,
+        ),
+        trial(
+            "each_record_tells_the_version_that_recorded_it",
+            each_record_tells_the_version_that_recorded_it,
+        ),
     ];
-    libtest_mimic::run(&arguments, tests).exit_code()
+    verdicts::run(trials, 1)
 }
 
 /// Records a line of chat and one of debugging in each frame until it is asked to quit.
@@ -77,12 +74,9 @@ fn play() -> ExitCode {
     // Each incarnation is of another version.
     let version = format!("1.{}", options.incarnation);
     options.game_version.clone_from(&version);
-    let session = Session::create(options).expect("a session");
-    session.set_ready();
     let text = |text: &str| Value::String(text.into());
     let mut number = 0;
-    loop {
-        session.on_frame(Phase::Running);
+    engine::play_frames(options, Duration::from_millis(5), |session| {
         number += 1;
         let player = Value::Dictionary(vec![(text("name"), text(NAME))]);
         let said = Value::Dictionary(vec![
@@ -93,12 +87,7 @@ fn play() -> ExitCode {
         ]);
         let _ = session.record("chat.say", &encode(&said));
         let _ = session.record("debug", &encode(&text(SECRET)));
-        if session.control().quit.is_some() {
-            session.set_clean_exit(0);
-            return ExitCode::SUCCESS;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
+    })
 }
 
 fn setup(config: &str) -> Setup {
@@ -112,26 +101,10 @@ fn setup(config: &str) -> Setup {
 }
 
 /// Files below `folder` that hold `needle`, as text or packed.
-fn files_with(folder: &Path, needle: &str) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder").flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let bytes = fs::read(&path).unwrap_or_default();
-                let is_in =
-                    |bytes: &[u8]| bytes.windows(needle.len()).any(|w| w == needle.as_bytes());
-                let packed = zstd::decode_all(&bytes[..]).unwrap_or_default();
-                if is_in(&bytes) || is_in(&packed) {
-                    found.push(path);
-                }
-            }
-        }
-    }
-    found
+fn files_with(folder: &Path, needle: &str) -> Vec<PathBuf> {
+    let mut texts = texts(folder);
+    texts.retain(|_, text| text.contains(needle));
+    texts.into_keys().collect()
 }
 
 /// How many lines of chat have arrived, and the region that the last of them has.

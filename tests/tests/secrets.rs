@@ -5,17 +5,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
 use rustix::process::Signal;
 use serde_json::Value as Json;
 use sidekick_ipc::value::{Value, encode};
-use sidekick_ipc::{Phase, Session};
 use sidekick_tests::engine;
+use sidekick_tests::folders::texts;
+use sidekick_tests::verdicts::{self, trial};
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -58,40 +57,30 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == FLAG) {
         return play();
     }
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(1));
-    let tests = vec![
-        Trial::test("no_secret_is_said_or_kept_anywhere", || {
-            no_secret_is_said_or_kept_anywhere();
-            Ok(())
-        }),
-        Trial::test("a_secret_in_the_wrong_place_is_found", || {
-            a_secret_in_the_wrong_place_is_found();
-            Ok(())
-        }),
+    let trials = vec![
+        trial(
+            "no_secret_is_said_or_kept_anywhere",
+            no_secret_is_said_or_kept_anywhere,
+        ),
+        trial(
+            "a_secret_in_the_wrong_place_is_found",
+            a_secret_in_the_wrong_place_is_found,
+        ),
     ];
-    libtest_mimic::run(&arguments, tests).exit_code()
+    verdicts::run(trials, 1)
 }
 
 /// Records a line of chat in each frame until it is asked to quit.
 fn play() -> ExitCode {
-    let session = Session::create(engine::options()).expect("a session");
-    session.set_ready();
     let text = |text: &str| Value::String(text.into());
     println!("the engine says {:?}", std::env::args().nth(2));
-    loop {
-        session.on_frame(Phase::Running);
+    engine::play_frames(engine::options(), Duration::from_millis(100), |session| {
         let said = Value::Dictionary(vec![
             (text("ip"), text(DROPPED_FIELD)),
             (text("name"), text(HASHED_FIELD)),
         ]);
         let _ = session.record("chat", &encode(&said));
-        if session.control().quit.is_some() {
-            session.set_clean_exit(0);
-            return ExitCode::SUCCESS;
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
+    })
 }
 
 /// Takes nothing, and says in its refusal what it was sent, head and all, and `more`. Gives its address.
@@ -197,7 +186,8 @@ fn gather(setup: &Setup) -> Said {
     ask(setup, &watchdog, &mut said);
     let finished = watchdog.stop(PATIENCE);
     said.insert("the log".into(), finished.lines.join("\n"));
-    files(&setup.data_dir(), &mut said);
+    let files = texts(&setup.data_dir()).into_iter();
+    said.extend(files.map(|(path, text)| (path.display().to_string(), text)));
     said
 }
 
@@ -251,22 +241,6 @@ fn get(watchdog: &Watchdog<'_>, path: &str) -> String {
     stream.read_to_string(&mut answer).expect("an answer");
     assert!(answer.contains(" 200 OK\r\n"), "{path}: {answer}");
     answer
-}
-
-/// What is on the disk, packed or not.
-fn files(folder: &Path, said: &mut Said) {
-    for entry in fs::read_dir(folder).expect("a folder").flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            files(&path, said);
-            continue;
-        }
-        let bytes = fs::read(&path).unwrap_or_default();
-        let mut text = String::from_utf8_lossy(&bytes).into_owned();
-        let packed = zstd::decode_all(&bytes[..]).unwrap_or_default();
-        text.push_str(&String::from_utf8_lossy(&packed));
-        said.insert(path.display().to_string(), text);
-    }
 }
 
 /// Where which secrets are.

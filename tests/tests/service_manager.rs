@@ -8,38 +8,40 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Completion, Trial};
+use libtest_mimic::Arguments;
 use rustix::process::Signal;
 use sidekick_tests::folders::{Folder, repository};
+use sidekick_tests::verdicts::{ignorable, trial};
 use sidekick_tests::watchdog::Setup;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let trials = vec![
-        Trial::test("the_manager_is_told_of_start_life_and_end", || {
-            the_manager_is_told_of_start_life_and_end();
-            Ok(())
-        }),
-        Trial::test("a_reload_is_told_whatever_comes_of_it", || {
-            a_reload_is_told_whatever_comes_of_it();
-            Ok(())
-        }),
-        Trial::test("a_watchdog_that_stands_still_gives_no_sign", || {
-            a_watchdog_that_stands_still_gives_no_sign();
-            Ok(())
-        }),
-        Trial::test("a_long_end_asks_for_more_time", || {
-            a_long_end_asks_for_more_time();
-            Ok(())
-        }),
-        Trial::test("the_unit_says_what_adoption_needs", || {
-            the_unit_says_what_adoption_needs();
-            Ok(())
-        }),
-        Trial::ignorable_test("systemd_finds_nothing_wrong_with_the_unit", || {
-            Ok(systemd_finds_nothing_wrong_with_the_unit())
-        }),
+        trial(
+            "the_manager_is_told_of_start_life_and_end",
+            the_manager_is_told_of_start_life_and_end,
+        ),
+        trial(
+            "a_reload_is_told_whatever_comes_of_it",
+            a_reload_is_told_whatever_comes_of_it,
+        ),
+        trial(
+            "a_watchdog_that_stands_still_gives_no_sign",
+            a_watchdog_that_stands_still_gives_no_sign,
+        ),
+        trial(
+            "a_long_end_asks_for_more_time",
+            a_long_end_asks_for_more_time,
+        ),
+        trial(
+            "the_unit_says_what_adoption_needs",
+            the_unit_says_what_adoption_needs,
+        ),
+        ignorable(
+            "systemd_finds_nothing_wrong_with_the_unit",
+            systemd_finds_nothing_wrong_with_the_unit,
+        ),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -199,10 +201,10 @@ fn the_unit_says_what_adoption_needs() {
 }
 
 /// With the paths of a game that is here. Anything it says is a complaint.
-fn systemd_finds_nothing_wrong_with_the_unit() -> Completion {
+fn systemd_finds_nothing_wrong_with_the_unit() -> Result<(), String> {
     let is_there = Command::new("systemd-analyze").arg("--version").output();
     if !is_there.is_ok_and(|output| output.status.success()) {
-        return Completion::ignored_with("there is no systemd-analyze");
+        return Err("there is no systemd-analyze".to_owned());
     }
     let folder = Folder::new();
     let text: Vec<String> = unit()
@@ -228,7 +230,7 @@ fn systemd_finds_nothing_wrong_with_the_unit() -> Completion {
     };
     let (is_fine, words) = verify(&path);
     if words.contains("unrecognized option") {
-        return Completion::ignored_with("this systemd-analyze is too old");
+        return Err("this systemd-analyze is too old".to_owned());
     }
     let ours: Vec<&str> = words
         .lines()
@@ -243,5 +245,5 @@ fn systemd_finds_nothing_wrong_with_the_unit() -> Completion {
     )
     .expect("writable");
     assert!(verify(&path).1.contains("sidekick.service"));
-    Completion::Completed
+    Ok(())
 }

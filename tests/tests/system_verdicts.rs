@@ -6,13 +6,12 @@
 use std::fs;
 use std::process::{Command, ExitCode};
 
-use libtest_mimic::Arguments;
 use rustix::process::Signal;
 use serde_json::Value;
-use sidekick_tests::engine::{self, Game};
+use sidekick_tests::engine::Game;
 use sidekick_tests::memory_group::MemoryGroup;
 use sidekick_tests::scene::{assert_cause, report};
-use sidekick_tests::verdicts::{PATIENCE, ignorable, journals, stop_cleanly, trial};
+use sidekick_tests::verdicts::{self, PATIENCE, ignorable, journals, stop_cleanly, trial};
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
 /// Enough for a watchdog and an engine that does not take more and more.
@@ -26,12 +25,7 @@ const EXEC: &str = "exec \"$0\" \"$@\"";
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 fn main() -> ExitCode {
-    if let Some(code) = engine::act_if_asked() {
-        return code;
-    }
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    let trials = vec![
+    verdicts::main(vec![
         ignorable(
             "a_kill_for_want_of_memory_is_told_from_any_other_by_the_kernels_log",
             a_kill_for_want_of_memory_is_told_from_any_other_by_the_kernels_log,
@@ -48,8 +42,7 @@ fn main() -> ExitCode {
             "an_exit_code_that_counts_as_success_starts_no_other_and_the_log_says_why",
             an_exit_code_that_counts_as_success_starts_no_other_and_the_log_says_why,
         ),
-    ];
-    libtest_mimic::run(&arguments, trials).exit_code()
+    ])
 }
 
 /// The engine of this incarnation, which is connected.

@@ -17,21 +17,15 @@ mod stored;
 
 use std::process::ExitCode;
 
-use libtest_mimic::Arguments;
 use sidekick_tests::engine::{self, Game, Played};
 use sidekick_tests::ledger::Ledger;
 use sidekick_tests::verdicts::{
-    PATIENCE, assert_nothing_runs, ignorable, journals, stop_cleanly, trial,
+    self, PATIENCE, assert_nothing_runs, ignorable, journals, stop_cleanly, trial,
 };
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Finished, LogLine, Setup, Watchdog};
 
 fn main() -> ExitCode {
-    if let Some(code) = engine::act_if_asked() {
-        return code;
-    }
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(2));
     let trials = [
         config::trials(),
         data_dir::trials(),
@@ -44,7 +38,7 @@ fn main() -> ExitCode {
         backend::trials(),
         quota::trials(),
     ];
-    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
+    verdicts::main(trials.into_iter().flatten().collect())
 }
 
 /// A setup whose engine records a few small records a frame.

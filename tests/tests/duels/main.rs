@@ -10,26 +10,20 @@ mod soak;
 
 use std::process::ExitCode;
 
-use libtest_mimic::Arguments;
 use serde_json::Value;
 use sidekick_tests::engine::{self, Game};
-use sidekick_tests::verdicts::{PATIENCE, journals, stop_cleanly, trial};
+use sidekick_tests::verdicts::{self, PATIENCE, journals, stop_cleanly, trial};
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::Setup;
 
 fn main() -> ExitCode {
-    if let Some(code) = engine::act_if_asked() {
-        return code;
-    }
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(2));
     let trials = [
         adoption::trials(),
         fencing::trials(),
         respawn::trials(),
         soak::trials(),
     ];
-    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
+    verdicts::main(trials.into_iter().flatten().collect())
 }
 
 /// How often something is done: what the variable says, or a number that fits every run of all tests.
