@@ -45,14 +45,16 @@ fn a_kill_gives_back_the_last_checkpoint() {
     saver::assert_kept_over_kills(&setup, &journal);
 }
 
-/// The test above can fail: an engine that calls a checkpoint done before it is in the ring.
+/// The test above can fail: an engine that calls a checkpoint done before it is in the ring. A kill has to come between the two,
+/// which it does in nearly every round.
 fn a_false_word_is_noticed() {
-    let (setup, journal) = set_up(true);
-    let (_, broken) = kill(&setup, &journal, 12, 7);
-    assert!(
-        broken.iter().any(|line| line.contains("was restored")),
-        "{broken:?}"
-    );
+    const ROUNDS: u64 = 8;
+    let is_noticed = |seed| {
+        let (setup, journal) = set_up(true);
+        let (_, broken) = kill(&setup, &journal, 12, seed);
+        broken.iter().any(|line| line.contains("was restored"))
+    };
+    assert!((0..ROUNDS).any(is_noticed));
 }
 
 /// And so can its judge.
