@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::Listener;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -28,6 +27,7 @@ use crate::config::{ApiConfig, secret};
 use crate::metrics::Metrics;
 use crate::platform;
 
+use connection::BoundedListener;
 use control::Control;
 
 mod connection;
@@ -247,7 +247,7 @@ impl Api {
             .map(|control| control.path().to_owned());
         let (ending, ended) = watch::channel(false);
         let over_tcp = serve_on(
-            connection::BoundedListener::new(self.listener),
+            BoundedListener::over_tcp(self.listener),
             routes::router(app.clone(), Arc::new(guard)),
             ended.clone(),
         );
@@ -255,7 +255,7 @@ impl Api {
             match self.control {
                 Some(control) => {
                     let router = routes::router(app, Arc::new(routes::Guard::default()));
-                    serve_on(control, router, ended.clone()).await
+                    serve_on(control.into_listener(), router, ended.clone()).await
                 }
                 None => Ok(()),
             }
@@ -274,14 +274,11 @@ impl Api {
 }
 
 /// Serves one listener until `ended`, and at most a second longer.
-async fn serve_on<L: Listener>(
-    listener: L,
+async fn serve_on(
+    listener: BoundedListener,
     router: Router,
     ended: watch::Receiver<bool>,
-) -> io::Result<()>
-where
-    L::Addr: std::fmt::Debug,
-{
+) -> io::Result<()> {
     let (mut stop, mut seen) = (ended.clone(), ended);
     let serve = axum::serve(listener, router).with_graceful_shutdown(async move {
         let _ = stop.wait_for(|ended| *ended).await;
