@@ -1,0 +1,183 @@
+//! How commands lie in an entry: `[version u8][has ops u8][2 zero][length of the heads u32][heads][frames of the slabs]`. The
+//! heads are the commands in bincode, a slab's frames follow as they came from the ring. Whoever needs only the heads
+//! (apply, unless ops ride in the frames) reads only them.
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::Command;
+use crate::slab::Slab;
+use crate::store::codec::{self, CodecError};
+
+const BATCH_VERSION: u8 = 1;
+/// Bytes before the heads.
+const BATCH_HEAD_BYTES: usize = 8;
+
+/// A batch of commands as it lies in an entry: bytes, shared, never decoded twice on the write path.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Batch {
+    bytes: Bytes,
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Batch({} bytes)", self.bytes.len())
+    }
+}
+
+impl Batch {
+    /// Lays commands and frames out. `frames` are those of the commands that bring slabs, in their order.
+    pub(crate) fn encode(commands: &[Command], frames: &[Bytes]) -> Result<Self, CodecError> {
+        let heads = codec::encode("commands", &commands)?;
+        let heads_len = u32::try_from(heads.len())
+            .map_err(|cause| CodecError::new("cannot encode", "commands", cause))?;
+        let total = BATCH_HEAD_BYTES + heads.len() + frames.iter().map(Bytes::len).sum::<usize>();
+        let mut bytes = Vec::with_capacity(total);
+        let has_ops = commands
+            .iter()
+            .any(|command| matches!(command, Command::AppendOps { .. }));
+        bytes.extend_from_slice(&[BATCH_VERSION, u8::from(has_ops), 0, 0]);
+        bytes.extend_from_slice(&heads_len.to_le_bytes());
+        bytes.extend_from_slice(&heads);
+        for frames in frames {
+            bytes.extend_from_slice(frames);
+        }
+        Ok(Self {
+            bytes: bytes.into(),
+        })
+    }
+
+    pub(crate) fn from_bytes(bytes: Bytes) -> Self {
+        Self { bytes }
+    }
+
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// How many bytes of an encoded batch hold the heads. Given its first eight bytes or more.
+    pub(crate) fn heads_end(bytes: &[u8]) -> usize {
+        match bytes.get(4..8) {
+            Some(&[a, b, c, d]) => {
+                BATCH_HEAD_BYTES.saturating_add(u32::from_le_bytes([a, b, c, d]) as usize)
+            }
+            _ => usize::MAX,
+        }
+    }
+
+    /// How many bytes of an encoded batch apply needs. Given its first eight bytes or more.
+    pub(crate) fn apply_end(bytes: &[u8]) -> usize {
+        match bytes.get(1) {
+            Some(0) => Self::heads_end(bytes),
+            _ => usize::MAX,
+        }
+    }
+
+    /// The frames of all slabs, one after the other; none when only the heads were read.
+    pub(crate) fn frames(&self) -> &[u8] {
+        let heads = Self::heads_end(&self.bytes);
+        self.bytes.get(heads..).unwrap_or_default()
+    }
+
+    /// The commands, without their frames.
+    pub(crate) fn commands(&self) -> Result<Vec<Command>, CodecError> {
+        match self.bytes.first() {
+            Some(&BATCH_VERSION) => {}
+            Some(version) => {
+                return Err(CodecError::new(
+                    "cannot decode",
+                    "a batch",
+                    format!("version {version}"),
+                ));
+            }
+            None => return Err(CodecError::new("cannot decode", "a batch", "it is empty")),
+        }
+        let heads = self
+            .bytes
+            .get(BATCH_HEAD_BYTES..Self::heads_end(&self.bytes))
+            .ok_or_else(|| CodecError::new("cannot decode", "a batch", "its heads are cut off"))?;
+        codec::decode("commands", heads)
+    }
+
+    /// The slabs with their numbers among the slabs of this entry, from 0. The batch must be whole.
+    pub(crate) fn slabs(&self) -> Result<Vec<(u32, Slab)>, CodecError> {
+        let mut at = Self::heads_end(&self.bytes);
+        let mut slabs = Vec::new();
+        for command in self.commands()? {
+            let Some((head, frames_bytes)) = command.slab() else {
+                continue;
+            };
+            let end = at.saturating_add(frames_bytes as usize);
+            if end > self.bytes.len() {
+                return Err(CodecError::new(
+                    "cannot decode",
+                    "a slab",
+                    "its frames are cut off",
+                ));
+            }
+            slabs.push((
+                slabs.len() as u32,
+                Slab {
+                    head,
+                    frames: self.bytes.slice(at..end),
+                },
+            ));
+            at = end;
+        }
+        Ok(slabs)
+    }
+}
+
+impl Serialize for Batch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.bytes)
+    }
+}
+
+impl<'de> Deserialize<'de> for Batch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = serde_bytes::ByteBuf::deserialize(deserializer)?;
+        Ok(Self {
+            bytes: bytes.into_vec().into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::head;
+    use super::*;
+
+    #[test]
+    fn a_batch_gives_back_commands_and_frames() {
+        let commands = [
+            Command::Append {
+                head: head(1, 2),
+                frames_bytes: 8,
+            },
+            Command::SetSinks { sinks: Vec::new() },
+            Command::Append {
+                head: head(3, 1),
+                frames_bytes: 3,
+            },
+        ];
+        let frames = [Bytes::from_static(b"12345678"), Bytes::from_static(b"abc")];
+        let batch = Batch::encode(&commands, &frames).unwrap();
+        assert_eq!(batch.commands().unwrap(), commands);
+        let slabs = batch.slabs().unwrap();
+        assert_eq!(slabs.len(), 2);
+        assert_eq!(slabs[1].0, 1);
+        assert_eq!(slabs[1].1.frames, frames[1]);
+        let heads = Batch::heads_end(batch.bytes());
+        let cut = Batch::from_bytes(batch.bytes().slice(..heads));
+        assert_eq!(cut.commands().unwrap(), commands);
+        assert!(cut.slabs().is_err());
+        for len in 0..heads {
+            assert!(
+                Batch::from_bytes(batch.bytes().slice(..len))
+                    .commands()
+                    .is_err()
+            );
+        }
+    }
+}
