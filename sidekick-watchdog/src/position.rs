@@ -6,6 +6,15 @@ use serde::{Deserialize, Serialize};
 /// what was uploaded of it stays behind the watermark, and what tells of the loss lies before it.
 pub const LOST_ITEM: u32 = 1 << 31;
 
+/// What is known of an entry that is damaged on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loss {
+    /// So many of its first numbers are left out of what tells of it: they were uploaded before.
+    pub taken: u64,
+    /// An earlier process may have told of it.
+    pub is_old: bool,
+}
+
 /// A record's place: the log entry that holds its slab, and its number inside that slab (from 0).
 ///
 /// Positions order as records were committed. They are unique within a group (which has a UUID, see

@@ -193,7 +193,6 @@ pub struct Store {
     group: Uuid,
     disk_quota: u64,
     snapshots: PathBuf,
-    rotten: Vec<RottenEntry>,
 }
 
 /// What methods need without waiting for the node.
@@ -203,6 +202,7 @@ struct Parts {
     machine: Arc<machine::Machine>,
     proposer: proposer::Proposer,
     fatal: watch::Receiver<Option<String>>,
+    bridges: Arc<rot::Bridges>,
 }
 
 impl Store {
@@ -272,11 +272,10 @@ impl Store {
             machine: Arc::clone(&node.machine),
             proposer: node.proposer.clone(),
             fatal: node.fatal.clone(),
+            bridges: Arc::clone(&node.bridges),
         };
         let snapshots = options.directory.join("snapshots");
-        let rotten = std::mem::take(&mut node.rotten);
         Ok(Self {
-            rotten,
             node: tokio::sync::RwLock::new(node),
             parts,
             group,
@@ -290,10 +289,15 @@ impl Store {
         self.group
     }
 
-    /// The log entries that were found damaged on the disk when the store was opened, those that are purged left out.
-    pub fn rotten(&self) -> impl Iterator<Item = &RottenEntry> {
-        let purged = self.parts.wal.purged().map_or(0, |id| id.index);
-        self.rotten.iter().filter(move |entry| entry.index > purged)
+    /// The log entries that were found damaged on the disk, when the store was opened or since, those that are purged left
+    /// out.
+    pub fn rotten(&self) -> Vec<RottenEntry> {
+        self.parts.bridges.known()
+    }
+
+    /// Whether the entry at `index` is known to be damaged. One that was read before that was known has to be read again.
+    pub fn is_rotten(&self, index: u64) -> bool {
+        self.parts.wal.is_lost(index)
     }
 
     async fn propose(&self, command: Command) -> Result<Outcome, StoreError> {

@@ -12,6 +12,7 @@
 //! - [`watchdog`]: a watchdog with its own folders, and everything that it started.
 //! - [`engine`]: an engine without Godot, made of the test's own executable.
 //! - [`mount`]: file systems that are small or read-only. [`memory_group`]: processes that have little memory.
+//! - [`log_bytes`]: the bytes of a watchdog's log, and damage to them.
 //! - [`receiver`]: an HTTP backend with faults on demand; [`ledger`] is what it took. [`shards`]: a registry of game servers.
 //!   Both are an [`http_server`].
 //! - [`postgres`]: a PostgreSQL server of a test's own.
@@ -35,6 +36,7 @@ pub mod http_server;
 pub mod installed;
 pub mod journal;
 pub mod ledger;
+pub mod log_bytes;
 pub mod match_journal;
 pub mod match_stage;
 pub mod memory_group;

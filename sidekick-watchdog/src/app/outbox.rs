@@ -45,11 +45,11 @@ impl Outbox for StoreOutbox {
             };
             let found: Vec<IndexedSlabs> = entries
                 .into_iter()
-                .filter(|entry| entry.is_lost || !entry.slabs.is_empty())
+                .filter(|entry| entry.loss.is_some() || !entry.slabs.is_empty())
                 .map(|entry| IndexedSlabs {
                     index: entry.index,
                     slabs: entry.slabs.into_iter().map(|(_, slab)| slab).collect(),
-                    is_lost: entry.is_lost,
+                    loss: entry.loss,
                 })
                 .collect();
             if !found.is_empty() {
@@ -67,6 +67,14 @@ impl Outbox for StoreOutbox {
             ..
         } = head;
         self.0.game_version(source, *incarnation, *epoch)
+    }
+
+    fn is_lost(&self, index: u64) -> bool {
+        self.0.is_rotten(index)
+    }
+
+    fn has_lost(&self) -> bool {
+        self.0.has_rotten()
     }
 
     fn applied(&self) -> watch::Receiver<u64> {

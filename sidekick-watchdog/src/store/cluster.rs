@@ -208,6 +208,7 @@ fn sequence(node: &Node) -> Vec<u64> {
         machine: Arc::clone(&node.machine),
         proposer: node.proposer.clone(),
         fatal: node.fatal.clone(),
+        bridges: Arc::clone(&node.bridges),
     };
     let mut after = 0;
     let mut all = Vec::new();

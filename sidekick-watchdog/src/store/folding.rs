@@ -69,7 +69,7 @@ pub struct FoldStep {
 }
 
 /// The epoch of the rows of a step. The same for ever: backends know records by it.
-fn epoch(group: Uuid, step: u64) -> Uuid {
+pub(super) fn epoch(group: Uuid, step: u64) -> Uuid {
     let id = Uuid::from_u64_pair(group.as_u64_pair().0 ^ EPOCH_MASK, step);
     uuid::Builder::from_custom_bytes(id.into_bytes()).into_uuid()
 }

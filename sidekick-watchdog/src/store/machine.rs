@@ -165,6 +165,21 @@ impl Machine {
         self.snapshots.thin_out()
     }
 
+    /// Sees to it that no start has to apply the entry at `index` again, nor any before it: writes `state`, which is beyond it,
+    /// unless a snapshot is. Blocks on the disk.
+    pub(crate) fn keep_beyond(&self, index: u64, state: &State) -> std::io::Result<()> {
+        let Some(_turn) = self.work() else {
+            return Err(std::io::Error::other("the store is closed"));
+        };
+        let files = self.snapshots.list()?;
+        let applied = state.last_applied.map_or(0, |id| id.index);
+        if files.iter().any(|file| file.index >= index) {
+            return Ok(());
+        }
+        let bytes = snapshot::seal(state).map_err(std::io::Error::other)?;
+        self.snapshots.write(applied, false, &bytes)
+    }
+
     /// Applies an entry; a panic becomes an error. openraft would not notice that its state machine is gone, and whoever
     /// waits for an answer would wait for ever.
     fn apply_entry_or_stop(

@@ -15,10 +15,10 @@ use super::machine::{Machine, SnapshotEvery, StateMachine};
 use super::persist::{self, Persist};
 use super::proposer::{ProposeError, Proposer};
 use super::raft::{self, Raft, Timing, TypeConfig};
-use super::rot::{self, RottenEntry};
+use super::rot::{self, Bridges, Keeping};
 use super::snapshot::Snapshots;
 use super::state::State;
-use super::wal::{Rot, Wal, WalOptions};
+use super::wal::{LogReader, Rot, Wal, WalOptions};
 use crate::platform;
 
 /// How long openraft may take for what is a matter of milliseconds on a healthy disk.
@@ -50,7 +50,7 @@ pub(crate) struct Node {
     /// Why the node died, once it has.
     pub(crate) fatal: watch::Receiver<Option<String>>,
     /// Entries that were found damaged on the disk.
-    pub(crate) rotten: Vec<RottenEntry>,
+    pub(crate) bridges: Arc<Bridges>,
     tasks: Vec<JoinHandle<()>>,
     persist: Arc<Persist>,
 }
@@ -80,7 +80,7 @@ pub(crate) struct Opened {
     pub(crate) wal: Wal,
     pub(crate) machine: Arc<Machine>,
     persist: Arc<Persist>,
-    rotten: Vec<RottenEntry>,
+    bridges: Arc<Bridges>,
 }
 
 /// Opens log, snapshots and state. Blocks on the disk. After an error nothing of it runs on: the caller may try again.
@@ -156,7 +156,8 @@ fn open_state(options: &NodeOptions, wal: Wal) -> Result<Opened, StoreError> {
         .flatten()
         .max_by_key(|state| state.last_applied);
     let state = newest.unwrap_or_default();
-    let rotten = rot::bridge(&wal, &directory("log"), &snapshots, &state)?;
+    let log = directory("log");
+    let rotten = rot::bridge(&wal, &log, &snapshots, &state, Keeping::Owner)?;
     for entry in &rotten {
         tracing::error!(index = entry.index, "{entry}");
     }
@@ -164,11 +165,19 @@ fn open_state(options: &NodeOptions, wal: Wal) -> Result<Opened, StoreError> {
     if let Some(purged) = purged {
         machine.forget_cuts(purged);
     }
+    let is_alone = matches!(options.timing, Timing::Alone);
+    let bridges = Bridges::new(
+        LogReader::clone(&wal),
+        log,
+        Arc::clone(&machine),
+        is_alone,
+        rotten,
+    );
     Ok(Opened {
         wal,
         machine,
         persist: Arc::new(persist),
-        rotten,
+        bridges: Arc::new(bridges),
     })
 }
 
@@ -211,7 +220,7 @@ impl Node {
             wal,
             machine,
             persist,
-            rotten,
+            bridges,
         } = opened;
         let config = raft::config(options.timing)?;
         let log = LogStore::new(wal.clone());
@@ -251,7 +260,7 @@ impl Node {
             machine,
             proposer,
             fatal,
-            rotten,
+            bridges,
             tasks,
             persist,
         })

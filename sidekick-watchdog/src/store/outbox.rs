@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::command::{Batch, Command, Outcome, Plan};
 use super::read::{self, IndexedSlabs};
 use super::state::{LaneState, SinkChange, State};
-use super::wal::{Kind, Part};
+use super::wal::{Kind, LogEntry, Part, WalError};
 use super::{Parts, Store, StoreError};
 use crate::books::{Counts, SinkBooks};
 use crate::position::Position;
@@ -180,6 +180,11 @@ impl Store {
         self.settle(sink, lane, up_to, counts).await
     }
 
+    /// Whether an entry is known to be damaged that is still in the log.
+    pub fn has_rotten(&self) -> bool {
+        self.parts.wal.has_lost()
+    }
+
     /// What became of each sequence number at `sink`, and how many are committed at that moment, those of derived records
     /// among them.
     pub fn books(&self, sink: &str) -> (SinkBooks, u64) {
@@ -218,6 +223,17 @@ impl Parts {
         self.read_between(after_index, end, max_bytes)
     }
 
+    /// An entry that was applied; one that rots meanwhile is bridged first.
+    fn read_entry(&self, index: u64) -> Result<Option<LogEntry>, StoreError> {
+        match self.wal.read(index, Part::Whole) {
+            Err(cause @ WalError::Rotten { .. }) => {
+                self.bridges.bridge(index, cause)?;
+                Ok(self.wal.read(index, Part::Whole)?)
+            }
+            read => Ok(read?),
+        }
+    }
+
     /// As [`Parts::read_slabs`], of entries up to and with `end`.
     pub(super) fn read_between(
         &self,
@@ -232,11 +248,12 @@ impl Parts {
         let mut out = Vec::new();
         let mut bytes = 0;
         for index in start..=end {
-            let Some(entry) = self.wal.read(index, Part::Whole)? else {
+            let Some(entry) = self.read_entry(index)? else {
                 break;
             };
             bytes += entry.payload.len();
             let is_lost = entry.kind == Kind::Lost;
+            let loss = is_lost.then(|| self.wal.loss(index));
             let slabs = if entry.kind == Kind::Normal || is_lost {
                 let batch = Batch::from_bytes(entry.payload);
                 // What was cut off, or goes no further, counts slabs that are no longer there.
@@ -257,11 +274,7 @@ impl Parts {
             };
             let last = index == end || bytes >= max_bytes;
             if last || is_lost || !slabs.is_empty() {
-                out.push(IndexedSlabs {
-                    index,
-                    slabs,
-                    is_lost,
-                });
+                out.push(IndexedSlabs { index, slabs, loss });
             }
             if last {
                 break;

@@ -6,6 +6,7 @@ use sidekick_ipc::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, Hole, appe
 
 use super::command::Batch;
 use super::state::{Cut, Marks};
+use crate::position::Loss;
 use crate::slab::Slab;
 
 /// The slabs of one entry.
@@ -17,7 +18,7 @@ pub struct IndexedSlabs {
     /// ([`Position::item`](crate::position::Position)). Empty when all were refused.
     pub slabs: Vec<(u32, Slab)>,
     /// What the entry held is damaged on the disk; the slabs tell of what is missing.
-    pub is_lost: bool,
+    pub loss: Option<Loss>,
 }
 
 /// One frame's place in a slab's bytes; the crc is not looked at, upload does that.
@@ -63,6 +64,11 @@ fn walk(bytes: &[u8]) -> impl Iterator<Item = Placed> + '_ {
         at += header.frame_bytes();
         Some(placed)
     })
+}
+
+/// How many frames there are, as positions count them.
+pub(super) fn count_frames(frames: &[u8]) -> u32 {
+    u32::try_from(walk(frames).count()).unwrap_or(u32::MAX)
 }
 
 /// The engine's monotonic clock at the first frame; `None` where that frame's head is none.

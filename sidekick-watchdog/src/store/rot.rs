@@ -9,6 +9,9 @@
 //! Refused, since a wrong guess would lose or double what is intact: an entry that may have held the group's name, its
 //! members or its sinks.
 
+mod bridges;
+mod folds;
+mod kept;
 #[cfg(test)]
 mod tests;
 
@@ -21,12 +24,17 @@ use uuid::Uuid;
 
 use super::StoreError;
 use super::command::{Batch, Command};
+use super::folding;
 use super::read;
 use super::snapshot::Snapshots;
 use super::state::State;
 use super::wal::{Kind, LogReader, LostEntry, Part, WalError, segment_name};
-use crate::position::{LOST_ITEM, Position};
-use crate::slab::{RingCheckpoint, SlabHead};
+use crate::position::{LOST_ITEM, Loss, Position};
+use crate::slab::{RingCheckpoint, Slab, SlabHead};
+
+pub(crate) use bridges::Bridges;
+use folds::Folds;
+use kept::Kept;
 
 /// A log entry that is damaged on the disk, and what is known to be lost with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,27 +101,115 @@ struct Seen {
     monotonic_ns: u64,
 }
 
+/// Numbers of a session that went with an entry.
+#[derive(Debug)]
+struct Gap {
+    source: String,
+    epoch: Uuid,
+    /// The watchdog had made them.
+    is_derived: bool,
+    seen: Seen,
+    first_seq: u64,
+    end_seq: u64,
+}
+
+impl Gap {
+    /// What tells of it: a slab of one hole.
+    fn slab(self) -> Slab {
+        let count = self.end_seq - self.first_seq;
+        let cause = hole_cause::ROTTEN;
+        let mut payload = Vec::with_capacity(Hole::BYTES);
+        Hole { count, cause }.encode(&mut payload);
+        let mut frames = Vec::new();
+        let (kind, at) = (FrameKind::Hole as u16, self.seen.monotonic_ns);
+        append_frame(&mut frames, &self.epoch, kind, self.first_seq, at, &payload);
+        let head = SlabHead {
+            source: self.source,
+            epoch: self.epoch,
+            incarnation: self.seen.launch,
+            realtime_offset_ns: self.seen.realtime_offset_ns,
+            first_seq: self.first_seq,
+            count,
+            checkpoint: self.seen.checkpoint,
+        };
+        let frames = frames.into();
+        Slab { head, frames }
+    }
+}
+
 /// What is put in the place of one entry.
 #[derive(Debug, Default)]
 struct StandIn {
     commands: Vec<Command>,
-    frames: Vec<Bytes>,
-    gaps: Vec<LostRange>,
+    gaps: Vec<Gap>,
+}
+
+impl StandIn {
+    /// Leaves out the first numbers, `taken` of them, which are uploaded; how many that were. Whose they are is known only
+    /// where all are of one session.
+    fn leave_out(&mut self, taken: u64) -> u64 {
+        let [gap] = self.gaps.as_mut_slice() else {
+            return 0;
+        };
+        let taken = taken.min(gap.end_seq - gap.first_seq);
+        gap.first_seq += taken;
+        self.gaps.retain(|gap| gap.first_seq < gap.end_seq);
+        taken
+    }
+
+    fn encode(self) -> Result<Bytes, StoreError> {
+        let (mut commands, mut frames) = (self.commands, Vec::new());
+        for gap in self.gaps {
+            let is_derived = gap.is_derived;
+            let slab = gap.slab();
+            // One frame of some dozen bytes.
+            let (head, frames_bytes) = (slab.head, slab.frames.len() as u32);
+            commands.push(match is_derived {
+                true => Command::Derived { head, frames_bytes },
+                false => Command::Append { head, frames_bytes },
+            });
+            frames.push(slab.frames);
+        }
+        let batch = Batch::encode(&commands, &frames).map_err(|error| StoreError::Raft {
+            what: error.to_string(),
+        })?;
+        Ok(batch.bytes().clone())
+    }
+}
+
+/// What becomes of what lost entries are read as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keeping {
+    /// Whoever looks beside the owner keeps nothing.
+    Guest,
+    /// It is kept, where that can be.
+    Owner,
+    /// It is kept, or nobody reads on.
+    Sure,
 }
 
 /// The log as it is read from its base on.
 struct Walk<'a> {
+    /// Lost entries of which it has to be found out what they are read as.
     lost: &'a BTreeMap<u64, LostEntry>,
-    /// Of these the first numbers are uploaded already: so many.
-    taken: BTreeMap<u64, u64>,
+    /// Those of which that is known.
+    kept: &'a BTreeMap<u64, Kept>,
     sessions: BTreeMap<(String, Uuid), Seen>,
     sinks: BTreeSet<String>,
+    group: Uuid,
+    folds: Folds,
+    /// The state has everything up to and with this entry.
+    applied: u64,
+    /// Epochs of the watchdog's own records.
+    derived: BTreeSet<Uuid>,
+    /// Whose the watchdog's own records are, as far as the log shows it.
+    maker: Option<String>,
     /// The last lost entry that was passed.
     passed: Option<u64>,
     stand_ins: BTreeMap<u64, StandIn>,
-    /// How many numbers each intact entry brought.
+    /// How many numbers the intact entries brought.
     numbers: BTreeMap<u64, u64>,
-    /// Group, members and sinks are known.
+    /// The group's name, its members and its sinks are known.
     known: [bool; 3],
 }
 
@@ -127,10 +223,110 @@ pub(super) fn bridge(
     directory: &Path,
     snapshots: &Snapshots,
     now: &State,
+    keeping: Keeping,
 ) -> Result<Vec<RottenEntry>, StoreError> {
-    let lost = log.lost();
+    if keeping == Keeping::Owner {
+        let lost = log.lost();
+        kept::forget(directory, |index| lost.contains_key(&index));
+    }
+    bridge_lost(log, directory, snapshots, now, log.lost(), keeping)
+}
+
+/// As [`bridge`], of the entries `lost`; others that are lost were bridged before.
+fn bridge_lost(
+    log: &LogReader,
+    directory: &Path,
+    snapshots: &Snapshots,
+    now: &State,
+    mut lost: BTreeMap<u64, LostEntry>,
+    keeping: Keeping,
+) -> Result<Vec<RottenEntry>, StoreError> {
+    let applied = now.last_applied.map_or(0, |id| id.index);
+    let mut kept = BTreeMap::new();
+    for (index, entry) in log.lost() {
+        let is_unapplied = index > applied;
+        let known = match entry.stand_in.is_empty() {
+            true => kept::read(directory, index),
+            false => Some(Kept {
+                is_unapplied,
+                taken: entry.loss.taken,
+                payload: entry.stand_in,
+            }),
+        };
+        // One that was applied then says nothing of what applying it takes.
+        if let Some(known) = known.filter(|known| known.is_unapplied || !is_unapplied) {
+            kept.insert(index, known);
+        }
+    }
+    let unknown = lost.iter().filter(|(index, _)| !kept.contains_key(index));
+    let unknown: BTreeMap<u64, LostEntry> = unknown
+        .map(|(index, entry)| (*index, entry.clone()))
+        .collect();
+    let mut new = stand_ins(log, directory, snapshots, now, &unknown, &kept)?;
+    for (index, stand_in) in new.iter().filter(|_| keeping != Keeping::Guest) {
+        match kept::write(directory, *index, stand_in) {
+            Ok(()) => {}
+            Err(error) if keeping == Keeping::Sure => {
+                let what = "cannot keep what a damaged entry is read as, in";
+                return Err(StoreError::io(what, directory, error));
+            }
+            Err(error) => tracing::warn!(
+                index,
+                %error,
+                "what a damaged log entry is read as cannot be kept; the next start finds it out anew"
+            ),
+        }
+    }
+    let mut rotten = Vec::new();
+    for (index, entry) in &mut lost {
+        let is_old = kept.contains_key(index);
+        let Some(stand_in) = new.remove(index).or_else(|| kept.remove(index)) else {
+            continue;
+        };
+        entry.stand_in = stand_in.payload;
+        entry.loss = Loss {
+            taken: stand_in.taken,
+            is_old,
+        };
+        rotten.push(RottenEntry {
+            index: *index,
+            segment: directory.join(segment_name(entry.damage.segment)),
+            from: entry.damage.from,
+            to: entry.damage.to,
+            gaps: gaps(&entry.stand_in)?,
+            is_unapplied: *index > applied,
+        });
+    }
+    log.set_lost(lost);
+    Ok(rotten)
+}
+
+/// What a stand-in tells that is lost.
+fn gaps(stand_in: &Bytes) -> Result<Vec<LostRange>, StoreError> {
+    let slabs = Batch::from_bytes(stand_in.clone()).slabs();
+    let slabs = slabs.map_err(|error| StoreError::Raft {
+        what: error.to_string(),
+    })?;
+    let gap = |(_, slab): (u32, Slab)| LostRange {
+        last_seq: slab.head.next_seq().saturating_sub(1),
+        first_seq: slab.head.first_seq,
+        source: slab.head.source,
+        epoch: slab.head.epoch,
+    };
+    Ok(slabs.into_iter().map(gap).collect())
+}
+
+/// Finds out what the entries `lost` are read as.
+fn stand_ins(
+    log: &LogReader,
+    directory: &Path,
+    snapshots: &Snapshots,
+    now: &State,
+    lost: &BTreeMap<u64, LostEntry>,
+    kept: &BTreeMap<u64, Kept>,
+) -> Result<BTreeMap<u64, Kept>, StoreError> {
     let Some((&first, _)) = lost.first_key_value() else {
-        return Ok(Vec::new());
+        return Ok(BTreeMap::new());
     };
     let applied = now.last_applied.map_or(0, |id| id.index);
     let purged = log.purged().map(|id| id.index);
@@ -142,28 +338,24 @@ pub(super) fn bridge(
     let (mut stand_ins, mut sinks) = (BTreeMap::new(), BTreeSet::new());
     match base {
         Some(base) => {
-            let mut walk = Walk::new(&lost, &base, now);
+            let mut walk = Walk::new(lost, kept, &base, now, purged);
             walk.go(log, &base)
                 .and_then(|()| walk.check(now))
-                .map_err(|fault| fault.told(directory, &lost))?;
+                .map_err(|fault| fault.told(directory, lost))?;
             walk.close(now);
+            walk.redo_folding(now);
             (stand_ins, sinks) = (walk.stand_ins, walk.sinks);
         }
         // Everything in it is where it had to go.
         None if !needed => {}
         None => {
             let what = "no snapshot reaches so near that it could be told what is lost";
-            return Err(Fault::Unknown(first, what).told(directory, &lost).into());
+            return Err(Fault::Unknown(first, what).told(directory, lost).into());
         }
     }
-    let mut payloads = BTreeMap::new();
-    let mut rotten = Vec::new();
-    for (index, entry) in &lost {
-        let StandIn {
-            mut commands,
-            frames,
-            gaps,
-        } = stand_ins.remove(index).unwrap_or_default();
+    let mut found = BTreeMap::new();
+    for index in lost.keys() {
+        let mut stand_in = stand_ins.remove(index).unwrap_or_default();
         let is_unapplied = *index > applied;
         if is_unapplied {
             // A step of the books may have been in it: each sink learns anew what it began with.
@@ -173,23 +365,17 @@ pub(super) fn bridge(
                 up_to: Position::default(),
                 records: 0,
             });
-            commands.splice(0..0, marks);
+            stand_in.commands.splice(0..0, marks);
         }
-        let batch = Batch::encode(&commands, &frames).map_err(|error| StoreError::Raft {
-            what: error.to_string(),
-        })?;
-        payloads.insert(*index, batch.bytes().clone());
-        rotten.push(RottenEntry {
-            index: *index,
-            segment: directory.join(segment_name(entry.damage.segment)),
-            from: entry.damage.from,
-            to: entry.damage.to,
-            gaps,
+        let taken = stand_in.leave_out(taken_of(now, *index).unwrap_or_default());
+        let kept = Kept {
             is_unapplied,
-        });
+            taken,
+            payload: stand_in.encode()?,
+        };
+        found.insert(*index, kept);
     }
-    log.set_stand_ins(payloads);
-    Ok(rotten)
+    Ok(found)
 }
 
 /// Why a lost entry cannot be bridged.
@@ -216,7 +402,13 @@ impl Fault {
 }
 
 impl<'a> Walk<'a> {
-    fn new(lost: &'a BTreeMap<u64, LostEntry>, base: &State, now: &State) -> Self {
+    fn new(
+        lost: &'a BTreeMap<u64, LostEntry>,
+        kept: &'a BTreeMap<u64, Kept>,
+        base: &State,
+        now: &State,
+        purged: Option<u64>,
+    ) -> Self {
         let sessions = base.sessions().map(|(source, epoch, session)| {
             let seen = Seen {
                 launch: session.launch,
@@ -231,12 +423,14 @@ impl<'a> Walk<'a> {
         let has_sinks = |state: &State| !state.totals().is_empty();
         Self {
             lost,
-            taken: lost
-                .keys()
-                .filter_map(|index| Some((*index, taken_of(now, *index)?)))
-                .collect(),
+            kept,
             sessions: sessions.collect(),
             sinks: base.sinks().map(|(sink, _)| sink.to_owned()).collect(),
+            group: now.group.or(base.group).unwrap_or_default(),
+            folds: Folds::new(base, now, purged),
+            applied: now.last_applied.map_or(0, |id| id.index),
+            derived: base.derived_epochs().collect(),
+            maker: None,
             passed: None,
             stand_ins: BTreeMap::new(),
             numbers: BTreeMap::new(),
@@ -258,6 +452,10 @@ impl<'a> Walk<'a> {
                 self.passed = Some(index);
                 continue;
             }
+            if let Some(kept) = self.kept.get(&index) {
+                self.look(index, &Batch::from_bytes(kept.payload.clone()))?;
+                continue;
+            }
             let entry = log.read(index, Part::Whole).map_err(Fault::Log)?;
             let Some(entry) = entry else { continue };
             match entry.kind {
@@ -277,13 +475,31 @@ impl<'a> Walk<'a> {
         let commands = batch.commands().map_err(unreadable)?;
         let slabs = batch.slabs().map_err(unreadable)?;
         let mut slabs = slabs.into_iter();
+        let mut item = 0_u32;
         for command in commands {
             let slab = command
                 .frames_bytes()
                 .and_then(|_| slabs.next())
                 .map(|(_, slab)| slab);
+            match &command {
+                Command::Plan { plan, .. } => self.folds.came(plan.last),
+                Command::Uploaded { up_to, .. } | Command::Settle { up_to, .. } => {
+                    self.folds.came(*up_to);
+                }
+                Command::DeadLetter { letter, .. } => self.folds.came(letter.position),
+                _ => {}
+            }
+            let first_item = item;
+            if let Some(slab) = &slab {
+                item = item.saturating_add(read::count_frames(&slab.frames));
+            }
             match command {
-                Command::Init { .. } => self.known[0] = true,
+                Command::Init { group } => {
+                    if self.group.is_nil() {
+                        self.group = group;
+                    }
+                    self.known[0] = true;
+                }
                 Command::SetSinks { sinks } | Command::NameSinks { sinks, .. } => {
                     self.known[2] = true;
                     self.sinks.extend(sinks.into_iter().map(|(sink, _)| sink));
@@ -325,14 +541,38 @@ impl<'a> Walk<'a> {
                     let frames = slab.map(|slab| slab.frames).unwrap_or_default();
                     let count = self.take(&head, &frames);
                     *self.numbers.entry(index).or_default() += count;
+                    self.folds
+                        .slab(index, first_item, head.first_seq, head.count);
                 }
                 Command::Derived { head, .. } => {
-                    *self.numbers.entry(index).or_default() += head.count;
+                    if self.derived.insert(head.epoch) {
+                        *self.numbers.entry(index).or_default() += head.count;
+                        self.bring(index, 1);
+                    }
+                    self.folds
+                        .slab(index, first_item, head.first_seq, head.count);
+                    self.maker = Some(head.source);
+                }
+                Command::SetFolding { is_on: true } => self.folds.begin(index),
+                Command::Fold { step, rows } => {
+                    let is_taken = self.folds.step(&step, self.passed);
+                    if let Some((head, _)) = rows.filter(|_| is_taken) {
+                        *self.numbers.entry(index).or_default() += head.count;
+                        self.bring(index, head.count);
+                        self.maker = Some(head.source);
+                    }
                 }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Records that the watchdog made came with the entry at `index`.
+    fn bring(&mut self, index: u64, count: u64) {
+        if index <= self.applied {
+            self.folds.brought(count);
+        }
     }
 
     /// A slab begins where its session stood, or behind what is lost. How many numbers are new.
@@ -396,16 +636,59 @@ impl<'a> Walk<'a> {
                 self.lose(last, &of, &seen, seen.next_seq, session.next_seq);
             }
         }
-        let sources = now.totals();
-        let source = sources.keys().next().cloned().unwrap_or_default();
         let derived: Vec<(u64, Uuid)> = self
             .lost
             .keys()
             .flat_map(|index| now.derived_at(*index).map(move |epoch| (*index, epoch)))
             .collect();
         for (index, epoch) in derived {
-            self.lose(index, &(source.clone(), epoch), &Seen::default(), 1, 2);
+            self.folds.brought(1);
+            self.lose_derived(now, index, epoch, 1);
         }
+        self.folds.close(last, now);
+        let lost: Vec<u64> = self
+            .lost
+            .range(..=applied)
+            .map(|(index, _)| *index)
+            .collect();
+        for index in lost {
+            if let Some((step, rows)) = self.folds.lost_rows(index, now) {
+                self.folds.brought(rows);
+                let epoch = folding::epoch(self.group, step);
+                self.lose_derived(now, index, epoch, rows);
+            }
+        }
+    }
+
+    /// Steps of folding that are to be applied went with lost entries.
+    fn redo_folding(&mut self, now: &State) {
+        let lost = self.lost.range(self.applied + 1..);
+        let lost: Vec<u64> = lost.map(|(index, _)| *index).collect();
+        for index in lost {
+            let (commands, step) = self.folds.stand_in(index);
+            let stand_in = self.stand_ins.entry(index).or_default();
+            stand_in.commands.extend(commands);
+            if let Some(step) = step {
+                // How many rows there were, nobody knows.
+                let epoch = folding::epoch(self.group, step);
+                self.lose_derived(now, index, epoch, 1);
+            }
+        }
+    }
+
+    /// Records that the watchdog made went with the entry at `index`.
+    fn lose_derived(&mut self, now: &State, index: u64, epoch: Uuid, count: u64) {
+        let maker = self.maker.clone();
+        let maker = maker.or_else(|| now.totals().into_keys().next());
+        let stand_in = self.stand_ins.entry(index).or_default();
+        stand_in.gaps.push(Gap {
+            source: maker.unwrap_or_default(),
+            epoch,
+            is_derived: true,
+            seen: Seen::default(),
+            first_seq: 1,
+            end_seq: 1 + count,
+        });
     }
 
     /// Whether `sink` has dealt with all but what lies behind every one of its lanes: nothing that was applied is lost to it.
@@ -429,44 +712,16 @@ impl<'a> Walk<'a> {
     /// `first_seq` to before `end_seq` of a session went with the entry at `index`.
     fn lose(&mut self, index: u64, of: &(String, Uuid), seen: &Seen, first_seq: u64, end_seq: u64) {
         let stand_in = self.stand_ins.entry(index).or_default();
-        let taken = match stand_in.gaps.is_empty() {
-            true => self.taken.remove(&index).unwrap_or_default(),
-            false => 0,
-        };
-        let first_seq = first_seq.saturating_add(taken);
-        if first_seq >= end_seq {
-            return;
+        if first_seq < end_seq {
+            stand_in.gaps.push(Gap {
+                source: of.0.clone(),
+                epoch: of.1,
+                is_derived: false,
+                seen: *seen,
+                first_seq,
+                end_seq,
+            });
         }
-        let hole = Hole {
-            count: end_seq - first_seq,
-            cause: hole_cause::ROTTEN,
-        };
-        let mut payload = Vec::with_capacity(Hole::BYTES);
-        hole.encode(&mut payload);
-        let mut frames = Vec::new();
-        let (kind, at) = (FrameKind::Hole as u16, seen.monotonic_ns);
-        append_frame(&mut frames, &of.1, kind, first_seq, at, &payload);
-        let head = SlabHead {
-            source: of.0.clone(),
-            epoch: of.1,
-            incarnation: seen.launch,
-            realtime_offset_ns: seen.realtime_offset_ns,
-            first_seq,
-            count: hole.count,
-            checkpoint: seen.checkpoint,
-        };
-        // One frame of some dozen bytes.
-        let frames_bytes = frames.len() as u32;
-        stand_in
-            .commands
-            .push(Command::Append { head, frames_bytes });
-        stand_in.frames.push(frames.into());
-        stand_in.gaps.push(LostRange {
-            source: of.0.clone(),
-            epoch: of.1,
-            first_seq,
-            last_seq: end_seq - 1,
-        });
     }
 
     /// What is to be applied again must not have held what everything else rests on.

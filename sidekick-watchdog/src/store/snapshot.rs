@@ -118,6 +118,10 @@ impl Snapshots {
         }
     }
 
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     fn unusable(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
         self.unusable.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -535,6 +535,11 @@ impl State {
         derived.map(|(epoch, _)| *epoch)
     }
 
+    /// The epochs of those that are remembered.
+    pub(crate) fn derived_epochs(&self) -> impl Iterator<Item = Uuid> {
+        self.derived.keys().copied()
+    }
+
     /// For a state of a version that did not count them: those that are remembered.
     pub(crate) fn count_derived(&mut self) {
         self.derived_records = self.derived.len() as u64;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::StoreError;
 use super::command::Batch;
 use super::read;
-use super::rot::{self, RottenEntry};
+use super::rot::{self, Keeping, RottenEntry};
 use super::snapshot::Snapshots;
 use super::state::{KeptLetter, LaneState, SessionState, State};
 use super::wal::{Kind, LogReader, Part, segment_name};
@@ -138,7 +138,13 @@ impl LogView {
             item: u32::MAX,
         };
         self.note_sinks(Some(begins));
-        match rot::bridge(&self.log, &self.directory, &snapshots, &self.state) {
+        match rot::bridge(
+            &self.log,
+            &self.directory,
+            &snapshots,
+            &self.state,
+            Keeping::Guest,
+        ) {
             Ok(rotten) => self.rotten = rotten,
             Err(error) => self.untold = Some(error.to_string()),
         }

@@ -43,6 +43,8 @@ use segment::Segment;
 pub(crate) use segment::segment_name;
 use writer::Writer;
 
+use crate::position::Loss;
+
 /// No batch is larger, but for a single entry that is.
 pub(crate) const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Jobs that may wait for the thread; openraft keeps one or two in flight.
@@ -127,6 +129,7 @@ pub(crate) struct LostEntry {
     pub(crate) damage: Damage,
     /// What it is read as; empty until that is known.
     pub(crate) stand_in: Bytes,
+    pub(crate) loss: Loss,
 }
 
 impl Inner {
@@ -139,6 +142,7 @@ impl Inner {
                 id,
                 damage,
                 stand_in,
+                loss: Loss::default(),
             };
             (index, lost)
         });

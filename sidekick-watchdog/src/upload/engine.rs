@@ -6,6 +6,7 @@ mod courier;
 mod fill;
 mod lane;
 mod letter;
+mod losses;
 mod replay;
 mod suspect;
 
@@ -24,6 +25,7 @@ use super::status::{Board, Seat, UploadStatus};
 use crate::position::Position;
 
 use lane::Lane;
+use losses::Losses;
 
 /// What the app wants of the lanes. Goes from left to right; a dropped sender counts as [`Drive::Stop`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,6 +118,7 @@ impl<O: Outbox> Engine<O> {
             let watermarks: Vec<Position> = states.iter().map(|s| s.watermark).collect();
             let number = self.board.seat(sink.name(), &watermarks);
             let gate = Arc::new(Gate::new(lanes));
+            let losses = Arc::new(Losses::default());
             for (lane, state) in (0..lanes).zip(states) {
                 let seat = Seat {
                     sink: number,
@@ -130,6 +133,7 @@ impl<O: Outbox> Engine<O> {
                     self.drive.clone(),
                     seat,
                     gate.clone(),
+                    losses.clone(),
                     lane::Place { group, lane, lanes },
                     state,
                 );

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::plan::{Dead, Plan, Replay, Settled};
-use crate::position::Position;
+use crate::position::{Loss, Position};
 use crate::slab::{Slab, SlabHead};
 
 /// Why the outbox did not do what it was asked.
@@ -48,7 +48,7 @@ pub struct IndexedSlabs {
     pub slabs: Vec<Slab>,
     /// What the entry held is damaged on the disk: its slabs tell of what is missing, and batches that were planned over it
     /// cannot be made again as they were. Items are counted from [`LOST_ITEM`](crate::position::LOST_ITEM).
-    pub is_lost: bool,
+    pub loss: Option<Loss>,
 }
 
 /// The store as the uploader sees it. All methods may be called at the same time by several lanes.
@@ -76,6 +76,13 @@ pub trait Outbox: Send + Sync + 'static {
     /// The version of the game that recorded what slabs with this head hold; empty where it told none. For a slab that was
     /// read always the same.
     fn game_version(&self, head: &SlabHead) -> Arc<str>;
+
+    /// Whether the entry at `index` is known to be damaged on the disk. What was read of it before that was known and is not
+    /// begun with is to be read again.
+    fn is_lost(&self, index: u64) -> bool;
+
+    /// Whether any entry is.
+    fn has_lost(&self) -> bool;
 
     /// The index of the last entry that may be read, moving forward. Its end (the sender is gone) ends the lanes.
     fn applied(&self) -> watch::Receiver<u64>;

@@ -110,6 +110,15 @@ pub enum Outcome {
 #[error("{0}")]
 pub struct PrepareError(pub String);
 
+/// What a sink holds of a lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Every row of the lane at or before it, and none behind it.
+    pub position: Position,
+    /// Session and last number of the last row, where the sink knows them.
+    pub last: Option<(Uuid, u64)>,
+}
+
 /// A backend, as the lanes see it. One batch at a time for each of its lanes.
 pub trait Sink: Debug + Send + Sync + 'static {
     /// Its name in configuration, keys, plans and status.
@@ -127,6 +136,16 @@ pub trait Sink: Debug + Send + Sync + 'static {
         group: &'a Uuid,
         first: Position,
     ) -> BoxFuture<'a, Result<Vec<u8>, PrepareError>>;
+
+    /// What it holds of what `lane` of `group` sent. `None` where it cannot say. Asked before anything is sent, where the log is damaged: of a batch that arrived it
+    /// may be the only one who knows.
+    fn held<'a>(
+        &'a self,
+        _group: &'a Uuid,
+        _lane: u32,
+    ) -> BoxFuture<'a, Result<Option<Held>, PrepareError>> {
+        Box::pin(async { Ok(None) })
+    }
 
     /// Writes the rows of a lane. NDJSON, where a sink does not say otherwise.
     fn row_writer(&self) -> Box<dyn RowWriter> {

@@ -16,7 +16,7 @@ use super::engine::{Drive, Engine, LaneEnd};
 use super::outbox::{IndexedSlabs, LaneState, Outbox, OutboxError};
 use super::plan::{Dead, Plan, Replay, Settled, lane_of};
 use super::shape::{KeepAll, Shaper};
-use super::sink::{Batch, BoxFuture, Outcome, PrepareError, Sink};
+use super::sink::{Batch, BoxFuture, Held, Outcome, PrepareError, Sink};
 use super::{UploadSettings, UploadStatus};
 use crate::books::{Counts, Letter};
 use crate::position::Position;
@@ -216,7 +216,7 @@ impl FakeOutbox {
         let mut entry = IndexedSlabs {
             index,
             slabs: Vec::new(),
-            is_lost: false,
+            loss: None,
         };
         let mut item = 0;
         for streams in slabs {
@@ -313,6 +313,17 @@ impl Outbox for FakeOutbox {
 
     fn game_version(&self, _: &SlabHead) -> Arc<str> {
         "".into()
+    }
+
+    fn is_lost(&self, index: u64) -> bool {
+        let state = self.state.lock().unwrap();
+        let mut entries = state.entries.iter();
+        entries.any(|entry| entry.index == index && entry.loss.is_some())
+    }
+
+    fn has_lost(&self) -> bool {
+        let state = self.state.lock().unwrap();
+        state.entries.iter().any(|entry| entry.loss.is_some())
     }
 
     fn applied(&self) -> watch::Receiver<u64> {
@@ -471,6 +482,8 @@ pub(super) struct FakeSink {
     pub(super) drops_refused: bool,
     /// The broken variant: the body has the number of the try in it.
     pub(super) unsteady: bool,
+    /// Says what it holds of its one lane.
+    pub(super) tells_held: bool,
     pub(super) seen: Mutex<Seen>,
 }
 
@@ -497,6 +510,7 @@ impl FakeSink {
             poison: BTreeSet::new(),
             drops_refused: false,
             unsteady: false,
+            tells_held: false,
             seen: Mutex::default(),
         }
     }
@@ -553,6 +567,28 @@ impl Sink for FakeSink {
                 return Err(PrepareError("not ready".into()));
             }
             Ok(b"extra".to_vec())
+        })
+    }
+
+    fn held<'a>(
+        &'a self,
+        _group: &'a Uuid,
+        _lane: u32,
+    ) -> BoxFuture<'a, Result<Option<Held>, PrepareError>> {
+        Box::pin(async move {
+            let seen = self.seen.lock().unwrap();
+            let last = |key: &String| {
+                let (index, item) = key.rsplit_once('-')?.1.split_once('.')?;
+                let (index, item) = (index.parse().ok()?, item.parse().ok()?);
+                Some(Position { index, item })
+            };
+            let position = seen.taken.iter().filter_map(last).max();
+            let position = position.filter(|_| self.tells_held);
+            let held = |position| Held {
+                position,
+                last: None,
+            };
+            Ok(position.map(held))
         })
     }
 

@@ -28,7 +28,7 @@ impl Board {
                 let waits = current.progress.waits.lock();
                 waits.unwrap_or_else(PoisonError::into_inner).clone()
             }),
-            rotten: store.rotten().map(ToString::to_string).collect(),
+            rotten: store.rotten().iter().map(ToString::to_string).collect(),
             ..StoreStatus::default()
         };
         let rotten = self.status.store.rotten.len();

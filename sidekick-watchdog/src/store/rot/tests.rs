@@ -182,7 +182,7 @@ async fn one_byte_anywhere_costs_one_entry_and_its_numbers_are_told() {
                 continue;
             }
         };
-        let rotten: Vec<RottenEntry> = store.rotten().cloned().collect();
+        let rotten: Vec<RottenEntry> = store.rotten();
         let sights = look(&store).await;
         // What was behind the last slab that is left is in the ring still, if the state had to be made anew.
         let now: BTreeMap<Uuid, u64> = next
@@ -255,11 +255,373 @@ async fn what_was_uploaded_of_a_lost_entry_is_not_lost() {
     rot(&data.join("log").join(segment_name(segment)), at + 300, 1);
     let store = Store::open(config(data)).await.unwrap();
     let read = store.read_slabs(index - 1, usize::MAX).await.unwrap();
-    assert!(read[0].is_lost && read[0].index == index);
-    let gap = &store.rotten().next().unwrap().gaps[0];
+    assert!(read[0].loss.is_some() && read[0].index == index);
+    let gap = &store.rotten()[0].gaps[0].clone();
     assert_eq!((gap.first_seq, gap.last_seq), (5, 10));
     let sights = look(&store).await;
     assert_eq!(sights[&epoch].lost, [5, 6, 7, 8, 9, 10]);
     assert_eq!(sights[&epoch].records, [11, 12]);
     store.shutdown().await;
+}
+
+/// All that a reader of the store gets.
+async fn entries(store: &Store) -> Vec<read::IndexedSlabs> {
+    let mut all = Vec::new();
+    loop {
+        let after = all
+            .last()
+            .map_or(0, |entry: &read::IndexedSlabs| entry.index);
+        let read = store.read_slabs(after, 10_000).await.unwrap();
+        if read.is_empty() {
+            return all;
+        }
+        // Whether a loss is old is for this process alone.
+        all.extend(read.into_iter().map(|mut entry| {
+            entry.loss = entry.loss.map(|loss| Loss {
+                is_old: false,
+                ..loss
+            });
+            entry
+        }));
+    }
+}
+
+/// How many rounds gave other bytes to a later start, where what was made of the loss is kept or is not.
+async fn rot_under_a_reader(is_kept: bool) -> u32 {
+    let mut differing = 0;
+    for round in 0..16 {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let mut next = write(&data).await;
+        let store = Store::open(StoreConfig {
+            cache_size: 1,
+            ..config(&data)
+        });
+        let store = store.await.unwrap();
+        // What comes now is only on the disk and in the state's memory.
+        for count in [2, 3] {
+            for (epoch, next) in &mut next {
+                let appended = store.append(slab(epoch.as_u128(), *next, count)).await;
+                *next = appended.unwrap().next_seq;
+            }
+        }
+        let mut random = fastrand::Rng::with_seed(round);
+        let applied = store.stats().applied;
+        let sessions = |store: &Store| -> Vec<_> {
+            let session = |epoch: &Uuid| store.session("s", *epoch).unwrap();
+            next.keys().map(session).collect()
+        };
+        let before = sessions(&store);
+        for number in 0..2 {
+            // The first time often the last slab of a session, of whose numbers only the state knows.
+            let index = match (round % 2, number) {
+                (0, 0) => applied - random.u64(0..2),
+                _ => random.u64(22..applied),
+            };
+            let log = &store.parts.wal;
+            let (segment, at) = log.place(index).unwrap();
+            let path = data.join("log").join(segment_name(segment));
+            rot(&path, at + random.u64(0..100), random.u8(1..));
+        }
+        let sights = look(&store).await;
+        let told = format!("round {round}: {:?}", store.rotten());
+        assert_eq!(complaint(&sights, &next), None, "{told}");
+        let rotten = store.rotten();
+        assert!(rotten.iter().all(|entry| !entry.is_unapplied), "{told}");
+        let lost: u64 = sights.values().map(|sight| sight.lost.len() as u64).sum();
+        let gaps = rotten.iter().flat_map(|entry| &entry.gaps);
+        let told_lost: u64 = gaps.map(|gap| gap.last_seq - gap.first_seq + 1).sum();
+        assert_eq!(lost, told_lost, "{told}");
+        assert!((1..=14).contains(&lost), "{told}");
+        let first = entries(&store).await;
+
+        // It goes on, and is killed: the state in sled is older than the loss.
+        let mut more = next.clone();
+        for (epoch, next) in &mut more {
+            let appended = store.append(slab(epoch.as_u128(), *next, 4)).await;
+            *next = appended.unwrap().next_seq;
+        }
+        let killed = dir.path().join("killed");
+        copy(&data, &killed);
+        store.shutdown().await;
+        drop(store);
+        if !is_kept {
+            for entry in fs::read_dir(killed.join("log")).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_some_and(|end| end == "lost") {
+                    fs::remove_file(path).unwrap();
+                }
+            }
+        }
+        let store = Store::open(config(&killed)).await.unwrap();
+        let again = entries(&store).await;
+        let again: Vec<_> = again.into_iter().take(first.len()).collect();
+        assert_eq!(complaint(&look(&store).await, &more), None, "{told}");
+        differing += u32::from(again != first);
+        for (before, now) in before.iter().zip(sessions(&store)) {
+            assert_eq!(now.next_seq, before.next_seq + 4, "{told}");
+            assert_eq!(now.started_realtime_ns, before.started_realtime_ns);
+        }
+        let rotten = store.rotten();
+        assert!(rotten.iter().all(|entry| !entry.is_unapplied), "{told}");
+        store.shutdown().await;
+    }
+    differing
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rot_that_a_running_store_meets_is_bridged_for_good() {
+    assert_eq!(rot_under_a_reader(true).await, 0);
+}
+
+/// Must differ: a store that finds out at each start what a lost entry is read as.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_kept_is_told_otherwise_by_a_later_start() {
+    assert!(rot_under_a_reader(false).await > 0);
+}
+
+/// What readers see: session, number, how many numbers, and the cause of a hole or 0.
+async fn seen(store: &Store) -> Vec<(Uuid, u64, u64, u8)> {
+    let mut seen = Vec::new();
+    for (_, slab) in entries(store)
+        .await
+        .into_iter()
+        .flat_map(|entry| entry.slabs)
+    {
+        for frame in frames(&slab.frames, &slab.head.epoch) {
+            let frame = frame.unwrap();
+            let is_hole = frame.header.kind == FrameKind::Hole as u16;
+            let hole = is_hole.then(|| Hole::parse(frame.payload).unwrap());
+            let (count, cause) = hole.map_or((1, 0), |hole| (hole.count, hole.cause));
+            seen.push((slab.head.epoch, frame.header.seq, count, cause));
+        }
+    }
+    seen
+}
+
+/// A rule as a driver carries it out: counts records in a cell, and tells of them in a row.
+#[derive(Debug, Default)]
+struct Counting {
+    /// Where each step lies.
+    steps: Vec<u64>,
+}
+
+impl Counting {
+    /// Folds what there is.
+    async fn step(&mut self, store: &Store, tells: bool) {
+        let unfolded = store.unfolded(usize::MAX).await.unwrap();
+        let (_, cells) = store.cells();
+        let known = cells.get(&b"n"[..]).map_or(0, |cell| u64::from(cell[0]));
+        let mut count = known;
+        let mut marks = Vec::new();
+        for entry in &unfolded.entries {
+            for (item, slab) in &entry.slabs {
+                let frames = frames(&slab.frames, &slab.head.epoch).map(Result::unwrap);
+                let records = frames.filter(|frame| frame.header.kind == 1);
+                let records: Vec<_> = records
+                    .map(|frame| (frame.header.seq, hole_cause::AGGREGATED))
+                    .collect();
+                count += records.len() as u64;
+                marks.push(super::super::FoldMarks {
+                    index: entry.index,
+                    item: *item,
+                    first_seq: slab.head.first_seq,
+                    records,
+                });
+            }
+        }
+        let cell = (!tells).then(|| vec![count as u8]);
+        // The count is the row's time, which comes back with its frame.
+        let row = super::super::FoldRow {
+            time_ns: count,
+            stream: "n".to_owned(),
+            variant: Vec::new(),
+        };
+        let step = super::super::FoldStep {
+            step: unfolded.step,
+            to: unfolded.to,
+            cells: vec![(b"n".to_vec(), cell)],
+            marks,
+            rows: if tells { vec![row] } else { Vec::new() },
+        };
+        store.fold("s", step).await.unwrap();
+        self.steps.push(store.stats().applied);
+    }
+}
+
+/// What the rows tell that readers see, and how many there are.
+async fn counted(store: &Store) -> (u64, usize) {
+    let mut rows = Vec::new();
+    for entry in entries(store).await {
+        for (_, slab) in entry.slabs {
+            if slab.head.incarnation > 0 {
+                continue;
+            }
+            for frame in frames(&slab.frames, &slab.head.epoch).map(Result::unwrap) {
+                if frame.header.kind == 1 {
+                    rows.push(frame.header.monotonic_ns);
+                }
+            }
+        }
+    }
+    (rows.iter().sum(), rows.len())
+}
+
+/// A store that folds: two steps count, one tells, and a last one looks at the row. Entry of each step.
+async fn write_folded(data: &Path, sinks: &[&str], uploaded: &[&str]) -> Vec<u64> {
+    let store = Store::open(config(data)).await.unwrap();
+    let sinks = sinks.iter().map(|sink| ((*sink).to_owned(), 1)).collect();
+    store.set_sinks(sinks).await.unwrap();
+    let epoch = Uuid::from_u128(1);
+    store.session_opened("s", epoch, 1, 5).await.unwrap();
+    store.set_folding(true).await.unwrap();
+    let mut counting = Counting::default();
+    for (first, tells) in [(1, false), (6, false), (11, true)] {
+        store.append(slab(1, first, 5)).await.unwrap();
+        counting.step(&store, tells).await;
+    }
+    counting.step(&store, false).await;
+    assert_eq!(counted(&store).await, (15, 1));
+    for sink in uploaded {
+        let up_to = Position {
+            index: store.stats().applied,
+            item: u32::MAX,
+        };
+        let done = store.settle(sink, 0, up_to, Counts::default()).await;
+        done.unwrap();
+    }
+    store.append(slab(1, 16, 5)).await.unwrap();
+    counting.step(&store, false).await;
+    store.append(slab(1, 21, 1)).await.unwrap();
+    store.shutdown().await;
+    counting.steps
+}
+
+/// The entry rots, and all has to be applied again.
+fn rot_entry(data: &Path, index: u64) {
+    let (log, _) = LogReader::beside(&data.join("log"), &mut |_, _| {}).unwrap();
+    let (segment, at) = log.place(index).unwrap();
+    rot(&data.join("log").join(segment_name(segment)), at + 60, 1);
+}
+
+/// Folds to the end and tells of the rest; how many records are in rows.
+async fn finish(store: &Store) -> (u64, usize) {
+    let mut counting = Counting::default();
+    counting.step(store, false).await;
+    counting.step(store, true).await;
+    counting.step(store, false).await;
+    counted(store).await
+}
+
+/// Nobody has taken anything behind the lost step: all is folded again, and nothing is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_step_is_folded_again_where_nobody_was_beyond() {
+    for number in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path();
+        let steps = write_folded(data, &["file"], &[]).await;
+        fs::remove_dir_all(data.join("state")).unwrap();
+        rot_entry(data, steps[number]);
+        let store = Store::open(config(data)).await.unwrap();
+        let (next, _) = store.cells();
+        assert_eq!(next, number as u64, "later steps wait for the lost one");
+        // Nothing that is not folded can be read, no row of a refused step at all.
+        assert_eq!(counted(&store).await, (0, 0));
+        assert_eq!(finish(&store).await.0, 21, "step {number}");
+        let seen = seen(&store).await;
+        let told = seen
+            .iter()
+            .filter(|(.., cause)| *cause == hole_cause::ROTTEN);
+        assert_eq!(told.count(), 0, "step {number}: {seen:?}");
+        let epoch = Uuid::from_u128(1);
+        let of_session = seen.iter().filter(|(of, ..)| *of == epoch);
+        let raw = of_session.clone().filter(|(.., cause)| *cause == 0);
+        assert_eq!((of_session.count(), raw.count()), (21, 0), "step {number}");
+        store.shutdown().await;
+    }
+}
+
+/// A sink has what lies behind the lost step: nothing of it comes again, what rules lost is told, and who has not taken the
+/// records of the step yet gets gaps, since they may be in a row that went out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_step_is_told_where_a_sink_was_beyond() {
+    for (number, sinks) in [(0, 1), (1, 1), (0, 2), (1, 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path();
+        let sinks = &["file", "http"][..sinks];
+        let steps = write_folded(data, sinks, &["file"]).await;
+        fs::remove_dir_all(data.join("state")).unwrap();
+        rot_entry(data, steps[number]);
+        for start in 0..2 {
+            let store = Store::open(config(data)).await.unwrap();
+            let told = format!("step {number} of {sinks:?}, start {start}");
+            let group = store.group();
+            let before = seen(&store).await;
+            let of_step = |seen: &[(Uuid, u64, u64, u8)]| {
+                let epoch = folding::epoch(group, number as u64);
+                let of_step = seen.iter().filter(|(of, ..)| *of == epoch);
+                of_step.map(|(.., cause)| *cause).collect::<Vec<_>>()
+            };
+            assert_eq!(of_step(&before), [hole_cause::ROTTEN], "{told}");
+            // The row of the third step, which holds those of the lost one, and what came since.
+            if start == 0 {
+                assert_eq!(counted(&store).await, (15, 1), "{told}");
+                assert_eq!(finish(&store).await, (21, 2), "{told}");
+            }
+            let seen = seen(&store).await;
+            let of_session = seen
+                .iter()
+                .filter(|(of, ..)| *of == Uuid::from_u128(1))
+                .map(|(_, seq, count, cause)| {
+                    assert_eq!(*count, 1);
+                    (*seq, *cause)
+                })
+                .collect::<BTreeMap<_, _>>();
+            for (seq, cause) in &of_session {
+                let is_lost = (number as u64 * 5 + 1..=number as u64 * 5 + 5).contains(seq);
+                let expected = match is_lost {
+                    true => hole_cause::ROTTEN,
+                    false => hole_cause::AGGREGATED,
+                };
+                assert_eq!(*cause, expected, "{told}: {seq}");
+            }
+            assert_eq!(of_session.len(), 21, "{told}");
+            let (books, committed) = store.books("file");
+            assert!(books.numbers() <= committed, "{told}");
+            store.shutdown().await;
+        }
+    }
+}
+
+/// An entry with rows rots that was applied: the rows are told as lost, each of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_lost_entry_are_told() {
+    for is_running in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path();
+        let steps = write_folded(data, &["file"], &[]).await;
+        let open = || {
+            Store::open(StoreConfig {
+                cache_size: 1,
+                ..config(data)
+            })
+        };
+        let store = if is_running {
+            let store = open().await.unwrap();
+            rot_entry(data, steps[2]);
+            store
+        } else {
+            rot_entry(data, steps[2]);
+            open().await.unwrap()
+        };
+        assert_eq!(counted(&store).await, (0, 0));
+        let seen = seen(&store).await;
+        let epoch = folding::epoch(store.group(), 2);
+        let rows: Vec<_> = seen.iter().filter(|(of, ..)| *of == epoch).collect();
+        assert_eq!(rows, [&(epoch, 1, 1, hole_cause::ROTTEN)]);
+        // All that is committed, but for what is not folded yet, can be seen as something.
+        let numbers: u64 = seen.iter().map(|(_, _, count, _)| count).sum();
+        assert_eq!(numbers + 1, store.books("file").1);
+        store.shutdown().await;
+    }
 }

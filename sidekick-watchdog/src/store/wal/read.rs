@@ -11,6 +11,7 @@ use super::recovery::{Reading, recover};
 use super::scan::Damage;
 use super::segment::{self, Segment, read_exact_at};
 use super::{Counters, Inner, LogEntry, LostEntry, Part, Shared, WalError};
+use crate::position::Loss;
 
 /// How often somebody beside the writer begins anew: files are recycled while he reads, and a batch is half written.
 const GUEST_TRIES: usize = 5;
@@ -127,14 +128,65 @@ impl LogReader {
         self.shared.lock().segments.keys().copied().collect()
     }
 
-    /// Sets what lost entries are read as, by index.
-    pub(crate) fn set_stand_ins(&self, stand_ins: BTreeMap<u64, Bytes>) {
+    /// Whether the entry at `index` is damaged on the disk, as far as anybody has found out.
+    pub(crate) fn is_lost(&self, index: u64) -> bool {
+        self.shared.lock().lost.contains_key(&index)
+    }
+
+    /// Whether any entry is.
+    pub(crate) fn has_lost(&self) -> bool {
+        !self.shared.lock().lost.is_empty()
+    }
+
+    /// What is known of the lost entry at `index`.
+    pub(crate) fn loss(&self, index: u64) -> Loss {
+        let inner = self.shared.lock();
+        let lost = inner.lost.get(&index);
+        lost.map(|lost| lost.loss).unwrap_or_default()
+    }
+
+    /// Looks at an entry that was whole when the log was opened; `None` if it can be read, or is no longer in the log.
+    ///
+    /// # Errors
+    /// [`WalError::Io`].
+    pub(crate) fn look_for_damage(&self, index: u64) -> Result<Option<LostEntry>, WalError> {
+        let offset = match self.read(index, Part::Heads(|_| 0)) {
+            Ok(_) => return Ok(None),
+            Err(WalError::Rotten { offset, .. }) => offset,
+            Err(error) => return Err(error),
+        };
+        let Some((segment, _)) = self.place(index) else {
+            return Ok(None);
+        };
+        let next = self.place(index + 1);
+        let next = next.filter(|(number, _)| *number == segment);
+        let to = next.map_or(offset + FRAME_HEAD_BYTES as u64, |(_, to)| to);
+        // Whoever led before it or behind it led then.
+        let whole = |index| self.read(index, Part::Heads(|_| 0)).ok().flatten();
+        let (first, last) = self.bounds().unwrap_or((index, index));
+        let before = (first..index).rev().find_map(whole);
+        let neighbor = before.or_else(|| (index + 1..=last).find_map(whole));
+        let leader = neighbor.map(|entry| entry.id).unwrap_or_default();
+        Ok(Some(LostEntry {
+            id: EntryId { index, ..leader },
+            damage: Damage {
+                segment,
+                from: offset,
+                to,
+                claim: None,
+                is_one: true,
+            },
+            stand_in: Bytes::new(),
+            loss: Loss::default(),
+        }))
+    }
+
+    /// From now on these entries are lost, and are read as they say.
+    pub(crate) fn set_lost(&self, lost: BTreeMap<u64, LostEntry>) {
         let mut inner = self.shared.lock();
-        for (index, payload) in stand_ins {
-            if let Some(lost) = inner.lost.get_mut(&index) {
-                lost.stand_in = payload;
-            }
-        }
+        let purged = inner.purged.map_or(0, |id| id.index);
+        let lost = lost.into_iter();
+        inner.lost.extend(lost.filter(|(index, _)| *index > purged));
     }
 }
 
@@ -200,6 +252,10 @@ fn read_frame(
         .filter(|head| head.kind.is_entry() && head.id.index == index)
         .ok_or_else(damaged)?;
     let len = head.len as usize;
+    let end = offset + (FRAME_HEAD_BYTES + len) as u64;
+    if end > segment.file.metadata().map_err(io)?.len() {
+        return Err(damaged());
+    }
     let mut frame = vec![0; FRAME_HEAD_BYTES + len.min(PAYLOAD_BYTES_MAX)];
     read_exact_at(&segment.file, &mut frame, offset).map_err(io)?;
     if !head.verify(&frame, segment.salt) {

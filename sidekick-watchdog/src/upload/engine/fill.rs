@@ -9,13 +9,15 @@ use std::sync::Arc;
 use sidekick_ipc::frame::Record;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::letter::Buried;
+use super::losses::Losses;
 use crate::books::Counts;
-use crate::position::{LOST_ITEM, Position};
+use crate::position::{LOST_ITEM, Loss, Position};
 use crate::slab::Slab;
 use crate::upload::encode::{Item, RowWriter, Walk, What, Written};
-use crate::upload::outbox::{IndexedSlabs, Outbox, OutboxError};
+use crate::upload::outbox::{IndexedSlabs, LaneState, Outbox, OutboxError};
 use crate::upload::plan::{Plan, after, whole};
 use crate::upload::shape::{Shaped, Shaper, Stored};
 use crate::upload::sink::{Row, Sink};
@@ -59,6 +61,15 @@ impl Draft {
     }
 }
 
+/// Whether a lane has still to pass what lies at `position`. An open plan beyond it has passed it, too: nobody looks again
+/// at what lies before it.
+fn is_behind(lane: &LaneState, position: Position) -> bool {
+    match &lane.plan {
+        Some(plan) => plan.first <= position,
+        None => lane.watermark < position,
+    }
+}
+
 /// Who tells of an entry that is lost.
 enum Teller {
     We,
@@ -70,8 +81,8 @@ enum Teller {
 #[derive(Debug)]
 struct Entry {
     index: u64,
-    /// It is ours alone to tell of.
-    is_lost: bool,
+    /// It is lost, and ours alone to tell of.
+    loss: Option<Loss>,
     slabs: std::vec::IntoIter<Slab>,
     walk: Option<Walk>,
     /// The version of the game that recorded the slab at hand.
@@ -104,6 +115,17 @@ pub(super) struct Filler<O> {
     board: Arc<Board>,
     sink: Arc<dyn Sink>,
     shaper: Arc<dyn Shaper>,
+    losses: Arc<Losses>,
+    met: watch::Receiver<()>,
+    /// Of entries behind it nothing is in memory.
+    begun: u64,
+    /// The sink has everything at or before it.
+    held: Position,
+    /// Session and number of the last row that the sink has. Behind `held`, what lies at or before it is what was read from
+    /// its ring again, since its entry is lost.
+    last: Option<(Uuid, u64)>,
+    /// It only counts what the sink has.
+    accounts: bool,
     /// When a planned batch is made again: the version of its rules.
     rules_version: Option<u32>,
     lane: u32,
@@ -141,17 +163,17 @@ pub(super) struct Filler<O> {
 }
 
 impl<O: Outbox> Filler<O> {
-    /// Begins after `watermark`.
+    /// Begins at the log's beginning.
     pub(super) fn new(
         outbox: Arc<O>,
         board: Arc<Board>,
         sink: Arc<dyn Sink>,
         shaper: Arc<dyn Shaper>,
+        losses: Arc<Losses>,
         (lane, lanes): (u32, u32),
         (records_max, bytes_max): (usize, usize),
-        watermark: Position,
     ) -> Self {
-        let mut filler = Self {
+        Self {
             applied: outbox.applied(),
             outbox,
             board,
@@ -160,6 +182,12 @@ impl<O: Outbox> Filler<O> {
             records_max: records_max.max(1),
             bytes_max: bytes_max.max(1),
             shaper,
+            met: losses.changed(),
+            losses,
+            begun: 0,
+            held: Position::default(),
+            last: None,
+            accounts: false,
             rules_version: None,
             fence: Position::default(),
             keeps: false,
@@ -178,9 +206,7 @@ impl<O: Outbox> Filler<O> {
             met_lost: false,
             has_asked: false,
             waits: false,
-        };
-        filler.begin_after(watermark);
-        filler
+        }
     }
 
     /// Throws away what it holds and begins after `position`.
@@ -188,11 +214,18 @@ impl<O: Outbox> Filler<O> {
         self.from = after(position);
         self.scanned = position;
         self.read_through = self.from.index.saturating_sub(1);
+        self.holds_up_to(self.read_through);
         self.queue.clear();
         self.entry = None;
         (self.has_asked, self.waits) = (false, false);
         self.draft = Draft::default();
         self.trail = Counts::default();
+    }
+
+    /// Nothing of entries behind `index` is in memory, neither here nor on its way: a batch of them is going to be made again.
+    pub(super) fn holds_up_to(&mut self, index: u64) {
+        self.begun = index;
+        self.losses.begin(self.lane, index);
     }
 
     /// Makes the batch of `plan` again. `None` when the log no longer gives exactly what the plan names. Where an entry of it
@@ -203,24 +236,9 @@ impl<O: Outbox> Filler<O> {
     /// # Errors
     /// What the outbox says.
     pub(super) async fn rebuild(&self, plan: &Plan) -> Result<Option<Draft>, OutboxError> {
-        let mut filler = Filler::new(
-            self.outbox.clone(),
-            self.board.clone(),
-            self.sink.clone(),
-            self.shaper.clone(),
-            (self.lane, self.lanes),
-            (usize::MAX, usize::MAX),
-            Position::default(),
-        );
-        filler.rules_version = Some(plan.rules_version);
+        let mut filler = self.again(plan.first, plan.last, plan.rules_version);
         filler.keeps = plan.first == plan.last;
-        filler.from = plan.first;
-        filler.until = Some(plan.last);
-        filler.read_through = plan.first.index.saturating_sub(1);
-        while !filler.draft.closed && (filler.holds_some() || filler.read_through < plan.last.index)
-        {
-            filler.step().await?;
-        }
+        filler.read_all(plan.last).await?;
         let mut draft = filler.draft;
         if filler.met_lost {
             let before = std::mem::take(&mut draft.before);
@@ -232,6 +250,67 @@ impl<O: Outbox> Filler<O> {
             && draft.last() == Some(plan.last)
             && draft.refusal.is_none();
         Ok(exact.then_some(draft))
+    }
+
+    /// What became of everything that the sink has up to and with `held`, and of which nobody was told.
+    ///
+    /// # Errors
+    /// What the outbox says.
+    pub(super) async fn account(
+        &self,
+        held: Position,
+        rules_version: u32,
+    ) -> Result<Counts, OutboxError> {
+        let mut filler = self.again(after(self.held), held, rules_version);
+        filler.accounts = true;
+        filler.read_all(held).await?;
+        let Draft {
+            mut counts, before, ..
+        } = filler.draft;
+        counts.add(&before);
+        counts.add(&filler.trail);
+        Ok(counts)
+    }
+
+    /// Reads again what lies from `first` to `last`.
+    fn again(&self, first: Position, last: Position, rules_version: u32) -> Self {
+        let mut filler = Filler::new(
+            self.outbox.clone(),
+            self.board.clone(),
+            self.sink.clone(),
+            self.shaper.clone(),
+            self.losses.clone(),
+            (self.lane, self.lanes),
+            (usize::MAX, usize::MAX),
+        );
+        (filler.begun, filler.held) = (self.begun, self.held);
+        filler.last = self.last;
+        filler.rules_version = Some(rules_version);
+        filler.from = first;
+        filler.until = Some(last);
+        filler.read_through = first.index.saturating_sub(1);
+        filler
+    }
+
+    async fn read_all(&mut self, last: Position) -> Result<(), OutboxError> {
+        while !self.draft.closed && (self.holds_some() || self.read_through < last.index) {
+            self.step().await?;
+        }
+        Ok(())
+    }
+
+    /// The sink has everything at or before `held`.
+    pub(super) fn set_held(&mut self, held: Position) {
+        self.held = held;
+    }
+
+    /// The last row that the sink has.
+    pub(super) fn set_last(&mut self, last: Option<(Uuid, u64)>) {
+        self.last = last;
+    }
+
+    pub(super) fn held(&self) -> Position {
+        self.held
     }
 
     /// The version of what its writer writes.
@@ -354,7 +433,7 @@ impl<O: Outbox> Filler<O> {
     /// What the outbox says; [`OutboxError::Closed`] when nothing will be applied any more.
     pub(super) async fn step(&mut self) -> Result<(), OutboxError> {
         if self.holds_some() {
-            if !self.knows_teller().await? {
+            if !self.begins_with_truth() || !self.knows_teller().await? {
                 return Ok(());
             }
             self.look_at_slab();
@@ -389,16 +468,47 @@ impl<O: Outbox> Filler<O> {
         Ok(())
     }
 
-    /// Where the next entry is lost: finds out who tells of it. `false` after it has waited for other lanes.
+    /// Where the next entry was found to be damaged since it was read: `false`, and it will be read again.
+    fn begins_with_truth(&mut self) -> bool {
+        let next = self.queue.front().filter(|entry| entry.loss.is_none());
+        let (None, Some(index)) = (&self.entry, next.map(|entry| entry.index)) else {
+            return true;
+        };
+        // Behind a batch that is made again, something may be in memory.
+        self.begun = match self.until {
+            Some(_) => self.begun.max(index),
+            None => index,
+        };
+        self.losses.begin(self.lane, self.begun);
+        if !self.outbox.is_lost(index) {
+            return true;
+        }
+        self.queue.clear();
+        self.read_through = index.saturating_sub(1);
+        false
+    }
+
+    /// Where the next entry is lost: finds out who tells of it. `false` where other lanes have to pass it first: at once
+    /// when that is news, since the caller may have something else to do, else when something has changed.
     async fn knows_teller(&mut self) -> Result<bool, OutboxError> {
-        let next = self.queue.front().filter(|entry| entry.is_lost);
+        let next = self.queue.front().filter(|entry| entry.loss.is_some());
         let (None, Some(index), false) =
             (&self.entry, next.map(|entry| entry.index), self.has_asked)
         else {
             return Ok(true);
         };
         self.applied.mark_unchanged();
-        match self.teller(index).await? {
+        self.met.mark_unchanged();
+        let lost = Position {
+            index,
+            item: LOST_ITEM,
+        };
+        let teller = match self.until {
+            // What tells of it lies behind the batch.
+            Some(until) if until < lost => Teller::We,
+            _ => self.teller(lost).await?,
+        };
+        match teller {
             Teller::We => {}
             Teller::Another => {
                 if let Some(entry) = self.queue.front_mut() {
@@ -406,9 +516,14 @@ impl<O: Outbox> Filler<O> {
                 }
             }
             Teller::WeLater => {
-                self.waits = true;
-                let changed = self.applied.changed().await;
-                changed.map_err(|_| OutboxError::Closed)?;
+                if !std::mem::replace(&mut self.waits, true) {
+                    return Ok(false);
+                }
+                tokio::select! {
+                    changed = self.applied.changed() => changed.map_err(|_| OutboxError::Closed)?,
+                    // Its sender is ours.
+                    _ = self.met.changed() => {}
+                }
                 self.waits = false;
                 return Ok(false);
             }
@@ -417,21 +532,63 @@ impl<O: Outbox> Filler<O> {
         Ok(true)
     }
 
-    /// Which lane tells of the lost entry at `index`. What it held of which lane is not known, so it is the last one to pass
-    /// it: once it is told no lane is left that could tell it again, and while it is not there is one.
-    async fn teller(&self, index: u64) -> Result<Teller, OutboxError> {
-        let lost = Position {
-            index,
-            item: LOST_ITEM,
-        };
+    /// Which lane tells of the lost entry at `lost`. What it held of which lane is not known, so it is the last one to pass
+    /// it: once it is told no lane is left that could tell it again, and while it is not there is one. Lanes that have it as
+    /// it was tell of nothing.
+    async fn teller(&self, lost: Position) -> Result<Teller, OutboxError> {
+        let passes = self.losses.meet(self.lane, lost);
         let lanes = self.outbox.lanes(self.sink.name()).await?;
         let lanes = (0..).zip(lanes);
-        let behind = lanes.filter(|(number, lane)| *number != self.lane && lane.watermark < lost);
-        Ok(match behind.map(|(number, _)| number).max() {
-            None => Teller::We,
-            Some(number) if number > self.lane => Teller::Another,
-            Some(_) => Teller::WeLater,
+        let behind: Vec<u32> = lanes
+            .filter(|(number, lane)| *number != self.lane && is_behind(lane, lost))
+            .map(|(number, _)| number)
+            .collect();
+        let of_us: Vec<u32> = match self.accounts {
+            // Where anybody tells of it, he tells of all.
+            true if behind.iter().any(|number| !passes.contains(number)) => {
+                return Ok(Teller::Another);
+            }
+            true => behind.clone(),
+            false => {
+                let tellers = behind.iter().filter(|number| !passes.contains(number));
+                tellers.copied().collect()
+            }
+        };
+        Ok(match of_us.iter().max() {
+            Some(number) if *number > self.lane => Teller::Another,
+            _ if behind.is_empty() => Teller::We,
+            _ => Teller::WeLater,
         })
+    }
+
+    /// How many more numbers of the lost entry at `index`, whose loss is told by `slabs`, are uploaded where everything at or
+    /// before `position` is. A frame has one number or more.
+    fn taken_of(&self, index: u64, loss: Loss, slabs: &[Slab], position: Position) -> u64 {
+        let is_amid = position.index == index && position.item < LOST_ITEM;
+        match slabs {
+            // With several lanes, some of them may be others' records; with several sessions, nobody knows whose they are.
+            [slab] if is_amid && self.lanes == 1 => {
+                let taken = u64::from(position.item) + 1;
+                taken.saturating_sub(loss.taken).min(slab.head.count)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Leaves out of `slabs`, which tell of a loss, what is uploaded.
+    fn leave_out_taken(&mut self, index: u64, loss: Loss, slabs: &mut Vec<Slab>) {
+        let taken = self.taken_of(index, loss, slabs, self.held);
+        if let Some(until) = self.until.filter(|_| self.accounts) {
+            let more = self.taken_of(index, loss, slabs, until);
+            let more = more.saturating_sub(taken);
+            self.trail.records = self.trail.records.saturating_add(more);
+            self.trail.rows = self.trail.rows.saturating_add(more);
+        }
+        if let [slab] = slabs.as_mut_slice() {
+            slab.head.first_seq = slab.head.first_seq.saturating_add(taken);
+            slab.head.count = slab.head.count.saturating_sub(taken);
+        }
+        slabs.retain(|slab| slab.head.count > 0);
     }
 
     /// Looks at the items of one slab, or fewer if the draft is closed before its end.
@@ -441,19 +598,23 @@ impl<O: Outbox> Filler<O> {
             None => {
                 let Some(IndexedSlabs {
                     index,
-                    slabs,
-                    is_lost,
+                    mut slabs,
+                    loss,
                 }) = self.queue.pop_front()
                 else {
                     return;
                 };
+                let is_lost = loss.is_some();
+                if let Some(loss) = loss {
+                    self.leave_out_taken(index, loss, &mut slabs);
+                }
                 self.has_asked = false;
                 self.slabs_unsaved = self.slabs_unsaved.saturating_add(is_lost.into());
                 self.met_lost |= is_lost && self.until.is_some_and(|until| index <= until.index);
                 let slabs = slabs.into_iter();
                 self.entry.insert(Entry {
                     index,
-                    is_lost,
+                    loss,
                     slabs,
                     walk: None,
                     game_version: "".into(),
@@ -509,7 +670,7 @@ impl<O: Outbox> Filler<O> {
             return false;
         }
         let mark = walk.mark();
-        let Some((head, item)) = walk.step() else {
+        let Some((head, mut item)) = walk.step() else {
             let (epoch, next_seq) = (walk.head().epoch, walk.head().next_seq());
             entry.requests = entry.requests.saturating_add(walk.requests_since(&mark));
             entry.walk = None;
@@ -519,14 +680,28 @@ impl<O: Outbox> Filler<O> {
             return false;
         };
         let is_ours =
-            position >= self.from && (entry.is_lost || item.lane(self.lanes) == self.lane);
+            position >= self.from && (entry.loss.is_some() || item.lane(self.lanes) == self.lane);
         let mut counts = Counts::default();
         if self.lane == 0 && position >= self.from {
             let requests = Walk::requests_between(&mark, item.seq);
             counts.requests = entry.requests.saturating_add(requests);
         }
+        let mut is_taken = false;
+        if let Some((epoch, last)) = self.last
+            && (is_ours && position > self.held && epoch == head.epoch && item.seq <= last)
+        {
+            let numbers = item.numbers();
+            let taken = numbers.min(last.saturating_sub(item.seq).saturating_add(1));
+            is_taken = taken == numbers;
+            counts.rows = counts.rows.saturating_add(taken);
+            counts.records = counts.records.saturating_add(taken);
+            if let What::Lost { count, .. } | What::Dropped { count, .. } = &mut item.what {
+                *count -= taken;
+                item.seq += taken;
+            }
+        }
         let shaped = match &item.what {
-            What::Record(record) if is_ours => {
+            What::Record(record) if is_ours && !is_taken => {
                 let stored = Stored {
                     head,
                     game_version: &entry.game_version,
@@ -543,7 +718,7 @@ impl<O: Outbox> Filler<O> {
         };
         let (seq, monotonic_ns) = (item.seq, item.monotonic_ns);
         let row = match shaped {
-            _ if !is_ours => None,
+            _ if !is_ours || is_taken => None,
             _ if !item.has_row() => {
                 if let What::Dropped { count, reason } = item.what {
                     counts.drop_of(reason, count);
@@ -563,6 +738,11 @@ impl<O: Outbox> Filler<O> {
                 counts.drop_of(&reason, 1);
                 None
             }
+            // It was a dead letter, which is lost.
+            Shaped::Refused { .. } if self.accounts => {
+                counts.lost += 1;
+                None
+            }
             Shaped::Refused { reason } => Some(Err((item, reason))),
         };
         if let Some(row) = row {
@@ -573,7 +753,14 @@ impl<O: Outbox> Filler<O> {
                     let written = self.writer.write(head, &item, &mut draft.bytes);
                     let fits = draft.bytes.len() <= self.bytes_max || start == 0;
                     if fits {
-                        count_row(&mut counts, &item, written);
+                        match entry.loss {
+                            // Nobody has told of it: the sink has the records.
+                            Some(loss) if self.accounts && !loss.is_old => {
+                                counts.rows += item.numbers();
+                                counts.records += item.numbers();
+                            }
+                            _ => count_row(&mut counts, &item, written),
+                        }
                         draft.gap_lines += u64::from(written != Written::Record);
                         if self.keeps {
                             kept = Some(Buried::new(head, &item, written));
@@ -609,6 +796,9 @@ impl<O: Outbox> Filler<O> {
             }
             draft.counts.add(&counts);
             let end = draft.bytes.len();
+            if self.accounts {
+                draft.bytes.clear();
+            }
             draft.rows.push(Row { position, end });
             draft.closed = draft.rows.len() >= self.records_max
                 || end >= self.bytes_max

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::courier::{Courier, Delivered};
 use super::fill::{Draft, Filler};
 use super::letter::Buried;
+use super::losses::Losses;
 use super::suspect::Suspect;
 use super::{Drive, LaneEnd};
 use crate::books::{Counts, Letter};
@@ -22,7 +23,7 @@ use crate::upload::outbox::{LaneState, Outbox, OutboxError};
 use crate::upload::plan::{Dead, Plan, Settled};
 use crate::upload::retry::Backoff;
 use crate::upload::shape::Shaper;
-use crate::upload::sink::{Batch, Sink};
+use crate::upload::sink::{Batch, Held, Sink};
 use crate::upload::status::{Board, Seat, SinkState};
 
 /// A lane without records commits its watermark after this many slabs, so that it does not hold back the log.
@@ -69,6 +70,9 @@ pub(super) struct Lane<O> {
     /// Bytes of lines in the next batch, at most; shrinks when the backend finds batches too large.
     bytes_max: usize,
     open_plan: Option<Plan>,
+    losses: Arc<Losses>,
+    /// It is known what the sink holds, as far as anybody has to know.
+    knows_held: bool,
 }
 
 impl<O: Outbox> Lane<O> {
@@ -82,6 +86,7 @@ impl<O: Outbox> Lane<O> {
         drive: watch::Receiver<Drive>,
         seat: Seat,
         gate: Arc<Gate>,
+        losses: Arc<Losses>,
         place: Place,
         state: LaneState,
     ) -> Self {
@@ -89,15 +94,20 @@ impl<O: Outbox> Lane<O> {
             .plan
             .as_ref()
             .map_or(state.watermark, |plan| plan.last.max(state.watermark));
-        let filler = Filler::new(
+        let mut filler = Filler::new(
             outbox.clone(),
             board.clone(),
             sink.clone(),
             shaper,
+            losses.clone(),
             (place.lane, place.lanes),
             (settings.batch_max_records, settings.batch_max_bytes),
-            start,
         );
+        filler.begin_after(start);
+        filler.set_held(state.watermark);
+        if let Some(plan) = &state.plan {
+            filler.holds_up_to(plan.first.index.saturating_sub(1));
+        }
         let backoff = Backoff::new(
             settings.retry_first,
             settings.retry_max,
@@ -124,6 +134,8 @@ impl<O: Outbox> Lane<O> {
             replays_seen: None,
             bytes_max,
             open_plan: state.plan,
+            losses,
+            knows_held: false,
         }
     }
 
@@ -142,6 +154,7 @@ impl<O: Outbox> Lane<O> {
 
     /// Works until the outbox fails. Starts from the open plan, so it may be called again after a failure.
     async fn work(&mut self) -> Result<(), OutboxError> {
+        self.learn_what_is_held().await?;
         let mut ready = match self.open_plan.clone() {
             Some(plan) => self.resume_or_next(plan).await?,
             None => self.next_batch().await?,
@@ -187,6 +200,73 @@ impl<O: Outbox> Lane<O> {
         }
     }
 
+    /// Where the log was damaged when the store was opened, a batch may have arrived of which that was not written down, and be
+    /// lost: takes what the sink says that it holds for uploaded.
+    async fn learn_what_is_held(&mut self) -> Result<(), OutboxError> {
+        if self.knows_held || !self.outbox.has_lost() {
+            self.knows_held = true;
+            return Ok(());
+        }
+        let (courier, Place { group, lanes, .. }) = (&mut self.courier, self.place);
+        let ask = || async move {
+            let sink = courier.sink.clone();
+            let mut held = Vec::new();
+            while let Ok(lane) = u32::try_from(held.len()) {
+                if lane >= lanes {
+                    break;
+                }
+                match sink.held(&group, lane).await {
+                    Ok(lane) => held.push(lane.unwrap_or_default()),
+                    Err(error) => courier.trouble(error.0).await,
+                }
+            }
+            held
+        };
+        let all = self.losses.held.get_or_init(ask).await;
+        let held = all.get(self.place.lane as usize);
+        let Held { position, last } = held.copied().unwrap_or_default();
+        self.courier.recovered();
+        // What lies beyond the log's end is not ours.
+        self.filler.set_last(last);
+        if position > self.filler.held() && position.index <= self.filler.applied() {
+            self.take_for_uploaded(position).await?;
+        }
+        self.knows_held = true;
+        Ok(())
+    }
+
+    /// The sink has everything up to and with `held`.
+    async fn take_for_uploaded(&mut self, held: Position) -> Result<(), OutboxError> {
+        let plan = self.open_plan.clone();
+        let rules = plan.as_ref().map(|plan| plan.rules_version);
+        let rules = rules.filter(|version| self.filler.knows(*version));
+        let rules = rules.unwrap_or_else(|| self.filler.rules_version());
+        let counts = self.filler.account(held, rules).await?;
+        let (sink, lane) = (self.courier.sink.name().to_owned(), self.place.lane);
+        info!(
+            sink,
+            lane,
+            numbers = counts.numbers(),
+            "the sink has taken more than was written down; none of it is told as lost"
+        );
+        let settled = Settled {
+            sink,
+            lane,
+            up_to: held,
+            counts,
+        };
+        self.commit_settled(settled, None).await?;
+        self.filler.set_held(held);
+        match plan.filter(|plan| plan.last > held) {
+            None => self.filler.begin_after(held),
+            plan => self.open_plan = plan,
+        }
+        self.courier
+            .board
+            .update(self.courier.seat, |_, lane| lane.done(held));
+        Ok(())
+    }
+
     /// The batch of `plan`, or the next one where nothing of that is left.
     async fn resume_or_next(&mut self, plan: Plan) -> Result<Ready, OutboxError> {
         match self.resume(plan).await? {
@@ -209,13 +289,7 @@ impl<O: Outbox> Lane<O> {
             )
         } else if let Some(draft) = self.filler.rebuild(&plan).await? {
             if draft.rows.is_empty() {
-                let settled = Settled {
-                    sink: plan.sink,
-                    lane: plan.lane,
-                    up_to: plan.last,
-                    counts: draft.counts,
-                };
-                self.commit_settled(settled, None).await?;
+                self.settle_lost(plan, draft).await?;
                 return Ok(None);
             }
             info!(
@@ -233,6 +307,17 @@ impl<O: Outbox> Lane<O> {
             )
         };
         self.stand_still(reason).await
+    }
+
+    /// All records of `plan` are lost.
+    async fn settle_lost(&mut self, plan: Plan, draft: Draft) -> Result<(), OutboxError> {
+        let settled = Settled {
+            sink: plan.sink,
+            lane: plan.lane,
+            up_to: plan.last,
+            counts: draft.counts,
+        };
+        self.commit_settled(settled, None).await
     }
 
     /// Shows that nothing more can be done here, and waits for the end.
@@ -541,6 +626,7 @@ impl<O: Outbox> Lane<O> {
         };
         self.limit_records();
         self.filler.begin_after(last);
+        self.filler.holds_up_to(plan.first.index.saturating_sub(1));
         self.commit_plan(&plan).await?;
         self.resume_or_next(plan).await
     }
@@ -557,7 +643,16 @@ impl<O: Outbox> Lane<O> {
         if ready.record.is_none() {
             // Read again: it was not kept, since next to none comes to this.
             let again = self.filler.rebuild(plan).await?;
-            ready.record = again.and_then(|draft| draft.record);
+            if let Some(draft) = again {
+                if draft.rows.is_empty() {
+                    self.settle_lost(ready.batch.plan, draft).await?;
+                    self.courier.settled();
+                    self.suspect = None;
+                    self.limit_records();
+                    return Ok(None);
+                }
+                ready.record = draft.record;
+            }
         }
         let Some(record) = ready.record.take() else {
             let key = &ready.batch.key;

@@ -479,6 +479,13 @@ impl Outbox for Closing {
     fn game_version(&self, head: &crate::slab::SlabHead) -> Arc<str> {
         self.inner.game_version(head)
     }
+
+    fn is_lost(&self, index: u64) -> bool {
+        self.inner.is_lost(index)
+    }
+    fn has_lost(&self) -> bool {
+        self.inner.has_lost()
+    }
     fn applied(&self) -> tokio::sync::watch::Receiver<u64> {
         self.applied.clone()
     }

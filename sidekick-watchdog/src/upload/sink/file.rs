@@ -4,6 +4,7 @@
 //! uploads/records-1a2b3c4d-00000000000000000017.0000000000.ndjson        complete, never touched again
 //! uploads/records-1a2b3c4d-00000000000000004711.0000000003.ndjson.part   being appended to
 //! uploads/upload.lock                                                    one writer at a time
+//! uploads/upload.mark                                                    the position up to which they are complete
 //! ```
 //! A name holds the start of the group's UUID and the position of the first record, so names sort as records were
 //! committed. A file is complete when the next batch begins a new one: it is then renamed, for a plan is committed only
@@ -15,6 +16,8 @@
 //! incomplete, or be cut off and written again (the same bytes), while a batch is being written. Complete files may be
 //! moved away or deleted at any time.
 
+mod mark;
+
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -23,10 +26,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{Batch, BoxFuture, Outcome, PrepareError, Sink};
+use super::{Batch, BoxFuture, Held, Outcome, PrepareError, Sink};
 use crate::platform;
 use crate::position::Position;
 use crate::upload::plan::Plan;
+
+use mark::Mark;
 
 const PREFIX: &str = "records-";
 pub(super) const SUFFIX: &str = ".ndjson";
@@ -61,6 +66,7 @@ struct Files {
 struct Open {
     /// Its lock lasts as long as it.
     _lock: File,
+    mark: File,
     /// The `.part` of this group that is being appended to, where that is known.
     part: Option<String>,
 }
@@ -113,6 +119,18 @@ impl Sink for FileSink {
         })
     }
 
+    fn held<'a>(
+        &'a self,
+        group: &'a Uuid,
+        _lane: u32,
+    ) -> BoxFuture<'a, Result<Option<Held>, PrepareError>> {
+        let (files, group) = (self.files.clone(), *group);
+        Box::pin(async move {
+            let held = blocking(move || files.held(&group)).await;
+            held.map_err(|error: io::Error| PrepareError(error.to_string()))
+        })
+    }
+
     fn encode<'a>(
         &'a self,
         _plan: &'a Plan,
@@ -127,8 +145,8 @@ impl Sink for FileSink {
                 let reason = format!("the plan {} names no file", batch.key);
                 return Outcome::Park { reason };
             };
-            let (files, body) = (self.files.clone(), batch.body.clone());
-            match blocking(move || files.write(&place, &body)).await {
+            let (files, batch) = (self.files.clone(), batch.clone());
+            match blocking(move || files.write(&place, &batch)).await {
                 Ok(()) => Outcome::Taken,
                 Err(WriteError::Gone(reason)) => Outcome::Replan { reason },
                 Err(WriteError::Io(error)) => Outcome::Retry {
@@ -217,8 +235,67 @@ impl Files {
         })
     }
 
-    /// Writes `body` at `place` and makes it durable.
-    fn write(&self, place: &Place, body: &[u8]) -> Result<(), WriteError> {
+    /// Up to which position the group's files are complete. What they hold behind it is of a batch that was being written:
+    /// it is cut off, since nobody may know that batch any more.
+    fn held(&self, group: &Uuid) -> io::Result<Option<Held>> {
+        let mut guard = self.lock();
+        self.open(&mut guard)?;
+        let dir = &self.settings.dir;
+        let Some(mark) = Mark::read(dir).filter(|mark| mark.group == *group) else {
+            return Ok(None);
+        };
+        for part in self.parts(&group_prefix(group))? {
+            let end = match part.cmp(&mark.name) {
+                std::cmp::Ordering::Less => continue,
+                std::cmp::Ordering::Equal => mark.end,
+                std::cmp::Ordering::Greater => 0,
+            };
+            in_context("cut", &dir.join(&part), |path| {
+                let file = OpenOptions::new().write(true).open(path)?;
+                if file.metadata()?.len() > end {
+                    file.set_len(end)?;
+                    file.sync_all()?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(Some(Held {
+            position: mark.held,
+            last: Some(mark.last),
+        }))
+    }
+
+    /// Notes that the files are complete up to and with `batch`, which lies at `place`.
+    fn note(&self, file: &File, place: &Place, batch: &Batch) -> io::Result<()> {
+        let group = batch
+            .key
+            .split('/')
+            .next()
+            .and_then(|group| group.parse().ok());
+        let group = group.unwrap_or_default();
+        let (held, last) = match batch.replay {
+            None => (batch.plan.last, Mark::last_of(&batch.body)),
+            // It lies behind the lane's other batches.
+            Some(_) => {
+                let mark = Mark::read(&self.settings.dir).filter(|mark| mark.group == group);
+                mark.map(|mark| (mark.held, mark.last)).unwrap_or_default()
+            }
+        };
+        let mark = Mark {
+            group,
+            held,
+            last,
+            name: place.name.clone(),
+            end: place.offset + batch.body.len() as u64,
+        };
+        in_context("write", &self.settings.dir.join(mark::MARK_NAME), |_| {
+            mark.write(file)
+        })
+    }
+
+    /// Writes the batch at `place` and makes it durable.
+    fn write(&self, place: &Place, batch: &Batch) -> Result<(), WriteError> {
+        let body: &[u8] = &batch.body;
         let mut guard = self.lock();
         let open = self.open(&mut guard)?;
         let path = self.settings.dir.join(&place.name);
@@ -253,6 +330,7 @@ impl Files {
             return Err(error.into());
         }
         in_context("sync", &self.settings.dir, platform::sync_dir)?;
+        self.note(&open.mark, place, batch)?;
         open.part = Some(place.name.clone());
         Ok(())
     }
@@ -350,6 +428,7 @@ impl Files {
         let lock = in_context("open", &path, |path| options.open(path))?;
         match lock.try_lock() {
             Ok(()) => Ok(open.insert(Open {
+                mark: in_context("open", &dir.join(mark::MARK_NAME), |_| Mark::open(dir))?,
                 _lock: lock,
                 part: None,
             })),

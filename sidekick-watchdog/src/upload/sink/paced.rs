@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{Batch, BoxFuture, Outcome, PrepareError, Sink};
+use super::{Batch, BoxFuture, Held, Outcome, PrepareError, Sink};
 use crate::position::Position;
 use crate::upload::encode::RowWriter;
 use crate::upload::pace::Pacer;
@@ -40,6 +40,14 @@ impl Sink for Paced {
         first: Position,
     ) -> BoxFuture<'a, Result<Vec<u8>, PrepareError>> {
         self.inner.prepare(group, first)
+    }
+
+    fn held<'a>(
+        &'a self,
+        group: &'a Uuid,
+        lane: u32,
+    ) -> BoxFuture<'a, Result<Option<Held>, PrepareError>> {
+        self.inner.held(group, lane)
     }
 
     fn row_writer(&self) -> Box<dyn RowWriter> {

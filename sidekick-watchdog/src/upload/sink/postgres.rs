@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{Batch, BoxFuture, Outcome, PrepareError, Sink};
+use super::{Batch, BoxFuture, Held, Outcome, PrepareError, Sink};
 use crate::position::Position;
 use crate::postgres::{Server, ServerSettings, Trouble};
 use crate::upload::encode::RowWriter;
@@ -154,6 +154,11 @@ impl PostgresSink {
         }
     }
 
+    async fn look_up(&self, group: &Uuid, lane: u32) -> Result<Option<Position>, Trouble> {
+        let mut session = self.open().await?;
+        session.held(&self.tables, group, self.name(), lane).await
+    }
+
     /// Keeps a session that is good for another batch.
     fn done(&self, lane: u32, session: Session, done: Result<(), Trouble>) -> Result<(), Trouble> {
         if matches!(done, Ok(()) | Err(Trouble::Data { .. })) {
@@ -209,6 +214,21 @@ impl Sink for PostgresSink {
         _first: Position,
     ) -> BoxFuture<'a, Result<Vec<u8>, PrepareError>> {
         Box::pin(async { Ok(group.as_bytes().to_vec()) })
+    }
+
+    fn held<'a>(
+        &'a self,
+        group: &'a Uuid,
+        lane: u32,
+    ) -> BoxFuture<'a, Result<Option<Held>, PrepareError>> {
+        Box::pin(async move {
+            let looked = self.look_up(group, lane);
+            let looked = tokio::time::timeout(self.server.timeout(), looked).await;
+            let held = looked.unwrap_or_else(|_| Err(self.too_slow()));
+            let position = held.map_err(|trouble| PrepareError(trouble.to_string()))?;
+            let last = None;
+            Ok(position.map(|position| Held { position, last }))
+        })
     }
 
     fn row_writer(&self) -> Box<dyn RowWriter> {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use sidekick_ipc::frame::{FrameKind, Hole, append_frame, hole_cause};
 
-use crate::position::{LOST_ITEM, Position};
+use crate::position::{LOST_ITEM, Loss, Position};
 use crate::slab::Slab;
 use crate::upload::Drive;
 use crate::upload::encode::{ENCODER_VERSION, GAP_STREAM};
+use crate::upload::engine::losses::broken::IS_BLIND;
 use crate::upload::outbox::{IndexedSlabs, LaneState};
 use crate::upload::plan::Plan;
 use crate::upload::testing::{FakeOutbox, FakeSink, Fuse, GROUP, small_batches, start};
@@ -28,7 +29,10 @@ fn lose(entry: &mut IndexedSlabs, taken: u64) {
     append_frame(&mut frames, &head.epoch, kind, head.first_seq, 0, &payload);
     let frames = frames.into();
     entry.slabs = vec![Slab { head, frames }];
-    entry.is_lost = true;
+    entry.loss = Some(Loss {
+        taken,
+        is_old: false,
+    });
 }
 
 /// Four entries of two records; all of the second is lost but what lies before the plan.
@@ -162,4 +166,231 @@ async fn one_lane_tells_of_a_lost_entry_and_none_where_all_had_passed_it() {
         let state = outbox.state.lock().unwrap();
         assert_eq!(state.books.lost, 5 * expected as u64, "{ahead:03b}");
     }
+}
+
+/// Lanes read, and an entry rots amid that, whoever has it in memory or has passed it. What became of its numbers, where
+/// some of its records did not arrive: told once, or not at all.
+async fn rot_amid_reading(seed: u64) -> Result<bool, String> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let fuse = Fuse::new();
+    let lanes = random.u32(1..=4);
+    let outbox = FakeOutbox::new(fuse.clone(), &[("fake", lanes)]);
+    for _ in 0..12 {
+        outbox.append(&[&["damage", "chat.say", "score", "move", "match.end"]]);
+    }
+    let outbox = Arc::new(outbox);
+    let mut sink = FakeSink::new(lanes, fuse, seed);
+    sink.fails_of_ten = random.u32(0..8);
+    sink.lines_max = [2, usize::MAX][random.usize(0..2)];
+    let sink = Arc::new(sink);
+    let mut running = start(outbox.clone(), vec![sink.clone()], small_batches()).await;
+    let commits = random.u64(0..40);
+    for _ in 0..10_000 {
+        if outbox.state.lock().unwrap().commits >= commits {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_micros(200)).await;
+    }
+    // One or two of them; what is lost cannot be read, and is known as lost from then on.
+    let mut lost = vec![random.usize(1..11)];
+    if random.bool() {
+        lost.push(random.usize(1..11));
+    }
+    for at in &lost {
+        let mut state = outbox.state.lock().unwrap();
+        if state.entries[*at].loss.is_none() {
+            lose(&mut state.entries[*at], 0);
+        }
+    }
+    running.drive.send_replace(Drive::Drain);
+    let through = running.through(outbox.index());
+    if tokio::time::timeout(std::time::Duration::from_secs(3600), through)
+        .await
+        .is_err()
+    {
+        return Err(format!("seed {seed}: nothing moves any more"));
+    }
+    let records = sink.records();
+    let mut is_told = false;
+    for entry in 0..12_usize {
+        let first = entry as u64 * 5 + 1;
+        let of_entry = |(_, seq): &&(String, u64)| (first..first + 5).contains(seq);
+        let (gaps, others): (Vec<_>, Vec<_>) = records
+            .iter()
+            .filter(of_entry)
+            .partition(|(stream, _)| stream == GAP_STREAM);
+        let is_lost = lost.contains(&entry);
+        let arrived: std::collections::BTreeSet<u64> = others.iter().map(|(_, seq)| *seq).collect();
+        let is_all = arrived.len() == 5;
+        let is_right = match (is_lost, gaps.len()) {
+            (false, gaps) => gaps == 0 && is_all,
+            (true, 0) => is_all,
+            (true, gaps) => gaps == 1,
+        };
+        is_told |= !gaps.is_empty();
+        if !is_right || arrived.len() != others.len() {
+            return Err(format!(
+                "seed {seed}: entry {entry} of {lost:?}: {records:?}"
+            ));
+        }
+    }
+    let state = outbox.state.lock().unwrap();
+    match state.complaints.is_empty() {
+        true => Ok(is_told),
+        false => Err(format!("seed {seed}: {:?}", state.complaints)),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_rots_while_lanes_read_is_told_once_or_arrives() {
+    let mut told = 0;
+    for seed in 0..200 {
+        told += u32::from(rot_amid_reading(seed).await.unwrap());
+    }
+    assert!((25..195).contains(&told), "{told} of 200 told of a loss");
+}
+
+/// Must fail: a lane that leaves the telling to one that has the entry in memory.
+#[tokio::test(start_paused = true)]
+async fn lanes_that_know_nothing_of_one_another_tell_of_no_loss() {
+    IS_BLIND.set(true);
+    let mut is_found_out = false;
+    for seed in 0..400 {
+        if rot_amid_reading(seed).await.is_err() {
+            is_found_out = true;
+            break;
+        }
+    }
+    IS_BLIND.set(false);
+    assert!(is_found_out);
+}
+
+/// A lane whose open plan lies beyond a lost entry has passed it: another tells.
+#[tokio::test(start_paused = true)]
+async fn a_plan_beyond_a_lost_entry_does_not_silence_the_others() {
+    let fuse = Fuse::new();
+    let outbox = FakeOutbox::new(fuse.clone(), &[("fake", 2)]);
+    for _ in 0..4 {
+        outbox.append(&[&["damage", "chat.say", "score", "move", "match.end"]]);
+    }
+    // The stream of which lane 1 has its records.
+    let streams = ["damage", "chat.say", "score", "move", "match.end"];
+    let of_lane = |lane| {
+        let mut numbers = (0..).zip(streams);
+        let found = numbers.find(|(_, stream)| crate::upload::plan::lane_of(stream, 2) == lane);
+        found.map(|(item, _)| item).unwrap()
+    };
+    let position = Position {
+        index: 4,
+        item: of_lane(1),
+    };
+    {
+        let mut state = outbox.state.lock().unwrap();
+        lose(&mut state.entries[1], 0);
+        let lane = state.lanes.get_mut(&("fake".to_owned(), 1)).unwrap();
+        lane.watermark = Position {
+            index: 1,
+            item: u32::MAX,
+        };
+        lane.plan = Some(Plan {
+            sink: "fake".into(),
+            lane: 1,
+            first: position,
+            last: position,
+            rules_version: 0,
+            encoder_version: ENCODER_VERSION,
+            extra: Vec::new(),
+        });
+    }
+    let outbox = Arc::new(outbox);
+    let mut sink = FakeSink::new(2, fuse, 7);
+    (sink.fails_of_ten, sink.lines_max) = (0, usize::MAX);
+    let sink = Arc::new(sink);
+    let mut running = start(outbox.clone(), vec![sink.clone()], small_batches()).await;
+    running.through(outbox.index()).await;
+    let records = sink.records();
+    let gaps = records.iter().filter(|(stream, _)| stream == GAP_STREAM);
+    assert_eq!(gaps.count(), 1, "{records:?}");
+}
+
+/// What came to the backend, when it had taken the records from 1 to `arrived` and nobody had written that down, entry 2 of
+/// four is lost, and the plan is known or is not: numbers of records, and of those that are told as lost.
+async fn after_an_unknown_batch(
+    arrived: u64,
+    is_planned: bool,
+    tells: bool,
+) -> (Vec<u64>, Vec<u64>) {
+    let fuse = Fuse::new();
+    let outbox = FakeOutbox::new(fuse.clone(), &[("fake", 1)]);
+    for _ in 0..4 {
+        outbox.append(&[&["damage", "damage", "damage"]]);
+    }
+    let mut sink = FakeSink::new(1, fuse, 7);
+    (sink.fails_of_ten, sink.lines_max) = (0, usize::MAX);
+    sink.tells_held = tells;
+    {
+        let mut state = outbox.state.lock().unwrap();
+        let at = |number: u64| state.records[number as usize].0;
+        let plan = Plan {
+            sink: "fake".into(),
+            lane: 0,
+            first: at(0),
+            last: at(arrived - 1),
+            rules_version: 0,
+            encoder_version: ENCODER_VERSION,
+            extra: Vec::new(),
+        };
+        let line = |seq| format!("{{\"stream\":\"damage\",\"seq\":{seq}}}\n");
+        let body: String = (1..=arrived).map(line).collect();
+        let mut seen = sink.seen.lock().unwrap();
+        seen.bodies.insert(plan.key(&GROUP), body.into());
+        seen.taken.push(plan.key(&GROUP));
+        drop(seen);
+        let lane = state.lanes.get_mut(&("fake".to_owned(), 0)).unwrap();
+        lane.plan = is_planned.then_some(plan);
+        lose(&mut state.entries[1], 0);
+    }
+    let (outbox, sink) = (Arc::new(outbox), Arc::new(sink));
+    let mut running = start(outbox.clone(), vec![sink.clone()], small_batches()).await;
+    running.drive.send_replace(Drive::Drain);
+    running.through(outbox.index()).await;
+    let state = outbox.state.lock().unwrap();
+    assert!(state.complaints.is_empty(), "{:?}", state.complaints);
+    if tells {
+        assert_eq!(state.books.numbers(), 12, "{:?}", state.books);
+        assert_eq!(state.books.lost, 6_u64.saturating_sub(arrived).min(3));
+    }
+    let (mut records, mut lost) = (Vec::new(), Vec::new());
+    let seen = sink.seen.lock().unwrap();
+    for line in seen.taken.iter().flat_map(|key| {
+        let lines = seen.bodies[key].split(|byte| *byte == b'\n');
+        lines.filter(|line| !line.is_empty())
+    }) {
+        let line: serde_json::Value = serde_json::from_slice(line).unwrap();
+        let seq = line["seq"].as_u64().unwrap();
+        match line["data"]["last_seq"].as_u64() {
+            Some(last) => lost.extend(seq..=last),
+            None => records.push(seq),
+        }
+    }
+    records.sort_unstable();
+    (records, lost)
+}
+
+/// A sink that says what it holds is told of nothing as lost that it has, and gets nothing twice.
+#[tokio::test(start_paused = true)]
+async fn what_a_sink_holds_is_not_told_as_lost() {
+    for arrived in [2, 3, 4, 5, 6, 7, 9] {
+        for is_planned in [true, false] {
+            let told = format!("{arrived} arrived, planned: {is_planned}");
+            let (records, lost) = after_an_unknown_batch(arrived, is_planned, true).await;
+            let missing: Vec<u64> = (4..=6).filter(|seq| *seq > arrived).collect();
+            assert_eq!(lost, missing, "{told}");
+            let there: Vec<u64> = (1..=12).filter(|seq| !missing.contains(seq)).collect();
+            assert_eq!(records, there, "{told}");
+        }
+    }
+    // The same, of one that says nothing.
+    let (_, lost) = after_an_unknown_batch(5, false, false).await;
+    assert_eq!(lost, [4, 5, 6]);
 }

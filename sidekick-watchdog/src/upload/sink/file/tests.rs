@@ -37,7 +37,7 @@ fn read(dir: &Path) -> Vec<(String, u64)> {
     let mut names: Vec<String> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    names.retain(|name| name != LOCK_NAME);
+    names.retain(|name| name != LOCK_NAME && name != mark::MARK_NAME);
     names.sort();
     names
         .iter()
@@ -76,6 +76,16 @@ impl Sink for Killable {
         Box::pin(async move {
             self.fuse.point().await;
             self.sink.prepare(group, first).await
+        })
+    }
+    fn held<'a>(
+        &'a self,
+        group: &'a Uuid,
+        lane: u32,
+    ) -> BoxFuture<'a, Result<Option<Held>, PrepareError>> {
+        Box::pin(async move {
+            self.fuse.point().await;
+            self.sink.held(group, lane).await
         })
     }
     fn encode<'a>(
@@ -379,4 +389,83 @@ fn a_place_is_a_plain_name() {
     ] {
         assert_eq!(Place::from_extra(bad.as_bytes()), None, "{bad:?}");
     }
+}
+
+/// What it holds is known over a kill, also of a kill between its lines and its mark: lines of which nobody knows are cut off.
+#[tokio::test]
+async fn it_knows_what_it_holds_and_cuts_off_what_nobody_knows() {
+    let dir = TempDir::new().unwrap();
+    let settings = settings(&dir);
+    let group = GROUP;
+    let batch = |sink: FileSink, index: u64, lines: String| async move {
+        let position = Position { index, item: 3 };
+        let mut plan = Plan {
+            sink: "file".into(),
+            lane: 0,
+            first: position,
+            last: position,
+            rules_version: 0,
+            encoder_version: 0,
+            extra: sink.prepare(&GROUP, position).await.unwrap(),
+        };
+        plan.last.item += 1;
+        let body = Bytes::from(lines);
+        let end = body.len();
+        let key = plan.key(&GROUP);
+        let rows = vec![Row { position, end }];
+        let batch = Batch {
+            plan,
+            key,
+            body,
+            rows,
+            replay: None,
+        };
+        assert_eq!(sink.send(&batch).await, Outcome::Taken);
+    };
+    let line = |seq: u64, size: usize| {
+        let epoch = Uuid::from_u128(9);
+        let text = "x".repeat(size);
+        format!("{{\"epoch\":\"{epoch}\",\"seq\":{seq},\"stream\":\"s\",\"data\":\"{text}\"}}\n")
+    };
+    let held = |index, seq| Held {
+        position: Position { index, item: 4 },
+        last: Some((Uuid::from_u128(9), seq)),
+    };
+    let open = || FileSink::new(settings.clone());
+    let sink = open();
+    assert_eq!(sink.held(&group, 0).await, Ok(None));
+    batch(sink.clone(), 5, line(1, 10) + &line(2, 10)).await;
+    drop(sink);
+    let sink = open();
+    assert_eq!(sink.held(&group, 0).await, Ok(Some(held(5, 2))));
+    assert_eq!(sink.held(&Uuid::from_u128(1), 0).await, Ok(None));
+    let whole = read(&settings.dir);
+    drop(sink);
+    // A kill between lines and mark, in the same file and in the next one.
+    for next in [false, true] {
+        let mark = std::fs::read(settings.dir.join(mark::MARK_NAME)).unwrap();
+        let sink = open();
+        batch(sink.clone(), 6, line(3, 2000)).await;
+        if next {
+            batch(sink.clone(), 7, line(4, 10)).await;
+            assert_eq!(read(&settings.dir).len(), whole.len() + 2);
+        }
+        drop(sink);
+        if next {
+            // The mark is that of the batch that filled the first file.
+            let sink = open();
+            assert_eq!(sink.held(&group, 0).await, Ok(Some(held(7, 4))));
+            continue;
+        }
+        std::fs::write(settings.dir.join(mark::MARK_NAME), &mark).unwrap();
+        let sink = open();
+        assert_eq!(sink.held(&group, 0).await, Ok(Some(held(5, 2))));
+        assert_eq!(read(&settings.dir), whole, "the lines are cut off");
+    }
+    // Torn, it says nothing.
+    let path = settings.dir.join(mark::MARK_NAME);
+    let mut mark = std::fs::read(&path).unwrap();
+    mark[50] ^= 1;
+    std::fs::write(path, mark).unwrap();
+    assert_eq!(open().held(&group, 0).await, Ok(None));
 }

@@ -106,6 +106,22 @@ impl Session {
         .await
     }
 
+    /// Up to where the lane's rows are written; `None` where none is. Waits for a transaction of the lane that is under way.
+    pub(super) async fn held(
+        &mut self,
+        tables: &Tables,
+        group: &Uuid,
+        sink: &str,
+        lane: u32,
+    ) -> Result<Option<Position>, Trouble> {
+        let progress = &tables.progress;
+        let query = format!(
+            "select log_index, item from {progress} where group_id = '{group}' and sink = '{sink}' and lane = {lane} for \
+             update"
+        );
+        Ok(self.position(&query).await?.flatten())
+    }
+
     /// How far the lane has come: `None` = it has no row, `Some(None)` = one that says that nothing was seen.
     async fn position(&mut self, query: &str) -> Result<Option<Option<Position>>, Trouble> {
         let messages = self

@@ -1,0 +1,88 @@
+//! What lost entries are read as, beside the log: `log/<index>.lost`.
+//!
+//! What was uploaded of an entry, and how far its sessions had come, is known best when its loss is found. So what is made
+//! of it then is kept: batches that were planned over it are made again byte for byte, whatever happened since.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use crate::platform;
+
+const MAGIC: &[u8; 8] = b"SKLOST\r\n";
+const VERSION: u8 = 1;
+/// Magic, version, whether it is to be applied, six zeros, how many numbers are taken, crc32 of these 16 bytes and the payload.
+const HEAD_BYTES: usize = 28;
+const WORDS_BYTES: usize = 16;
+const SUFFIX: &str = ".lost";
+
+/// What a lost entry is read as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// It is to be applied, too.
+    pub(super) is_unapplied: bool,
+    /// [`Loss::taken`](crate::position::Loss::taken).
+    pub(super) taken: u64,
+    /// A batch.
+    pub(super) payload: Bytes,
+}
+
+fn path(directory: &Path, index: u64) -> PathBuf {
+    directory.join(format!("{index:016}{SUFFIX}"))
+}
+
+fn crc(head: &[u8], payload: &[u8]) -> [u8; 4] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(head);
+    hasher.update(payload);
+    hasher.finalize().to_le_bytes()
+}
+
+/// What was kept for the entry at `index`; `None` where nothing was, or what is there is not what was written.
+pub(super) fn read(directory: &Path, index: u64) -> Option<Kept> {
+    let bytes = std::fs::read(path(directory, index)).ok()?;
+    let (head, payload) = bytes.split_at_checked(HEAD_BYTES)?;
+    let (magic, words) = head.split_at_checked(MAGIC.len())?;
+    let (words, known) = words.split_at_checked(WORDS_BYTES)?;
+    let is_whole =
+        magic == MAGIC && words.first() == Some(&VERSION) && known == crc(words, payload);
+    is_whole.then(|| Kept {
+        is_unapplied: words.get(1) == Some(&1),
+        taken: u64::from_le_bytes(*words.last_chunk().unwrap_or(&[0; 8])),
+        payload: Bytes::copy_from_slice(payload),
+    })
+}
+
+/// Keeps it; it is durable when this returns.
+pub(super) fn write(directory: &Path, index: u64, kept: &Kept) -> io::Result<()> {
+    let mut words = [0; WORDS_BYTES];
+    words[..2].copy_from_slice(&[VERSION, u8::from(kept.is_unapplied)]);
+    words[8..].copy_from_slice(&kept.taken.to_le_bytes());
+    let path = path(directory, index);
+    let temporary = path.with_extension("lost.tmp");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    let mut file = platform::set_private(&mut options).open(&temporary)?;
+    file.write_all(MAGIC)?;
+    file.write_all(&words)?;
+    file.write_all(&crc(&words, &kept.payload))?;
+    file.write_all(&kept.payload)?;
+    file.sync_all()?;
+    drop(file);
+    std::fs::rename(&temporary, &path)?;
+    platform::sync_dir(directory)
+}
+
+/// Removes what is kept for entries that are not lost, or no longer in the log. What cannot be removed does no harm.
+pub(super) fn forget(directory: &Path, is_lost: impl Fn(u64) -> bool) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let index = name.and_then(|name| name.split_once(SUFFIX)?.0.parse().ok());
+        if index.is_some_and(|index| !is_lost(index)) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
