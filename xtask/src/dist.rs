@@ -16,6 +16,9 @@ use zip::write::SimpleFileOptions;
 
 use crate::godot;
 
+/// The largest watchdog that ships: it stands beside every game server, so what would make it larger needs a reason.
+const WATCHDOG_BYTES_MAX: u64 = 12 << 20;
+
 /// What to do.
 #[derive(Debug, Args)]
 pub struct Options {
@@ -27,8 +30,8 @@ pub struct Options {
 /// Builds, packs, prints each built file's size and the zip's path, and tries the zip out in a fresh project.
 ///
 /// # Errors
-/// When the zip could not be made, or what was unpacked from it does not work. Without a Godot it is not tried out, which
-/// is said.
+/// When the zip could not be made, the watchdog is larger than [`WATCHDOG_BYTES_MAX`], or what was unpacked from the zip does
+/// not work. Without a Godot it is not tried out, which is said.
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     if let Some(zip) = &options.try_out {
         return try_out(zip);
@@ -53,6 +56,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     if names_kill_points(&fs::read(watchdog)?) {
         return Err(format!("{watchdog:?} has the kill points of a debug build").into());
     }
+    check_size(watchdog, WATCHDOG_BYTES_MAX)?;
     let mut files = Vec::new();
     collect(&repository().join("addons"), &mut files)?;
     files.sort();
@@ -83,6 +87,16 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         path.display()
     );
     try_out(&path)
+}
+
+/// # Errors
+/// The file is larger than `bytes_max`, or is not there.
+fn check_size(program: &Path, bytes_max: u64) -> Result<(), Box<dyn Error>> {
+    let bytes = fs::metadata(program)?.len();
+    if bytes > bytes_max {
+        return Err(format!("{program:?} has {bytes} bytes, the limit is {bytes_max}").into());
+    }
+    Ok(())
 }
 
 /// Whether a program would end itself where a test tells it to: see the watchdog's `platform/kill_point.rs`.
@@ -155,6 +169,16 @@ mod tests {
         let debug = fs::read(build::watchdog(Profile::Debug)).unwrap();
         assert!(names_kill_points(&debug));
         assert!(!names_kill_points(b"HARNESS_WATCHDOG_KILL_A"));
+    }
+
+    #[test]
+    fn one_byte_too_many_does_not_ship() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("program");
+        fs::write(&program, "1234").unwrap();
+        check_size(&program, 4).unwrap();
+        let error = check_size(&program, 3).unwrap_err().to_string();
+        assert!(error.contains("has 4 bytes, the limit is 3"), "{error}");
     }
 
     #[test]
