@@ -11,6 +11,8 @@ pub const LOST_ITEM: u32 = 1 << 31;
 pub struct Loss {
     /// So many of its first numbers are left out of what tells of it: they were uploaded before.
     pub taken: u64,
+    /// So many more were dealt with before, and nobody knows which: all are told, these are not counted again.
+    pub counted: u64,
     /// An earlier process may have told of it.
     pub is_old: bool,
 }

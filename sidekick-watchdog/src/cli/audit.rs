@@ -195,9 +195,11 @@ fn table(audit: &Audit) -> String {
             "the log is damaged; `sidekick-watchdog buffer verify` tells where"
         );
     }
-    text.push_str(match audit.balances {
-        true => "the books balance",
-        false => "the books do not balance",
+    let is_known = audit.sinks.iter().all(|sink| sink.accepted.is_some());
+    text.push_str(match (audit.balances, is_known) {
+        (true, true) => "the books balance",
+        (true, false) => "no difference was found; whether the sums are right is not known until every sink has caught up once",
+        (false, _) => "the books do not balance",
     });
     text
 }

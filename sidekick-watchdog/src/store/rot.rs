@@ -145,6 +145,12 @@ struct StandIn {
 }
 
 impl StandIn {
+    /// How many it tells of.
+    fn numbers(&self) -> u64 {
+        let counts = self.gaps.iter().map(|gap| gap.end_seq - gap.first_seq);
+        counts.fold(0, u64::saturating_add)
+    }
+
     /// Leaves out the first numbers, `taken` of them, which are uploaded; how many that were. Whose they are is known only
     /// where all are of one session.
     fn leave_out(&mut self, taken: u64) -> u64 {
@@ -250,6 +256,7 @@ fn bridge_lost(
             false => Some(Kept {
                 is_unapplied,
                 taken: entry.loss.taken,
+                counted: entry.loss.counted,
                 payload: entry.stand_in,
             }),
         };
@@ -286,6 +293,7 @@ fn bridge_lost(
         entry.stand_in = stand_in.payload;
         entry.loss = Loss {
             taken: stand_in.taken,
+            counted: stand_in.counted,
             is_old,
         };
         rotten.push(RottenEntry {
@@ -336,6 +344,7 @@ fn stand_ins(
     let last = lost.last_key_value().map_or(first, |(index, _)| *index);
     let needed = last > applied || last > now.uploaded_index();
     let (mut stand_ins, mut sinks) = (BTreeMap::new(), BTreeSet::new());
+    let mut numbers = BTreeMap::new();
     match base {
         Some(base) => {
             let mut walk = Walk::new(lost, kept, &base, now, purged);
@@ -345,6 +354,7 @@ fn stand_ins(
             walk.close(now);
             walk.redo_folding(now);
             (stand_ins, sinks) = (walk.stand_ins, walk.sinks);
+            numbers = walk.numbers;
         }
         // Everything in it is where it had to go.
         None if !needed => {}
@@ -367,10 +377,17 @@ fn stand_ins(
             });
             stand_in.commands.splice(0..0, marks);
         }
-        let taken = stand_in.leave_out(taken_of(now, *index).unwrap_or_default());
+        let behind = numbers
+            .range(index + 1..)
+            .map(|(_, count)| *count)
+            .chain(stand_ins.values().map(StandIn::numbers))
+            .fold(0, u64::saturating_add);
+        let all = taken_of(now, *index, stand_in.numbers(), behind).unwrap_or_default();
+        let taken = stand_in.leave_out(all);
         let kept = Kept {
             is_unapplied,
             taken,
+            counted: all.saturating_sub(taken),
             payload: stand_in.encode()?,
         };
         found.insert(*index, kept);
@@ -740,15 +757,38 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// How many numbers of the entry at `index` every sink has taken; `None` where that is not the same for all of them.
-fn taken_of(now: &State, index: u64) -> Option<u64> {
-    let mut lanes = now.sinks().flat_map(|(_, lanes)| lanes);
+/// How many of the `count` numbers of the entry at `index` every sink has dealt with, where all lanes stand amid it; `behind` came with
+/// later entries. `None` where that is not the same for all of them.
+///
+/// The books know it. An item may be no measure: requests have numbers and no item, and one hole stands for many.
+fn taken_of(now: &State, index: u64, count: u64, behind: u64) -> Option<u64> {
     let at = |watermark: Position| match watermark.index == index {
         true => watermark.item,
         false => u32::MAX,
     };
-    let first = at(lanes.next()?.watermark);
-    // Beyond all frames of an entry stands only what tells of its loss.
-    let is_amid = first < LOST_ITEM;
-    (is_amid && lanes.all(|lane| at(lane.watermark) == first)).then(|| u64::from(first) + 1)
+    let mut all = None;
+    for (sink, lanes) in now.sinks() {
+        let mut items = lanes.iter().map(|lane| at(lane.watermark));
+        let item = items.next()?;
+        // Beyond all frames of an entry stands only what tells of its loss.
+        if item >= LOST_ITEM || items.any(|other| other != item) {
+            return None;
+        }
+        let books = now.books(sink);
+        let taken = match books.since {
+            Some(since) => {
+                let passed = since.saturating_add(books.numbers());
+                let pending = now.committed().saturating_sub(passed);
+                count.saturating_sub(pending.saturating_sub(behind))
+            }
+            // One number for each item at least.
+            None => u64::from(item) + 1,
+        };
+        let taken = taken.min(count);
+        if all.is_some_and(|all| all != taken) {
+            return None;
+        }
+        all = Some(taken);
+    }
+    all
 }

@@ -141,6 +141,11 @@ pub(super) fn account(
             "{accepted} numbers were accepted, {accounted} are accounted for"
         ));
     }
+    if account.accepted.is_none() && accounted > committed {
+        account.differ(format!(
+            "{accounted} numbers are accounted for, and no more than {committed} were committed"
+        ));
+    }
     let by_the_sink = |(reason, _): &(&String, &u64)| !DROPPED_FOR_ALL.contains(&reason.as_str());
     let left_out = books.counts.dropped.iter().filter(by_the_sink);
     let left_out: u64 = left_out.map(|(_, count)| *count).sum();

@@ -13,9 +13,10 @@ use crate::platform;
 
 const MAGIC: &[u8; 8] = b"SKLOST\r\n";
 const VERSION: u8 = 1;
-/// Magic, version, whether it is to be applied, six zeros, how many numbers are taken, crc32 of these 16 bytes and the payload.
-const HEAD_BYTES: usize = 28;
-const WORDS_BYTES: usize = 16;
+/// Magic, version, whether it is to be applied, six zeros, how many numbers are taken, how many more are counted, crc32 of these 24 bytes
+/// and the payload.
+const HEAD_BYTES: usize = 36;
+const WORDS_BYTES: usize = 24;
 const SUFFIX: &str = ".lost";
 
 /// What a lost entry is read as.
@@ -25,6 +26,8 @@ pub(super) struct Kept {
     pub(super) is_unapplied: bool,
     /// [`Loss::taken`](crate::position::Loss::taken).
     pub(super) taken: u64,
+    /// [`Loss::counted`](crate::position::Loss::counted).
+    pub(super) counted: u64,
     /// A batch.
     pub(super) payload: Bytes,
 }
@@ -50,16 +53,23 @@ pub(super) fn read(directory: &Path, index: u64) -> Option<Kept> {
         magic == MAGIC && words.first() == Some(&VERSION) && known == crc(words, payload);
     is_whole.then(|| Kept {
         is_unapplied: words.get(1) == Some(&1),
-        taken: u64::from_le_bytes(*words.last_chunk().unwrap_or(&[0; 8])),
+        taken: number_at(words, 8),
+        counted: number_at(words, 16),
         payload: Bytes::copy_from_slice(payload),
     })
+}
+
+fn number_at(words: &[u8], at: usize) -> u64 {
+    let bytes = words.get(at..).and_then(|bytes| bytes.first_chunk());
+    u64::from_le_bytes(*bytes.unwrap_or(&[0; 8]))
 }
 
 /// Keeps it; it is durable when this returns.
 pub(super) fn write(directory: &Path, index: u64, kept: &Kept) -> io::Result<()> {
     let mut words = [0; WORDS_BYTES];
     words[..2].copy_from_slice(&[VERSION, u8::from(kept.is_unapplied)]);
-    words[8..].copy_from_slice(&kept.taken.to_le_bytes());
+    words[8..16].copy_from_slice(&kept.taken.to_le_bytes());
+    words[16..].copy_from_slice(&kept.counted.to_le_bytes());
     let path = path(directory, index);
     let temporary = path.with_extension("lost.tmp");
     let mut options = OpenOptions::new();

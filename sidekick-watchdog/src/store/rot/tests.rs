@@ -232,6 +232,13 @@ async fn one_byte_anywhere_costs_one_entry_and_its_numbers_are_told() {
 /// What a sink had taken of an entry before the damage came is not told as lost, and what tells of the rest comes behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_uploaded_of_a_lost_entry_is_not_lost() {
+    // Requests have numbers and are no items.
+    for requests in [0, 3] {
+        uploaded_of_a_lost_entry(requests).await;
+    }
+}
+
+async fn uploaded_of_a_lost_entry(requests: u64) {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path();
     let store = Store::open(config(data)).await.unwrap();
@@ -244,6 +251,7 @@ async fn what_was_uploaded_of_a_lost_entry_is_not_lost() {
     let counts = Counts {
         rows: 4,
         records: 4,
+        requests,
         ..Counts::default()
     };
     store.settle("file", 0, taken, counts).await.unwrap();
@@ -257,9 +265,12 @@ async fn what_was_uploaded_of_a_lost_entry_is_not_lost() {
     let read = store.read_slabs(index - 1, usize::MAX).await.unwrap();
     assert!(read[0].loss.is_some() && read[0].index == index);
     let gap = &store.rotten()[0].gaps[0].clone();
-    assert_eq!((gap.first_seq, gap.last_seq), (5, 10));
+    assert_eq!((gap.first_seq, gap.last_seq), (5 + requests, 10));
     let sights = look(&store).await;
-    assert_eq!(sights[&epoch].lost, [5, 6, 7, 8, 9, 10]);
+    let lost: Vec<u64> = (5 + requests..=10).collect();
+    assert_eq!(sights[&epoch].lost, lost);
+    let (books, committed) = store.books("file");
+    assert_eq!(books.pending(committed), Some(lost.len() as u64 + 2));
     assert_eq!(sights[&epoch].records, [11, 12]);
     store.shutdown().await;
 }

@@ -81,7 +81,7 @@ enum Teller {
 #[derive(Debug)]
 struct Entry {
     index: u64,
-    /// It is lost, and ours alone to tell of.
+    /// It is lost, and ours alone to tell of. What is counted of [`Loss::counted`] goes from it.
     loss: Option<Loss>,
     slabs: std::vec::IntoIter<Slab>,
     walk: Option<Walk>,
@@ -95,12 +95,19 @@ struct Entry {
 }
 
 /// Tells what a row tells of.
-fn count_row(counts: &mut Counts, item: &Item<'_>, written: Written) {
+fn count_row(counts: &mut Counts, item: &Item<'_>, written: Written, loss: Option<&mut Loss>) {
     counts.rows += 1;
     match (&item.what, written) {
         (What::Record(_), Written::Record | Written::Gap) => counts.records += 1,
         (What::Record(_), Written::Undecodable) => counts.lost += 1,
-        (What::Lost { count, .. }, _) => counts.lost = counts.lost.saturating_add(*count),
+        (What::Lost { count, .. }, _) => {
+            let known = loss.map_or(0, |loss| {
+                let known = loss.counted.min(*count);
+                loss.counted -= known;
+                known
+            });
+            counts.lost = counts.lost.saturating_add(*count - known);
+        }
         (What::Refused(_) | What::TailUnknown, _) => counts.notes += 1,
         // It has no row; see `look_at_item`.
         (What::Dropped { .. }, _) => {}
@@ -753,13 +760,13 @@ impl<O: Outbox> Filler<O> {
                     let written = self.writer.write(head, &item, &mut draft.bytes);
                     let fits = draft.bytes.len() <= self.bytes_max || start == 0;
                     if fits {
-                        match entry.loss {
+                        match &mut entry.loss {
                             // Nobody has told of it: the sink has the records.
                             Some(loss) if self.accounts && !loss.is_old => {
                                 counts.rows += item.numbers();
                                 counts.records += item.numbers();
                             }
-                            _ => count_row(&mut counts, &item, written),
+                            loss => count_row(&mut counts, &item, written, loss.as_mut()),
                         }
                         draft.gap_lines += u64::from(written != Written::Record);
                         if self.keeps {

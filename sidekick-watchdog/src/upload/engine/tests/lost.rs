@@ -31,6 +31,7 @@ fn lose(entry: &mut IndexedSlabs, taken: u64) {
     entry.slabs = vec![Slab { head, frames }];
     entry.loss = Some(Loss {
         taken,
+        counted: 0,
         is_old: false,
     });
 }
@@ -77,6 +78,36 @@ async fn upload(first: (u64, u32), last: (u64, u32)) -> (Arc<FakeOutbox>, Arc<Fa
     running.drive.send_replace(Drive::Drain);
     running.through(outbox.index()).await;
     (outbox, sink, key)
+}
+
+/// Numbers that are on the books already are told with the others where nobody knows which they are, and count once.
+#[tokio::test(start_paused = true)]
+async fn what_was_dealt_with_of_a_lost_entry_counts_once() {
+    let fuse = Fuse::new();
+    let outbox = FakeOutbox::new(fuse.clone(), &[("fake", 1)]);
+    for _ in 0..4 {
+        outbox.append(&[&["damage", "damage"]]);
+    }
+    {
+        let mut state = outbox.state.lock().unwrap();
+        let lane = LaneState {
+            watermark: Position { index: 1, item: 1 },
+            plan: None,
+        };
+        state.lanes.insert(("fake".to_owned(), 0), lane);
+        // Two of the first entry, one of the second.
+        state.books.records = 3;
+        lose(&mut state.entries[1], 0);
+        state.entries[1].loss.as_mut().unwrap().counted = 1;
+    }
+    let outbox = Arc::new(outbox);
+    let mut sink = FakeSink::new(1, fuse, 7);
+    (sink.fails_of_ten, sink.lines_max) = (0, usize::MAX);
+    let mut running = start(outbox.clone(), vec![Arc::new(sink)], small_batches()).await;
+    running.drive.send_replace(Drive::Drain);
+    running.through(outbox.index()).await;
+    let books = outbox.state.lock().unwrap().books.clone();
+    assert_eq!((books.lost, books.numbers()), (1, 8), "{books:?}");
 }
 
 /// What is left goes out under the batch's own key, so that a backend which had taken it takes nothing twice; what is lost

@@ -1,7 +1,7 @@
 //! What the file sink holds: `upload.mark`, written over after each batch.
 //!
-//! Never fsynced: after a power cut it may be older than the files, or torn, and then tells less, never too much. It counts only where
-//! the log is damaged, since plans tell everything else.
+//! Durable before a batch counts as taken: what lies in the files behind it was never settled, or cutting it off would lose what is. It
+//! counts only where the log is damaged, since plans tell everything else.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -84,6 +84,7 @@ impl Mark {
         let mut text = format!("{:08x} {words}", crc32fast::hash(words.as_bytes())).into_bytes();
         text.resize(MARK_BYTES - 1, b' ');
         text.write_all(b"\n")?;
-        platform::write_all_at(file, &text, 0)
+        platform::write_all_at(file, &text, 0)?;
+        file.sync_data()
     }
 }
