@@ -474,7 +474,15 @@ impl<'a> Walk<'a> {
                 continue;
             }
             let entry = log.read(index, Part::Whole).map_err(Fault::Log)?;
-            let Some(entry) = entry else { continue };
+            let Some(entry) = entry else {
+                // Purged since the snapshot was chosen: what it held would pass for lost.
+                if log.purged().is_some_and(|id| index <= id.index) {
+                    let first = self.lost.keys().next().copied().unwrap_or(index);
+                    let what = "entries before it were purged meanwhile; it is tried again";
+                    return Err(Fault::Unknown(first, what));
+                }
+                continue;
+            };
             match entry.kind {
                 Kind::Membership => self.known[1] = true,
                 Kind::Normal => self.look(index, &Batch::from_bytes(entry.payload))?,
