@@ -31,7 +31,7 @@ pub(super) struct Current {
 }
 
 impl Current {
-    /// Touches some more of the ring's pages, until all were. All at once would be 7 ms for 16 MiB, in which a server that was started again
+    /// Touches some more of the ring's pages, until all were. All at once takes some milliseconds, in which a server that was started again
     /// would not serve yet.
     #[inline]
     pub(super) fn prefault_some(&self) {

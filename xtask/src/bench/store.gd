@@ -13,7 +13,7 @@ const STATE_BYTES := 65536
 const NODE := "/bench/value"
 const IN_A_ROW := 10
 ## So many take the engine about as long as a read takes in a row.
-const TEXT_NUMBERS := 80
+const TEXT_NUMBERS := 240
 
 var _states := {}
 var _times := {
