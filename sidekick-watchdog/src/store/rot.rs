@@ -377,10 +377,13 @@ fn stand_ins(
             });
             stand_in.commands.splice(0..0, marks);
         }
-        let behind = numbers
-            .range(index + 1..)
+        // What is not applied is on nobody's books.
+        let is_applied = |&(at, _): &(&u64, &u64)| *at <= applied;
+        let intact = numbers.range(index + 1..).take_while(is_applied);
+        let lost = stand_ins.range(..=applied);
+        let behind = intact
             .map(|(_, count)| *count)
-            .chain(stand_ins.values().map(StandIn::numbers))
+            .chain(lost.map(|(_, stand_in)| stand_in.numbers()))
             .fold(0, u64::saturating_add);
         let all = taken_of(now, *index, stand_in.numbers(), behind).unwrap_or_default();
         let taken = stand_in.leave_out(all);

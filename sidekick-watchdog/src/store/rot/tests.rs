@@ -234,11 +234,14 @@ async fn one_byte_anywhere_costs_one_entry_and_its_numbers_are_told() {
 async fn what_was_uploaded_of_a_lost_entry_is_not_lost() {
     // Requests have numbers and are no items.
     for requests in [0, 3] {
-        uploaded_of_a_lost_entry(requests).await;
+        for is_behind in [false, true] {
+            uploaded_of_a_lost_entry(requests, is_behind).await;
+        }
     }
 }
 
-async fn uploaded_of_a_lost_entry(requests: u64) {
+/// `is_behind`: the state that goes on does not have what followed the lost entry.
+async fn uploaded_of_a_lost_entry(requests: u64, is_behind: bool) {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path();
     let store = Store::open(config(data)).await.unwrap();
@@ -255,9 +258,20 @@ async fn uploaded_of_a_lost_entry(requests: u64) {
         ..Counts::default()
     };
     store.settle("file", 0, taken, counts).await.unwrap();
+    store.shutdown().await;
+    drop(store);
+    let before = tempfile::tempdir().unwrap();
+    copy(data, before.path());
+    let store = Store::open(config(data)).await.unwrap();
     store.append(slab(1, 11, 2)).await.unwrap();
     store.shutdown().await;
     drop(store);
+    if is_behind {
+        for folder in ["state", "snapshots"] {
+            fs::remove_dir_all(data.join(folder)).unwrap();
+            copy(&before.path().join(folder), &data.join(folder));
+        }
+    }
     let (log, _) = LogReader::beside(&data.join("log"), &mut |_, _| {}).unwrap();
     let (segment, at) = log.place(index).unwrap();
     rot(&data.join("log").join(segment_name(segment)), at + 300, 1);
