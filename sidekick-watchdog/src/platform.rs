@@ -81,6 +81,7 @@ pub fn remedy(error: &std::io::Error) -> &'static str {
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
             "move away the file that lies where a folder has to be"
         }
+        ErrorKind::NotFound => "check the path, and for a data directory --data-dir",
         _ => "check that disk and its file system",
     }
 }

@@ -217,3 +217,25 @@ impl std::fmt::Display for Difference {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn books_balance_only_where_their_beginning_is_known() {
+        let table = |accepted: Option<u64>| {
+            let sink = SinkAccount {
+                accepted,
+                ..SinkAccount::default()
+            };
+            table(&Audit {
+                balances: true,
+                sinks: vec![sink],
+                damage: 0,
+            })
+        };
+        assert!(table(Some(0)).ends_with("the books balance"));
+        assert!(!table(None).contains("balance"));
+    }
+}

@@ -139,6 +139,10 @@ fn say(
             client.send(Method::DELETE, &path, Vec::new())?.success()?
         }
     };
+    if let DeadLettersCommand::Replay(args) | DeadLettersCommand::Drop(args) = command {
+        let LettersChanged { changed } = read(&body)?;
+        args.check(changed)?;
+    }
     if json {
         return Ok(body);
     }
@@ -170,6 +174,15 @@ fn query(which: &WhichArgs) -> form_urlencoded::Serializer<'static, String> {
 }
 
 impl OrderArgs {
+    /// Who names letters wants to know when none of them is there.
+    fn check(&self, changed: u64) -> Result<(), ClientError> {
+        if changed > 0 || self.ids.is_empty() {
+            return Ok(());
+        }
+        let text = "nothing was changed: there is no such dead letter, or it is on its way already; `dead-letters list` shows them";
+        Err(ClientError::Missing(text.to_owned()))
+    }
+
     fn names_some(&self) -> bool {
         let which = &self.which;
         self.all || !self.ids.is_empty() || which.sink.is_some() || which.stream.is_some()
@@ -267,6 +280,21 @@ fn text(report: &LetterReport) -> String {
 mod tests {
     use super::*;
     use crate::api::letters::LetterSummary;
+    use clap::Parser;
+
+    #[test]
+    fn who_names_a_letter_that_is_not_there_is_told() {
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            order: OrderArgs,
+        }
+        let order = |words: &[&str]| Line::parse_from([&["x"], words].concat()).order;
+        assert!(order(&["5", "7"]).check(1).is_ok());
+        assert!(order(&["--all"]).check(0).is_ok());
+        let error = order(&["5", "7"]).check(0).unwrap_err();
+        assert_ne!(error.exit_code(), ExitCode::Ok);
+    }
 
     #[test]
     fn letters_are_shown_without_what_a_terminal_obeys() {
