@@ -549,6 +549,9 @@ impl Gap {
 }
 
 /// Payload of a [`FrameKind::Hole`]: `count` sequence numbers from the frame's own on are lost.
+///
+/// A hole that stands in the place of a frame has its size: the encoding is followed by the stream of the record that is lost, as a record
+/// begins (a length of 0 where it is not known), and zeros. Where there is no room for the encoding, a cause alone tells of one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hole {
     /// How many numbers.
@@ -558,7 +561,7 @@ pub struct Hole {
 }
 
 impl Hole {
-    /// Bytes of the encoding.
+    /// Bytes of the encoding, of which a payload may have more.
     pub const BYTES: usize = 9;
 
     /// Appends the encoding: a little-endian u64 and a byte.
@@ -567,22 +570,51 @@ impl Hole {
         out.push(self.cause);
     }
 
+    /// The encoding in a payload of `bytes`; `None` where it has no room, or where `stream` has none.
+    pub fn fill(&self, bytes: usize, stream: Option<&str>) -> Option<Vec<u8>> {
+        let mut payload = Vec::with_capacity(bytes);
+        match bytes < Hole::BYTES {
+            true if self.count == 1 && stream.is_none() => payload.push(self.cause),
+            true => return None,
+            false => self.encode(&mut payload),
+        }
+        if let Some(stream) = stream {
+            Record::encode_head(stream, &mut payload);
+        }
+        if payload.len() > bytes {
+            return None;
+        }
+        payload.resize(bytes, 0);
+        Some(payload)
+    }
+
+    /// The stream of the one record that is lost, where the hole knows it.
+    pub fn stream(payload: &[u8]) -> Option<&str> {
+        let name = payload.get(Hole::BYTES..)?;
+        Record::parse(name).ok().map(|record| record.stream)
+    }
+
     /// Reads the encoding.
     ///
     /// # Errors
-    /// [`FrameError::Payload`] when it is not [`Hole::BYTES`] long.
+    /// [`FrameError::Payload`] when it is empty.
     pub fn parse(payload: &[u8]) -> Result<Hole, FrameError> {
         let error = FrameError::Payload {
             what: "hole",
             bytes: payload.len(),
         };
-        let (words, rest) = payload.as_chunks::<8>();
-        let ([count], [cause]) = (words, rest) else {
-            return Err(error);
+        let (&first, rest) = payload.split_first().ok_or(error)?;
+        let Some((count, &[cause, ..])) = payload.split_first_chunk::<8>() else {
+            let is_short = rest.iter().all(|byte| *byte == 0);
+            let hole = Hole {
+                count: 1,
+                cause: first,
+            };
+            return is_short.then_some(hole).ok_or(error);
         };
         Ok(Hole {
             count: u64::from_le_bytes(*count),
-            cause: *cause,
+            cause,
         })
     }
 }

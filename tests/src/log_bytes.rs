@@ -25,8 +25,10 @@ pub fn segment(setup: &Setup) -> PathBuf {
 pub struct Frame {
     /// Its first byte.
     pub at: usize,
-    /// The byte after its last one.
+    /// The byte after its last one, padding included.
     pub end: usize,
+    /// The padding begins here, which is nobody's.
+    covered: usize,
     kind: u8,
     flags: u8,
 }
@@ -55,6 +57,7 @@ pub fn frames(bytes: &[u8]) -> Vec<Frame> {
         frames.push(Frame {
             at,
             end,
+            covered: at + 40 + length,
             kind,
             flags,
         });
@@ -72,7 +75,15 @@ pub fn place(bytes: &[u8], behind: f64, random: &mut fastrand::Rng) -> usize {
     // What says whose log it is lies in the first entries; they are refused where they have to be applied again.
     let begin = frames.get(12).map_or(FRAMES_AT, |frame| frame.at);
     let begin = begin + ((last_batch - begin) as f64 * behind) as usize;
-    random.usize(begin..last_batch)
+    loop {
+        let at = random.usize(begin..last_batch);
+        if frames
+            .iter()
+            .any(|frame| (frame.at..frame.covered).contains(&at))
+        {
+            return at;
+        }
+    }
 }
 
 /// The entry with the record of this text, if a later entry with a record of `text_bytes` or more follows.

@@ -221,7 +221,7 @@ fn verify(view: &LogView) -> Result<Found, BufferError> {
             found.numbers += slab.head.count;
             let mut walk = Walk::new(slab);
             while let Some((head, item)) = walk.step() {
-                let What::Lost { count, cause } = &item.what else {
+                let What::Lost { count, cause, .. } = &item.what else {
                     continue;
                 };
                 // A hole that came from the ring is whole itself, and is what was written.

@@ -232,7 +232,7 @@ pub(crate) enum LetterChange {
 
 impl Command {
     /// The slab that it brings, if it does: head and bytes of frames.
-    fn slab(self) -> Option<(SlabHead, u32)> {
+    pub(crate) fn slab(self) -> Option<(SlabHead, u32)> {
         match self {
             Self::Append { head, frames_bytes }
             | Self::Derived { head, frames_bytes }

@@ -49,11 +49,12 @@ fn walk(bytes: &[u8]) -> impl Iterator<Item = Placed> + '_ {
             word(frame, 24),
         ];
         let header = FrameHeader::from_words(words)?;
-        let covers = match (
-            FrameKind::from_u16(header.kind),
-            frame.len() >= FRAME_HEADER_BYTES + 8,
-        ) {
-            (Some(FrameKind::Hole), true) => word(frame, FRAME_HEADER_BYTES),
+        let end = FRAME_HEADER_BYTES.saturating_add(header.len as usize);
+        let covers = match FrameKind::from_u16(header.kind) {
+            Some(FrameKind::Hole) => {
+                let hole = frame.get(FRAME_HEADER_BYTES..end).map(Hole::parse);
+                hole.and_then(Result::ok).map_or(1, |hole| hole.count)
+            }
             _ => 1,
         };
         let placed = Placed {

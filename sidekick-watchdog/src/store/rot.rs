@@ -12,6 +12,7 @@
 mod bridges;
 mod folds;
 mod kept;
+mod salvage;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use sidekick_ipc::frame::{FrameKind, Hole, append_frame, hole_cause};
+use sidekick_ipc::frame::{FrameKind, Hole, append_frame, frames, hole_cause};
 use uuid::Uuid;
 
 use super::StoreError;
@@ -35,6 +36,7 @@ use crate::slab::{RingCheckpoint, Slab, SlabHead};
 pub(crate) use bridges::Bridges;
 use folds::Folds;
 use kept::Kept;
+use salvage::{Readers, Salvaged, Standing, salvage};
 
 /// A log entry that is damaged on the disk, and what is known to be lost with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +51,7 @@ pub struct RottenEntry {
     pub to: u64,
     /// The sequence numbers that are lost.
     pub gaps: Vec<LostRange>,
-    /// It was not applied before the damage came: state writes and dead letters in it are lost too.
+    /// It was not applied before the damage came, and nothing of it is left: state writes and dead letters in it are lost too.
     pub is_unapplied: bool,
 }
 
@@ -194,6 +196,28 @@ pub(super) enum Keeping {
     Sure,
 }
 
+impl Keeping {
+    /// Keeps what the entry at `index` is read as.
+    fn keep(self, directory: &Path, index: u64, kept: &Kept) -> Result<(), StoreError> {
+        if self == Self::Guest {
+            return Ok(());
+        }
+        match kept::write(directory, index, kept) {
+            Ok(()) => {}
+            Err(error) if self == Self::Sure => {
+                let what = "cannot keep what a damaged entry is read as, in";
+                return Err(StoreError::io(what, directory, error));
+            }
+            Err(error) => tracing::warn!(
+                index,
+                %error,
+                "what a damaged log entry is read as cannot be kept; the next start finds it out anew"
+            ),
+        }
+        Ok(())
+    }
+}
+
 /// The log as it is read from its base on.
 struct Walk<'a> {
     /// Lost entries of which it has to be found out what they are read as.
@@ -257,6 +281,7 @@ fn bridge_lost(
                 is_unapplied,
                 taken: entry.loss.taken,
                 counted: entry.loss.counted,
+                is_salvaged: entry.is_salvaged,
                 payload: entry.stand_in,
             }),
         };
@@ -266,23 +291,22 @@ fn bridge_lost(
         }
     }
     let unknown = lost.iter().filter(|(index, _)| !kept.contains_key(index));
-    let unknown: BTreeMap<u64, LostEntry> = unknown
+    let mut unknown: BTreeMap<u64, LostEntry> = unknown
         .map(|(index, entry)| (*index, entry.clone()))
         .collect();
-    let mut new = stand_ins(log, directory, snapshots, now, &unknown, &kept)?;
-    for (index, stand_in) in new.iter().filter(|_| keeping != Keeping::Guest) {
-        match kept::write(directory, *index, stand_in) {
-            Ok(()) => {}
-            Err(error) if keeping == Keeping::Sure => {
-                let what = "cannot keep what a damaged entry is read as, in";
-                return Err(StoreError::io(what, directory, error));
+    if !unknown.is_empty() {
+        let readers = Readers::of(log, now, keeping == Keeping::Sure);
+        for (index, entry) in &unknown {
+            if let Some(salvaged) = salvage_entry(log, entry, readers.towards(*index)) {
+                keeping.keep(directory, *index, &salvaged)?;
+                kept.insert(*index, salvaged);
             }
-            Err(error) => tracing::warn!(
-                index,
-                %error,
-                "what a damaged log entry is read as cannot be kept; the next start finds it out anew"
-            ),
         }
+    }
+    unknown.retain(|index, _| !kept.contains_key(index));
+    let mut new = stand_ins(log, directory, snapshots, now, &unknown, &kept)?;
+    for (index, stand_in) in &new {
+        keeping.keep(directory, *index, stand_in)?;
     }
     let mut rotten = Vec::new();
     for (index, entry) in &mut lost {
@@ -291,6 +315,7 @@ fn bridge_lost(
             continue;
         };
         entry.stand_in = stand_in.payload;
+        entry.is_salvaged = stand_in.is_salvaged;
         entry.loss = Loss {
             taken: stand_in.taken,
             counted: stand_in.counted,
@@ -302,11 +327,28 @@ fn bridge_lost(
             from: entry.damage.from,
             to: entry.damage.to,
             gaps: gaps(&entry.stand_in)?,
-            is_unapplied: *index > applied,
+            is_unapplied: *index > applied && !entry.is_salvaged,
         });
     }
     log.set_lost(lost);
     Ok(rotten)
+}
+
+/// A damaged entry without its damaged records, where that can be told.
+fn salvage_entry(log: &LogReader, entry: &LostEntry, standing: Standing) -> Option<Kept> {
+    let mut remains = log.remains(entry).into_iter();
+    let salvaged = remains.find_map(|payload| salvage(&payload, standing))?;
+    let Salvaged {
+        payload,
+        is_applicable,
+    } = salvaged;
+    Some(Kept {
+        is_unapplied: is_applicable,
+        taken: 0,
+        counted: 0,
+        is_salvaged: true,
+        payload,
+    })
 }
 
 /// What a stand-in tells that is lost.
@@ -315,13 +357,26 @@ fn gaps(stand_in: &Bytes) -> Result<Vec<LostRange>, StoreError> {
     let slabs = slabs.map_err(|error| StoreError::Raft {
         what: error.to_string(),
     })?;
-    let gap = |(_, slab): (u32, Slab)| LostRange {
-        last_seq: slab.head.next_seq().saturating_sub(1),
-        first_seq: slab.head.first_seq,
-        source: slab.head.source,
-        epoch: slab.head.epoch,
-    };
-    Ok(slabs.into_iter().map(gap).collect())
+    let mut gaps = Vec::new();
+    for (_, slab) in slabs {
+        for frame in frames(&slab.frames, &slab.head.epoch).flatten() {
+            let is_hole = frame.header.kind == FrameKind::Hole as u16;
+            let hole = is_hole.then(|| Hole::parse(frame.payload).ok()).flatten();
+            if let Some(hole) = hole.filter(|hole| hole.cause == hole_cause::ROTTEN) {
+                gaps.push(LostRange {
+                    source: slab.head.source.clone(),
+                    epoch: slab.head.epoch,
+                    first_seq: frame.header.seq,
+                    last_seq: frame
+                        .header
+                        .seq
+                        .saturating_add(hole.count)
+                        .saturating_sub(1),
+                });
+            }
+        }
+    }
+    Ok(gaps)
 }
 
 /// Finds out what the entries `lost` are read as.
@@ -391,6 +446,7 @@ fn stand_ins(
             is_unapplied,
             taken,
             counted: all.saturating_sub(taken),
+            is_salvaged: false,
             payload: stand_in.encode()?,
         };
         found.insert(*index, kept);
@@ -445,7 +501,9 @@ impl<'a> Walk<'a> {
             lost,
             kept,
             sessions: sessions.collect(),
-            sinks: base.sinks().map(|(sink, _)| sink.to_owned()).collect(),
+            sinks: (base.sinks().chain(now.sinks()))
+                .map(|(sink, _)| sink.to_owned())
+                .collect(),
             group: now.group.or(base.group).unwrap_or_default(),
             folds: Folds::new(base, now, purged),
             applied: now.last_applied.map_or(0, |id| id.index),

@@ -129,6 +129,8 @@ pub(crate) struct LostEntry {
     pub(crate) damage: Damage,
     /// What it is read as; empty until that is known.
     pub(crate) stand_in: Bytes,
+    /// That is the entry itself, but for records that are holes: it is read as an entry that was never damaged.
+    pub(crate) is_salvaged: bool,
     pub(crate) loss: Loss,
 }
 
@@ -142,6 +144,7 @@ impl Inner {
                 id,
                 damage,
                 stand_in,
+                is_salvaged: false,
                 loss: Loss::default(),
             };
             (index, lost)

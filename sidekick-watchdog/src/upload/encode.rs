@@ -44,6 +44,8 @@ pub enum What<'a> {
         count: u64,
         /// Why, for the backend to read.
         cause: Cow<'static, str>,
+        /// The stream of the one record that is lost, where that is known.
+        stream: Option<&'a str>,
     },
     /// Sequence numbers whose records the operator's rules left out before a batch was made. No row tells of them.
     Dropped {
@@ -79,6 +81,10 @@ impl Item<'_> {
     pub fn lane(&self, lanes: u32) -> u32 {
         match &self.what {
             What::Record(record) => lane_of(record.stream, lanes),
+            What::Lost {
+                stream: Some(stream),
+                ..
+            } => lane_of(stream, lanes),
             What::Refused(_) | What::Lost { .. } | What::Dropped { .. } | What::TailUnknown => {
                 lane_of(GAP_STREAM, lanes)
             }
@@ -168,7 +174,11 @@ impl Walk {
             let at = *mark;
             let rest = bytes.get(at.offset..).unwrap_or_default();
             let lost = |count: u64, cause: Cow<'static, str>| {
-                let what = What::Lost { count, cause };
+                let what = What::Lost {
+                    count,
+                    cause,
+                    stream: None,
+                };
                 Some((
                     head,
                     Item {
@@ -239,6 +249,7 @@ impl Walk {
                         None => What::Lost {
                             count: covers,
                             cause: hole_words(hole.cause),
+                            stream: Hole::stream(frame.payload),
                         },
                     }
                 }),
@@ -246,12 +257,14 @@ impl Walk {
                     Ok(What::Lost {
                         count: 1,
                         cause: Cow::Owned(format!("frame of unknown kind {}", header.kind)),
+                        stream: None,
                     })
                 }
             };
             let what = what.unwrap_or_else(|error| What::Lost {
                 count: 1,
                 cause: Cow::Owned(format!("damaged: {error}")),
+                stream: None,
             });
             mark.next_seq = seq.saturating_add(covers);
             let item = Item {
@@ -381,9 +394,13 @@ impl RowWriter for LineWriter {
                 out.extend_from_slice(b"\"}");
                 Written::Gap
             }
-            What::Lost { count, cause } => {
+            What::Lost {
+                count,
+                cause,
+                stream,
+            } => {
                 self.write_until_data(head, item, GAP_STREAM, out);
-                write_lost(out, item.seq, *count, cause, None);
+                write_lost(out, item.seq, *count, cause, *stream);
                 Written::Gap
             }
             // Never asked for: it has no row.

@@ -1,6 +1,7 @@
-//! How commands lie in an entry: `[version u8][has ops u8][2 zero][length of the heads u32][heads][frames of the slabs]`. The
-//! heads are the commands in bincode, a slab's frames follow as they came from the ring. Whoever needs only the heads
-//! (apply, unless ops ride in the frames) reads only them.
+//! How commands lie in an entry: `[version u8][has ops u8][2 zero][length of the heads u32][crc32 of these 8 bytes and the heads][heads]
+//! [frames of the slabs]`. The heads are the commands in bincode, a slab's frames follow as they came from the ring, each with a checksum
+//! of its own. Whoever needs only the heads (apply, unless ops ride in the frames) reads only them. The log checks the whole entry; the
+//! heads' own crc tells, where the entry is damaged, whether it is the frames alone (`store::rot::salvage`). Version 1 had none.
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -9,9 +10,28 @@ use super::Command;
 use crate::slab::Slab;
 use crate::store::codec::{self, CodecError};
 
-const BATCH_VERSION: u8 = 1;
+const BATCH_VERSION: u8 = 2;
+/// The version without a crc, still read.
+const BATCH_VERSION_BARE: u8 = 1;
+/// Bytes that tell where the heads end.
+const BATCH_WORDS_BYTES: usize = 8;
 /// Bytes before the heads.
-const BATCH_HEAD_BYTES: usize = 8;
+const BATCH_HEAD_BYTES: usize = 12;
+
+/// Bytes before the heads of an encoded batch.
+fn head_bytes(bytes: &[u8]) -> usize {
+    match bytes.first() {
+        Some(&BATCH_VERSION_BARE) => BATCH_WORDS_BYTES,
+        _ => BATCH_HEAD_BYTES,
+    }
+}
+
+fn crc_of(words: &[u8], heads: &[u8]) -> [u8; 4] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(words);
+    hasher.update(heads);
+    hasher.finalize().to_le_bytes()
+}
 
 /// A batch of commands as it lies in an entry: bytes, shared, never decoded twice on the write path.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,6 +58,8 @@ impl Batch {
             .any(|command| matches!(command, Command::AppendOps { .. }));
         bytes.extend_from_slice(&[BATCH_VERSION, u8::from(has_ops), 0, 0]);
         bytes.extend_from_slice(&heads_len.to_le_bytes());
+        let crc = crc_of(&bytes, &heads);
+        bytes.extend_from_slice(&crc);
         bytes.extend_from_slice(&heads);
         for frames in frames {
             bytes.extend_from_slice(frames);
@@ -59,7 +81,7 @@ impl Batch {
     pub(crate) fn heads_end(bytes: &[u8]) -> usize {
         match bytes.get(4..8) {
             Some(&[a, b, c, d]) => {
-                BATCH_HEAD_BYTES.saturating_add(u32::from_le_bytes([a, b, c, d]) as usize)
+                head_bytes(bytes).saturating_add(u32::from_le_bytes([a, b, c, d]) as usize)
             }
             _ => usize::MAX,
         }
@@ -73,6 +95,15 @@ impl Batch {
         }
     }
 
+    /// The heads, where it can be told that they are what was written, whatever became of the frames.
+    pub(crate) fn checked_heads(bytes: &[u8]) -> Option<&[u8]> {
+        let (words, rest) = bytes.split_at_checked(BATCH_WORDS_BYTES)?;
+        let heads = bytes.get(BATCH_HEAD_BYTES..Self::heads_end(bytes))?;
+        let is_whole =
+            words.first() == Some(&BATCH_VERSION) && rest.starts_with(&crc_of(words, heads));
+        is_whole.then_some(heads)
+    }
+
     /// The frames of all slabs, one after the other; none when only the heads were read.
     pub(crate) fn frames(&self) -> &[u8] {
         let heads = Self::heads_end(&self.bytes);
@@ -82,7 +113,7 @@ impl Batch {
     /// The commands, without their frames.
     pub(crate) fn commands(&self) -> Result<Vec<Command>, CodecError> {
         match self.bytes.first() {
-            Some(&BATCH_VERSION) => {}
+            Some(&(BATCH_VERSION | BATCH_VERSION_BARE)) => {}
             Some(version) => {
                 return Err(CodecError::new(
                     "cannot decode",
@@ -94,7 +125,7 @@ impl Batch {
         }
         let heads = self
             .bytes
-            .get(BATCH_HEAD_BYTES..Self::heads_end(&self.bytes))
+            .get(head_bytes(&self.bytes)..Self::heads_end(&self.bytes))
             .ok_or_else(|| CodecError::new("cannot decode", "a batch", "its heads are cut off"))?;
         codec::decode("commands", heads)
     }

@@ -69,7 +69,7 @@ impl Bridges {
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         // Somebody was faster.
-        if self.log.is_lost(index) {
+        if self.log.is_damaged(index) {
             return Ok(());
         }
         if self.machine.is_broken() {

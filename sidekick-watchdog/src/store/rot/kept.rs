@@ -13,7 +13,7 @@ use crate::platform;
 
 const MAGIC: &[u8; 8] = b"SKLOST\r\n";
 const VERSION: u8 = 1;
-/// Magic, version, whether it is to be applied, six zeros, how many numbers are taken, how many more are counted, crc32 of these 24 bytes
+/// Magic, version, whether it is to be applied, whether it was salvaged, five zeros, how many numbers are taken, how many more are counted, crc32 of these 24 bytes
 /// and the payload.
 const HEAD_BYTES: usize = 36;
 const WORDS_BYTES: usize = 24;
@@ -28,6 +28,8 @@ pub(super) struct Kept {
     pub(super) taken: u64,
     /// [`Loss::counted`](crate::position::Loss::counted).
     pub(super) counted: u64,
+    /// It is the entry itself, with holes in the place of damaged records: nothing else of it is lost.
+    pub(super) is_salvaged: bool,
     /// A batch.
     pub(super) payload: Bytes,
 }
@@ -55,6 +57,7 @@ pub(super) fn read(directory: &Path, index: u64) -> Option<Kept> {
         is_unapplied: words.get(1) == Some(&1),
         taken: number_at(words, 8),
         counted: number_at(words, 16),
+        is_salvaged: words.get(2) == Some(&1),
         payload: Bytes::copy_from_slice(payload),
     })
 }
@@ -67,7 +70,8 @@ fn number_at(words: &[u8], at: usize) -> u64 {
 /// Keeps it; it is durable when this returns.
 pub(super) fn write(directory: &Path, index: u64, kept: &Kept) -> io::Result<()> {
     let mut words = [0; WORDS_BYTES];
-    words[..2].copy_from_slice(&[VERSION, u8::from(kept.is_unapplied)]);
+    let flags = [kept.is_unapplied, kept.is_salvaged].map(u8::from);
+    words[..3].copy_from_slice(&[VERSION, flags[0], flags[1]]);
     words[8..16].copy_from_slice(&kept.taken.to_le_bytes());
     words[16..].copy_from_slice(&kept.counted.to_le_bytes());
     let path = path(directory, index);

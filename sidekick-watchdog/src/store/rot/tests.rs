@@ -274,7 +274,8 @@ async fn uploaded_of_a_lost_entry(requests: u64, is_behind: bool) {
     }
     let (log, _) = LogReader::beside(&data.join("log"), &mut |_, _| {}).unwrap();
     let (segment, at) = log.place(index).unwrap();
-    rot(&data.join("log").join(segment_name(segment)), at + 300, 1);
+    // Among its commands: nothing of it is left.
+    rot(&data.join("log").join(segment_name(segment)), at + 60, 1);
     let store = Store::open(config(data)).await.unwrap();
     let read = store.read_slabs(index - 1, usize::MAX).await.unwrap();
     assert!(read[0].loss.is_some() && read[0].index == index);
@@ -346,7 +347,8 @@ async fn rot_under_a_reader(is_kept: bool) -> u32 {
             let log = &store.parts.wal;
             let (segment, at) = log.place(index).unwrap();
             let path = data.join("log").join(segment_name(segment));
-            rot(&path, at + random.u64(0..100), random.u8(1..));
+            // Among its commands.
+            rot(&path, at + 40 + random.u64(0..60), random.u8(1..));
         }
         let sights = look(&store).await;
         let told = format!("round {round}: {:?}", store.rotten());

@@ -10,7 +10,7 @@ use super::frame::{EntryId, FRAME_HEAD_BYTES, FrameHead, Kind, PAYLOAD_BYTES_MAX
 use super::recovery::{Reading, recover};
 use super::scan::Damage;
 use super::segment::{self, Segment, read_exact_at};
-use super::{Counters, Inner, LogEntry, LostEntry, Part, Shared, WalError};
+use super::{BATCH_BYTES_MAX, Counters, Inner, LogEntry, LostEntry, Part, Shared, WalError};
 use crate::position::Loss;
 
 /// How often somebody beside the writer begins anew: files are recycled while he reads, and a batch is half written.
@@ -129,13 +129,58 @@ impl LogReader {
     }
 
     /// Whether the entry at `index` is damaged on the disk, as far as anybody has found out.
-    pub(crate) fn is_lost(&self, index: u64) -> bool {
+    pub(crate) fn is_damaged(&self, index: u64) -> bool {
         self.shared.lock().lost.contains_key(&index)
     }
 
-    /// Whether any entry is.
+    /// Whether of the entry at `index` nothing is left.
+    pub(crate) fn is_lost(&self, index: u64) -> bool {
+        let inner = self.shared.lock();
+        let entry = inner.lost.get(&index);
+        entry.is_some_and(|entry| !entry.is_salvaged)
+    }
+
+    /// Whether of some entry nothing is left.
     pub(crate) fn has_lost(&self) -> bool {
-        !self.shared.lock().lost.is_empty()
+        let inner = self.shared.lock();
+        inner.lost.values().any(|entry| !entry.is_salvaged)
+    }
+
+    /// What lies where the payload of the damaged entry `lost` has to be: as far as its head says, and as far as the next whole
+    /// frame. Nothing of it is certain; empty where nothing can be read.
+    pub(crate) fn remains(&self, lost: &LostEntry) -> Vec<Bytes> {
+        let Damage {
+            segment, from, to, ..
+        } = lost.damage;
+        let (file, is_alone) = {
+            let inner = self.shared.lock();
+            let Some(segment) = inner.segments.get(&segment) else {
+                return Vec::new();
+            };
+            let here = inner.lost.values().filter(|entry| {
+                let damage = &entry.damage;
+                (damage.segment, damage.from) == (segment.number, from)
+            });
+            (Arc::clone(segment), here.count() <= 1)
+        };
+        let mut head = [0; FRAME_HEAD_BYTES];
+        let is_read = read_exact_at(&file.file, &mut head, from).is_ok();
+        let claim =
+            FrameHead::parse(&head).filter(|head| is_read && head.id.index == lost.id.index);
+        let claimed = claim.map(|claim| claim.len as usize);
+        let between = to
+            .saturating_sub(from)
+            .saturating_sub(FRAME_HEAD_BYTES as u64);
+        let between = usize::try_from(between).ok().filter(|_| is_alone);
+        let lengths = claimed.into_iter().chain(between);
+        let lengths = lengths.filter(|len| (1..=2 * BATCH_BYTES_MAX).contains(len));
+        let bytes = |len| {
+            let mut bytes = vec![0; len];
+            let offset = from + FRAME_HEAD_BYTES as u64;
+            let read = read_exact_at(&file.file, &mut bytes, offset);
+            read.ok().map(|()| Bytes::from(bytes))
+        };
+        lengths.filter_map(bytes).collect()
     }
 
     /// What is known of the lost entry at `index`.
@@ -177,6 +222,7 @@ impl LogReader {
                 is_one: true,
             },
             stand_in: Bytes::new(),
+            is_salvaged: false,
             loss: Loss::default(),
         }))
     }
@@ -210,7 +256,10 @@ pub(super) fn read_one(
         if let Some(lost) = inner.lost.get(&index) {
             return Ok(Some(LogEntry {
                 id: lost.id,
-                kind: Kind::Lost,
+                kind: match lost.is_salvaged {
+                    true => Kind::Normal,
+                    false => Kind::Lost,
+                },
                 payload: lost.stand_in.clone(),
             }));
         }

@@ -86,7 +86,7 @@ fn items(slab: Slab) -> Vec<(u64, u64, String)> {
         items.push(match item.what {
             What::Record(record) => (item.seq, 1, record.stream.to_owned()),
             What::Refused(_) => (item.seq, 1, "refused".to_owned()),
-            What::Lost { count, cause } => (item.seq, count, cause.into_owned()),
+            What::Lost { count, cause, .. } => (item.seq, count, cause.into_owned()),
             What::Dropped { count, .. } => (item.seq, count, "dropped".to_owned()),
             What::TailUnknown => (item.seq, 1, "tail unknown".to_owned()),
         });
@@ -311,4 +311,38 @@ fn what_rules_left_out_is_told_apart_wherever_it_is_cut() {
             .collect();
         assert_eq!(found, expected, "cut off before {first}");
     }
+}
+
+/// The lane that would have sent a record tells that it is lost, if its stream is known.
+#[test]
+fn a_hole_that_knows_its_stream_is_of_that_streams_lane() {
+    let hole = Hole {
+        count: 1,
+        cause: hole_cause::ROTTEN,
+    };
+    let gap_lane = lane_of(GAP_STREAM, 8);
+    let stream = ["a", "b", "c", "d"]
+        .into_iter()
+        .find(|stream| lane_of(stream, 8) != gap_lane)
+        .unwrap();
+    let mut lanes = Vec::new();
+    let mut lines = Vec::new();
+    for known in [Some(stream), None] {
+        let payload = hole.fill(48, known).unwrap();
+        let mut frames = Vec::new();
+        put(&mut frames, FrameKind::Hole as u16, 20, &payload);
+        let mut walk = Walk::new(Slab {
+            head: head(20, 1),
+            frames: frames.into(),
+        });
+        let (head, item) = walk.step().unwrap();
+        lanes.push(item.lane(8));
+        LineWriter::default().write(head, &item, &mut lines);
+        assert!(walk.step().is_none());
+    }
+    assert_eq!(lanes, [lane_of(stream, 8), gap_lane]);
+    let lines = String::from_utf8(lines).unwrap();
+    let named = format!("\"stream\":\"{stream}\"");
+    let of_lines: Vec<bool> = lines.lines().map(|line| line.contains(&named)).collect();
+    assert_eq!(of_lines, [true, false], "{lines}");
 }

@@ -197,8 +197,16 @@ impl RowWriter for CopyWriter {
                 self.write_gap(head, item, &row, out);
                 Written::Gap
             }
-            What::Lost { count, cause } => {
-                self.write_gap(head, item, &GapRow::lost(item.seq, *count, cause), out);
+            What::Lost {
+                count,
+                cause,
+                stream,
+            } => {
+                let gap = GapRow {
+                    stream: *stream,
+                    ..GapRow::lost(item.seq, *count, cause)
+                };
+                self.write_gap(head, item, &gap, out);
                 Written::Gap
             }
             // Never asked for: it has no row.
