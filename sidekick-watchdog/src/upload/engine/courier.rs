@@ -107,7 +107,8 @@ impl Courier {
         Ok(())
     }
 
-    async fn parked(&mut self, reason: String) {
+    /// Shows that somebody has to do something first, and pauses.
+    pub(super) async fn parked(&mut self, reason: String) {
         let _ = self.backoff.next_pause();
         self.warn_of(&reason, "sink parked; nothing is dropped");
         self.failed(SinkState::Parked { reason });

@@ -344,7 +344,10 @@ impl<O: Outbox> Lane<O> {
                 if let (Some(reason), Some(record)) = (draft.refusal, draft.record) {
                     let code = REFUSED_BY_RULES.to_owned();
                     let letter = record.letter(position, version, code, reason);
-                    self.commit_dead(letter, counts).await?;
+                    if !self.commit_dead(letter, counts).await? {
+                        // The rules may think better of it meanwhile.
+                        self.begin_anew().await?;
+                    }
                 }
                 continue;
             }
@@ -665,15 +668,27 @@ impl<O: Outbox> Lane<O> {
             rows: 0,
             records: 0,
             notes: 0,
-            ..ready.counts
+            ..ready.counts.clone()
         };
-        self.commit_dead(letter, counts).await?;
+        if !self.commit_dead(letter, counts).await? {
+            // The backend may think better of it meanwhile.
+            return Ok(Some(ready));
+        }
         self.suspect = None;
         self.limit_records();
         Ok(None)
     }
 
-    async fn commit_dead(&mut self, letter: Letter, counts: Counts) -> Result<(), OutboxError> {
+    /// Reads again what lies behind the watermark.
+    async fn begin_anew(&mut self) -> Result<(), OutboxError> {
+        let lanes = self.outbox.lanes(self.courier.sink.name()).await?;
+        let lane = lanes.into_iter().nth(self.place.lane as usize);
+        self.filler.begin_after(lane.unwrap_or_default().watermark);
+        Ok(())
+    }
+
+    /// Keeps a dead letter. `false` where there is no room for it, after a pause in which others may have gone.
+    async fn commit_dead(&mut self, letter: Letter, counts: Counts) -> Result<bool, OutboxError> {
         let (sink, lane) = (self.courier.sink.name().to_owned(), self.place.lane);
         warn!(
             sink,
@@ -693,6 +708,10 @@ impl<O: Outbox> Lane<O> {
         loop {
             match self.outbox.commit_dead(dead.clone()).await {
                 Ok(()) => break,
+                Err(OutboxError::LettersFull(reason)) => {
+                    self.wait_for_room(reason).await?;
+                    return Ok(false);
+                }
                 Err(error) => self.courier.commit_failed(error).await?,
             }
         }
@@ -701,7 +720,24 @@ impl<O: Outbox> Lane<O> {
         self.courier
             .board
             .update(self.courier.seat, |_, lane| lane.done(position));
-        Ok(())
+        Ok(true)
+    }
+
+    /// There is no room for another dead letter: waits a while, and sends those that somebody marks, though a batch may be
+    /// planned: its one record is refused, and nothing of it is on its way.
+    async fn wait_for_room(&mut self, reason: String) -> Result<(), OutboxError> {
+        let (outbox, lane) = (self.outbox.clone(), self.place.lane);
+        let sink = self.courier.sink.name().to_owned();
+        let mut applied = outbox.applied();
+        let marked = async move {
+            while outbox.next_replay(&sink, lane).is_none() && applied.changed().await.is_ok() {}
+        };
+        tokio::select! {
+            () = self.courier.parked(reason) => {}
+            () = marked => {}
+        }
+        self.replays_seen = None;
+        self.replay_all().await
     }
 
     /// Commits the watermark of a lane that has nothing to send.

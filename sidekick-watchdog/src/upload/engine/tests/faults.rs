@@ -2,6 +2,7 @@
 //! case the books add up: what was committed is uploaded, dead, dropped for a reason, or told of.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -287,6 +288,129 @@ async fn full_dead_letters_park_the_lane() {
     check(&outbox, &sink).unwrap();
     check_books(&outbox).unwrap();
     assert_eq!(running.status.borrow().sinks[0].state, SinkState::Ok);
+}
+
+/// A backend that refuses what another one takes, until it is mended.
+#[derive(Debug)]
+struct Mending {
+    bad: FakeSink,
+    well: FakeSink,
+    is_well: AtomicBool,
+}
+
+impl Sink for Mending {
+    fn name(&self) -> &str {
+        self.bad.name()
+    }
+
+    fn lanes(&self) -> u32 {
+        self.bad.lanes()
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        group: &'a Uuid,
+        first: Position,
+    ) -> BoxFuture<'a, Result<Vec<u8>, PrepareError>> {
+        self.bad.prepare(group, first)
+    }
+
+    fn encode<'a>(
+        &'a self,
+        plan: &'a Plan,
+        rows: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Bytes, PrepareError>> {
+        self.bad.encode(plan, rows)
+    }
+
+    fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome> {
+        match self.is_well.load(Ordering::Relaxed) {
+            true => self.well.send(batch),
+            false => self.bad.send(batch),
+        }
+    }
+}
+
+/// Rules that refuse until they are mended.
+#[derive(Debug, Default)]
+struct Mended {
+    version: AtomicU32,
+}
+
+impl Shaper for Mended {
+    fn version(&self) -> u32 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    fn knows(&self, _: u32) -> bool {
+        true
+    }
+
+    fn shape(&self, version: u32, _: &str, stored: &Stored<'_>, _: &mut Vec<u8>) -> Shaped {
+        match version == 0 && stored.record.stream != "well" {
+            true => Shaped::Refused {
+                reason: "a typo".to_owned(),
+            },
+            false => Shaped::Keep,
+        }
+    }
+}
+
+/// Full of dead letters, a lane goes on when what refused its records is mended: it tries the one at hand again, and sends
+/// those that somebody marks.
+#[tokio::test(start_paused = true)]
+async fn full_dead_letters_are_sent_again_and_judged_anew() {
+    for is_of_rules in [false, true] {
+        for is_marked in [false, true] {
+            let fuse = Fuse::new();
+            let outbox = Arc::new(FakeOutbox::new(fuse.clone(), &[("fake", 1)]));
+            outbox.state.lock().unwrap().letters_max = 1;
+            outbox.append(&[&["well", "b", "c", "well"]]);
+            let poison = BTreeSet::from([2, 3]);
+            let sink = Arc::new(Mending {
+                bad: FakeSink {
+                    poison: if is_of_rules { BTreeSet::new() } else { poison },
+                    ..steady(1, &fuse)
+                },
+                well: steady(1, &fuse),
+                is_well: AtomicBool::new(false),
+            });
+            let rules = Arc::new(Mended::default());
+            rules
+                .version
+                .store(u32::from(!is_of_rules), Ordering::Relaxed);
+            let mut running = start_shaped(
+                outbox.clone(),
+                vec![sink.clone()],
+                small_batches(),
+                rules.clone(),
+            )
+            .await;
+            let is_parked = |status: &crate::upload::UploadStatus| {
+                let state = status.sinks.first().map(|sink| &sink.state);
+                matches!(state, Some(SinkState::Parked { .. }))
+            };
+            running.status.wait_for(is_parked).await.unwrap();
+            assert_eq!(dead(&outbox), [2]);
+            rules.version.store(1, Ordering::Relaxed);
+            sink.is_well.store(true, Ordering::Relaxed);
+            if is_marked {
+                mark_all(&outbox);
+            }
+            settle(&mut running, &outbox).await;
+            let told = format!("rules: {is_of_rules}, marked: {is_marked}");
+            let left: &[u64] = if is_marked { &[] } else { &[2] };
+            assert_eq!(dead(&outbox), left, "{told}");
+            let records = [sink.bad.records(), sink.well.records()].concat();
+            let mut came: Vec<u64> = records.iter().map(|(_, seq)| *seq).collect();
+            came.sort_unstable();
+            let expected: Vec<u64> = (1..=4).filter(|seq| !left.contains(seq)).collect();
+            assert_eq!(came, expected, "{told}");
+            check_books(&outbox).unwrap();
+            let complaints = outbox.state.lock().unwrap().complaints.clone();
+            assert_eq!(complaints, Vec::<String>::new(), "{told}");
+        }
+    }
 }
 
 fn mark_all(outbox: &FakeOutbox) {
