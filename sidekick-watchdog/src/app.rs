@@ -55,6 +55,7 @@ pub use self::parts::postgres_sink;
 use self::plane::life::Life;
 use self::rules::LiveRules;
 pub use self::rules::Reload;
+pub(crate) use self::rules::origin_of;
 use self::service::{Probe, Service};
 use self::ticker::Ticker;
 use crate::config::Config;

@@ -288,6 +288,18 @@ impl Filter for Screening {
     }
 }
 
+/// A stored record, as rules see it.
+pub(crate) fn origin_of<'a>(stored: &'a Stored<'_>) -> Origin<'a> {
+    Origin {
+        stream: stored.record.stream,
+        source: &stored.head.source,
+        incarnation: stored.head.incarnation,
+        game_version: Some(stored.game_version),
+        seq: stored.seq,
+        time_ns: i128::from(stored.monotonic_ns) + i128::from(stored.head.realtime_offset_ns),
+    }
+}
+
 /// Why a record was not sent to a sink.
 const BY_FILTER: &str = "filter";
 const BY_SINK: &str = "not for this sink";
@@ -351,14 +363,7 @@ impl LiveRules {
                 reason: Cow::Borrowed(BY_SINK),
             };
         }
-        let origin = Origin {
-            stream,
-            source: &stored.head.source,
-            incarnation: stored.head.incarnation,
-            game_version: Some(stored.game_version),
-            seq: stored.seq,
-            time_ns: i128::from(stored.monotonic_ns) + i128::from(stored.head.realtime_offset_ns),
-        };
+        let origin = origin_of(stored);
         SCRATCH.with_borrow_mut(|scratch| {
             match shape.shape(&origin, stored.record.variant, scratch) {
                 Shaped::Same => upload::Shaped::Keep,

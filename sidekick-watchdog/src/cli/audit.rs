@@ -1,6 +1,7 @@
 //! `audit`: reckons the books anew from the log and compares them with what the destinations hold.
 
 mod reckon;
+mod rules;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -219,6 +219,19 @@ impl LogView {
         self.untold.as_deref()
     }
 
+    /// The texts of rules that are remembered, and whether no others were ever in force.
+    pub fn rules(&self) -> (impl Iterator<Item = &str>, bool) {
+        let texts = self.state.rules();
+        let are_all = self.state.knows_all_rules();
+        (texts.values().map(String::as_str), are_all)
+    }
+
+    /// The version of the game that recorded what slabs with this head hold.
+    pub fn game_version(&self, head: &crate::slab::SlabHead) -> &str {
+        self.state
+            .game_version(&head.source, head.incarnation, head.epoch)
+    }
+
     /// The group's UUID.
     pub fn group(&self) -> Option<Uuid> {
         self.state.group

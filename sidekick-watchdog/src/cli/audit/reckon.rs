@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::books::DROPPED_FOR_ALL;
+use super::rules::Rules;
+use crate::books::{DROPPED_BY_OPERATOR, DROPPED_EXPIRED, DROPPED_FOR_ALL};
 use crate::position::{LOST_ITEM, Position};
 use crate::store::{LogView, SessionState, StoreError};
 use crate::upload::encode::{Walk, What};
+use crate::upload::shape::Stored;
 use crate::upload::sink::arrivals::{Arrivals, Arrived, Numbers};
 
 /// A session: source and epoch.
@@ -70,7 +72,18 @@ struct Expected {
     /// Numbers of rows that the destination has to have: of records, and of gaps.
     records: BTreeMap<Session, Numbers>,
     gaps: BTreeMap<Session, Numbers>,
+    /// Numbers of records that may as well be missing there: a rule that was in force at some time leaves them out.
+    left_out: BTreeMap<Session, Numbers>,
     pending: u64,
+}
+
+/// What a sink has left out of what reached it, by the books.
+#[derive(Clone, Copy, Debug)]
+struct LeftOut {
+    /// Dead letters that somebody dropped, or that expired.
+    letters: u64,
+    /// By its rules.
+    rules: u64,
 }
 
 /// The sources whose records the log holds or its state remembers.
@@ -123,7 +136,8 @@ pub(super) fn account(
     arrivals: Option<&Arrivals>,
 ) -> Result<SinkAccount, StoreError> {
     let (books, committed) = view.books(sink);
-    let expected = expect(view, sink)?;
+    let rules = Rules::of(view);
+    let expected = expect(view, sink, &rules)?;
     let mut account = SinkAccount {
         name: sink.to_owned(),
         accepted: books.since.map(|since| committed.saturating_sub(since)),
@@ -146,18 +160,28 @@ pub(super) fn account(
             "{accounted} numbers are accounted for, and no more than {committed} were committed"
         ));
     }
-    let by_the_sink = |(reason, _): &(&String, &u64)| !DROPPED_FOR_ALL.contains(&reason.as_str());
-    let left_out = books.counts.dropped.iter().filter(by_the_sink);
-    let left_out: u64 = left_out.map(|(_, count)| *count).sum();
+    let of_letters = [DROPPED_BY_OPERATOR, DROPPED_EXPIRED];
+    let mut left_out = LeftOut {
+        letters: 0,
+        rules: 0,
+    };
+    for (reason, count) in &books.counts.dropped {
+        match reason.as_str() {
+            reason if DROPPED_FOR_ALL.contains(&reason) => {}
+            reason if of_letters.contains(&reason) => left_out.letters += count,
+            _ => left_out.rules += count,
+        }
+    }
     account.dropped = books.counts.dropped;
     if let Some(arrivals) = arrivals {
-        account.compare(view, ends, sink, &expected, arrivals, left_out);
+        let missing = missing(view, sink, &expected, arrivals);
+        account.compare(ends, &missing, arrivals, left_out, rules.are_all());
     }
     Ok(account)
 }
 
 /// What of the log a sink has dealt with, number by number.
-fn expect(view: &LogView, sink: &str) -> Result<Expected, StoreError> {
+fn expect(view: &LogView, sink: &str, rules: &Rules) -> Result<Expected, StoreError> {
     let lanes = view.sinks().find(|(name, _)| *name == sink);
     let lanes = lanes.map(|(_, lanes)| lanes).unwrap_or_default();
     let count = u32::try_from(lanes.len()).unwrap_or(1).max(1);
@@ -177,10 +201,11 @@ fn expect(view: &LogView, sink: &str) -> Result<Expected, StoreError> {
         let mut requests = 0;
         for slab in entry.slabs {
             let session = (slab.head.source.clone(), slab.head.epoch);
+            let game_version = view.game_version(&slab.head).to_owned();
             let mut walk = Walk::new(slab);
             loop {
                 let mark = walk.mark();
-                let Some((_, item)) = walk.step() else {
+                let Some((head, item)) = walk.step() else {
                     requests += walk.requests_since(&mark);
                     break;
                 };
@@ -203,6 +228,21 @@ fn expect(view: &LogView, sink: &str) -> Result<Expected, StoreError> {
                             _ => &mut expected.gaps,
                         };
                         of.entry(session.clone()).or_default().insert(item.seq);
+                        if let What::Record(record) = item.what
+                            && rules.may_leave_out(
+                                sink,
+                                &Stored {
+                                    head,
+                                    game_version: &game_version,
+                                    seq: item.seq,
+                                    monotonic_ns: item.monotonic_ns,
+                                    record,
+                                },
+                            )
+                        {
+                            let of = expected.left_out.entry(session.clone()).or_default();
+                            of.insert(item.seq);
+                        }
                     }
                 }
                 requests = 0;
@@ -239,12 +279,11 @@ impl SinkAccount {
 
     fn compare(
         &mut self,
-        view: &LogView,
         ends: &BTreeMap<Session, u64>,
-        sink: &str,
-        expected: &Expected,
+        missing: &Missing,
         arrivals: &Arrivals,
-        left_out: u64,
+        left_out: LeftOut,
+        knows_all_rules: bool,
     ) {
         let mut held = Held {
             uncounted: arrivals.uncounted.clone(),
@@ -265,63 +304,176 @@ impl SinkAccount {
                 self.differ_in("there, and never accepted", session, &beyond(arrived, *end));
             }
         }
-        let missing = self.missing(view, sink, expected, arrivals);
-        let count: u64 = missing.iter().map(|(_, numbers)| numbers.count()).sum();
-        let is_readable = held.uncounted.is_empty();
-        if is_readable && count > left_out {
-            for (session, numbers) in &missing {
-                self.differ_in("missing", session, numbers);
-            }
-            if left_out > 0 {
+        if held.uncounted.is_empty() {
+            let named = self.name_missing(missing, left_out, knows_all_rules);
+            let short = self
+                .uploaded
+                .saturating_sub(held.records)
+                .saturating_sub(named);
+            if short > 0 {
                 self.differ(format!(
-                    "{count} are not there, rules and operators left out {left_out}"
+                    "{short} records are missing that cannot be named: of what the log no longer holds, or among those \
+                     that rules may have left out"
                 ));
             }
         } else {
-            self.left_out = count;
-        }
-        // Of what the log no longer holds only the sum is known. Records of what it holds may have come as rows of gaps.
-        let short = self
-            .uploaded
-            .saturating_sub(held.records)
-            .saturating_sub(count);
-        if is_readable && short > 0 {
-            self.differ(format!(
-                "{short} records are missing of what the log no longer holds"
-            ));
+            self.left_out = missing.unexplained.count() + missing.explained;
         }
         self.destination = Some(held);
     }
 
-    /// What the log says that the destination has, and it has not.
-    fn missing(
-        &self,
-        view: &LogView,
-        sink: &str,
-        expected: &Expected,
-        arrivals: &Arrivals,
-    ) -> Vec<(Session, Numbers)> {
-        let mut dead: BTreeMap<Session, Numbers> = BTreeMap::new();
-        for kept in view.letters().filter(|kept| kept.sink == sink) {
-            let head = &kept.letter.head;
-            let of = (head.source.clone(), head.epoch);
-            dead.entry(of).or_default().insert(head.first_seq);
+    /// Tells what is missing of what the log holds; how many records that are.
+    fn name_missing(&mut self, missing: &Missing, left_out: LeftOut, knows_all_rules: bool) -> u64 {
+        let Missing {
+            unexplained,
+            explained,
+        } = missing;
+        if *explained > left_out.rules {
+            let rules = left_out.rules;
+            self.differ(format!(
+                "{explained} records are not there that rules may have left out, and they left out {rules}"
+            ));
         }
-        let nothing = Arrived::default();
-        let none = Numbers::default();
-        let mut missing: BTreeMap<Session, Numbers> = BTreeMap::new();
-        for (session, numbers) in expected.records.iter().chain(&expected.gaps) {
+        // Rules that nobody remembers may have left out any.
+        let forgotten = match knows_all_rules {
+            true => 0,
+            false => left_out.rules.saturating_sub(*explained),
+        };
+        let allowed = left_out.letters.saturating_add(forgotten);
+        let count = unexplained.count();
+        if count <= allowed {
+            self.left_out = count.saturating_add(*explained);
+            return 0;
+        }
+        for (session, numbers) in unexplained.records.iter().chain(&unexplained.gaps) {
+            self.differ_in("missing", session, numbers);
+        }
+        if allowed > 0 {
+            self.differ(format!(
+                "{count} are not there; operators, and rules that are no longer known, left out {allowed}"
+            ));
+        }
+        self.left_out = *explained;
+        count_of(&unexplained.records)
+    }
+}
+
+/// Numbers that the log says a destination has, and it has not.
+#[derive(Debug, Default)]
+struct Missing {
+    /// Those that no rule leaves out that is remembered.
+    unexplained: Unexplained,
+    /// How many records one may have left out.
+    explained: u64,
+}
+
+#[derive(Debug, Default)]
+struct Unexplained {
+    records: BTreeMap<Session, Numbers>,
+    gaps: BTreeMap<Session, Numbers>,
+}
+
+impl Unexplained {
+    fn count(&self) -> u64 {
+        count_of(&self.records).saturating_add(count_of(&self.gaps))
+    }
+}
+
+fn count_of(numbers: &BTreeMap<Session, Numbers>) -> u64 {
+    numbers.values().map(Numbers::count).sum()
+}
+
+fn missing(view: &LogView, sink: &str, expected: &Expected, arrivals: &Arrivals) -> Missing {
+    let mut dead: BTreeMap<Session, Numbers> = BTreeMap::new();
+    for kept in view.letters().filter(|kept| kept.sink == sink) {
+        let head = &kept.letter.head;
+        let of = (head.source.clone(), head.epoch);
+        dead.entry(of).or_default().insert(head.first_seq);
+    }
+    let nothing = Arrived::default();
+    let none = Numbers::default();
+    let mut missing = Missing::default();
+    for (numbers, are_records) in [(&expected.records, true), (&expected.gaps, false)] {
+        for (session, numbers) in numbers {
             let arrived = arrivals.sessions.get(session).unwrap_or(&nothing);
             let dead = dead.get(session).unwrap_or(&none);
-            for (first, last) in numbers.runs() {
-                for seq in first..=last {
-                    let is_there = arrived.records.contains(seq) || arrived.gaps.contains(seq);
-                    if !is_there && !dead.contains(seq) {
-                        missing.entry(session.clone()).or_default().insert(seq);
-                    }
+            let left_out = expected.left_out.get(session).unwrap_or(&none);
+            for seq in numbers.runs().flat_map(|(first, last)| first..=last) {
+                let is_there = arrived.records.contains(seq) || arrived.gaps.contains(seq);
+                let Unexplained { records, gaps } = &mut missing.unexplained;
+                match (is_there || dead.contains(seq), are_records) {
+                    (true, _) => {}
+                    (false, true) if left_out.contains(seq) => missing.explained += 1,
+                    (false, true) => drop(records.entry(session.clone()).or_default().insert(seq)),
+                    (false, false) => drop(gaps.entry(session.clone()).or_default().insert(seq)),
                 }
             }
         }
-        missing.into_iter().collect()
+    }
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrivals(seqs: std::ops::RangeInclusive<u64>) -> Arrivals {
+        let mut arrivals = Arrivals::default();
+        for seq in seqs {
+            arrivals.take("s", Uuid::nil(), seq, false);
+        }
+        arrivals
+    }
+
+    fn numbers(seqs: &[u64]) -> BTreeMap<Session, Numbers> {
+        let mut of = Numbers::default();
+        for seq in seqs {
+            of.insert(*seq);
+        }
+        BTreeMap::from([(("s".to_owned(), Uuid::nil()), of)])
+    }
+
+    /// What differs, where so many are uploaded, these are there and those are not.
+    fn differences(uploaded: u64, there: u64, missing: &Missing, knows_all: bool) -> Vec<String> {
+        let mut account = SinkAccount {
+            uploaded,
+            ..SinkAccount::default()
+        };
+        let left_out = LeftOut {
+            letters: 1,
+            rules: 50,
+        };
+        let ends = BTreeMap::new();
+        account.compare(&ends, missing, &arrivals(1..=there), left_out, knows_all);
+        let differences = account.differences.iter();
+        differences.map(ToString::to_string).collect()
+    }
+
+    fn missing(unexplained: &[u64], explained: u64) -> Missing {
+        let records = numbers(unexplained);
+        let gaps = BTreeMap::new();
+        Missing {
+            unexplained: Unexplained { records, gaps },
+            explained,
+        }
+    }
+
+    #[test]
+    fn what_rules_left_out_excuses_nothing_else() {
+        assert!(differences(100, 100, &missing(&[], 50), true).is_empty());
+        // Rules leave out none of these, and one may have been a letter that somebody dropped.
+        assert!(differences(100, 100, &missing(&[7], 50), true).is_empty());
+        let told = differences(100, 98, &missing(&[7, 8], 50), true);
+        assert!(told[0].starts_with("missing: 7 to 8 "), "{told:?}");
+        assert_eq!(told.len(), 2, "{told:?}");
+        // Rules that nobody remembers may have left them out.
+        assert!(differences(100, 100, &missing(&[7, 8], 40), false).is_empty());
+        // What the log no longer holds, or what a rule would leave out now.
+        for knows_all in [true, false] {
+            let told = differences(100, 97, &missing(&[], 50), knows_all);
+            assert!(told[0].starts_with("3 records are missing"), "{told:?}");
+        }
+        let told = differences(100, 100, &missing(&[], 51), true);
+        assert!(told[0].starts_with("51 records are not there"), "{told:?}");
     }
 }

@@ -63,6 +63,11 @@ impl State {
             .collect()
     }
 
+    /// Whether the texts of all versions that were ever given are kept.
+    pub(crate) fn knows_all_rules(&self) -> bool {
+        self.rules.texts.len() as u64 == u64::from(self.rules.last)
+    }
+
     /// The texts of all versions that are kept.
     pub(crate) fn rules(&self) -> &BTreeMap<u32, String> {
         &self.rules.texts
