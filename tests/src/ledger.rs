@@ -59,15 +59,15 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Takes every `*.ndjson` and `*.ndjson.part` file of a folder, in the order of their names, as the file sink
-    /// writes them. The last line of a `.part` is left out while it has no end.
+    /// Takes every `*.ndjson` (also compressed) and `*.ndjson.part` file of a folder, in the order of their names, as the
+    /// file sink writes them. The last line of a `.part` is left out while it has no end.
     ///
     /// # Errors
     /// What reading brought; a folder that does not exist is an empty ledger.
     pub fn read_folder(folder: &Path) -> io::Result<Self> {
         for _ in 0..READ_TRIES {
             match Self::try_read_folder(folder) {
-                // Completed and so renamed between the listing and the reading.
+                // Completed or compressed between the listing and the reading, and so renamed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 other => return other,
             }
@@ -84,13 +84,22 @@ impl Ledger {
             .map(|entry| Ok(entry?.path()))
             .collect::<io::Result<_>>()?;
         paths.sort();
+        let is_packed = |path: &Path| path.with_extension("ndjson.gz").is_file();
         for path in paths {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let is_part = name.ends_with(".ndjson.part");
-            if !is_part && !name.ends_with(".ndjson") {
+            let is_plain = name.ends_with(".ndjson");
+            // While it is being compressed a file is there twice.
+            if is_plain && is_packed(&path) {
                 continue;
             }
-            let text = fs::read_to_string(&path)?;
+            let text = match name.ends_with(".ndjson.gz") {
+                true => {
+                    io::read_to_string(flate2::read::MultiGzDecoder::new(fs::File::open(&path)?))?
+                }
+                false if is_part || is_plain => fs::read_to_string(&path)?,
+                false => continue,
+            };
             let whole = if is_part {
                 &text[..text.rfind('\n').map_or(0, |end| end + 1)]
             } else {

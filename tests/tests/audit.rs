@@ -8,6 +8,7 @@ use serde_json::Value;
 use sidekick_tests::engine::Game;
 use sidekick_tests::ledger::Ledger;
 use sidekick_tests::verdicts::{self, PATIENCE, journals, stop_cleanly, trial};
+use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
 /// The engine records so many.
@@ -22,6 +23,10 @@ fn main() -> ExitCode {
         trial(
             "an_audit_counts_what_rules_leave_out",
             an_audit_counts_what_rules_leave_out,
+        ),
+        trial(
+            "complete_files_are_compressed_over_kills",
+            complete_files_are_compressed_over_kills,
         ),
         trial(
             "an_export_has_what_the_files_have",
@@ -138,6 +143,56 @@ fn an_audit_counts_what_rules_leave_out() {
     // Not one of those that the rule leaves out.
     let missing = vec![("missing".to_owned(), 2, 2)];
     assert_eq!(differences(&audit(&setup, 15)), missing);
+}
+
+/// Files are completed and compressed while the watchdog is killed again and again: each record is in one of them, once.
+fn complete_files_are_compressed_over_kills() {
+    const MANY: u64 = 6000;
+    let mut setup = Setup::new();
+    setup.set_config(
+        "[upload]\nbatch_max_age = \"20ms\"\nbatch_max_records = 100\n[upload.file]\nrotate_bytes = \"64KiB\"\n",
+    );
+    let game = Game {
+        per_frame: 10,
+        text_bytes: 300,
+        records_max: MANY,
+        ..Game::new(journals(&setup))
+    };
+    setup.set_engine(game.command_line());
+    let count = |ending: &str| {
+        let entries = fs::read_dir(setup.data_dir().join("uploads"));
+        let names = entries.into_iter().flatten();
+        let names = names.map(|entry| entry.expect("an entry").file_name());
+        names
+            .filter(|name| name.display().to_string().ends_with(ending))
+            .count()
+    };
+    let mut watchdog = setup.start();
+    for kills in 1..=5 {
+        let wanted = 4 * kills;
+        wait::until("some more compressed files", PATIENCE, || {
+            (count(".ndjson.gz") >= wanted).then_some(())
+        });
+        watchdog.kill();
+        watchdog = setup.start();
+    }
+    watchdog.wait_for_status("all of it uploaded", PATIENCE, |status| {
+        let books = &status["upload"]["sinks"][0]["books"];
+        let is_all = status["totals"]["committed"].as_u64() >= Some(MANY);
+        (is_all && books["pending"] == 0).then_some(())
+    });
+    wait::until("the last complete file compressed", PATIENCE, || {
+        (count(".ndjson") == 0 && count(".tmp") == 0).then_some(())
+    });
+    let ledger = setup.uploaded_files();
+    assert_eq!((ledger.violations.len(), ledger.duplicates), (0, 0));
+    let uploaded = audit(&setup, 0)["sinks"][0]["uploaded"].as_u64();
+    stop_cleanly(&setup, watchdog);
+    assert!(uploaded >= Some(MANY), "{uploaded:?}");
+    // Read as a reader would that takes every file for itself.
+    let gz = count(".ndjson.gz");
+    assert!(gz >= 20, "{gz} files");
+    audit(&setup, 0);
 }
 
 /// The log's own export, with and without a running watchdog, is what the file sink wrote.

@@ -69,6 +69,14 @@ pub(super) fn upload(config: &Config) -> UploadSettings {
     }
 }
 
+fn compression(config: &Config) -> sink::Compression {
+    match config.upload.compression {
+        Compression::Gzip => sink::Compression::Gzip,
+        Compression::Zstd => sink::Compression::Zstd,
+        Compression::None => sink::Compression::None,
+    }
+}
+
 pub(super) fn sinks(config: &Config) -> Result<Vec<Arc<dyn Sink>>, AppError> {
     let mut sinks: Vec<Arc<dyn Sink>> = Vec::new();
     // One for all sinks but files, which stay on this machine.
@@ -81,6 +89,7 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Arc<dyn Sink>>, AppError> {
             (SinkKind::File, _) => sinks.push(Arc::new(FileSink::new(FileSettings {
                 dir: config.upload.file.dir.clone(),
                 rotate_bytes: config.upload.file.rotate_bytes,
+                compression: compression(config),
             }))),
             (SinkKind::Http, Some(http)) => {
                 let settings = HttpSettings {
@@ -88,11 +97,7 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Arc<dyn Sink>>, AppError> {
                     headers: http.headers.0.clone().into_iter().collect(),
                     token_file: http.token_file.clone(),
                     timeout: http.timeout,
-                    compression: match config.upload.compression {
-                        Compression::Gzip => sink::Compression::Gzip,
-                        Compression::Zstd => sink::Compression::Zstd,
-                        Compression::None => sink::Compression::None,
-                    },
+                    compression: compression(config),
                     concurrency_max: config.upload.concurrency_max,
                     tls_ca_file: http.tls_ca_file.clone(),
                     tls_client: http.tls_client.clone(),

@@ -28,7 +28,7 @@ keywords! {
 }
 
 keywords! {
-    /// How an upload's body is compressed.
+    /// How an upload's body, or a complete file, is compressed.
     pub enum Compression {
         /// gzip, understood everywhere.
         Gzip = "gzip",
@@ -132,7 +132,7 @@ impl UploadConfig {
         let compression = section.get(
             "compression",
             Compression::Gzip,
-            "Compression of HTTP bodies: \"gzip\", \"zstd\" or \"none\". Files are never compressed.",
+            "Compression of HTTP bodies and of complete files: \"gzip\", \"zstd\" or \"none\".",
             any,
         );
         let retry_first = section.get(

@@ -1,6 +1,7 @@
 //! What a sink is: the one who brings a batch to a backend and says what became of it.
 
 pub mod arrivals;
+pub mod compression;
 pub mod file;
 pub mod http;
 pub mod paced;
@@ -18,8 +19,9 @@ use super::encode::{LineWriter, RowWriter};
 use super::plan::Plan;
 use crate::position::Position;
 
+pub use compression::Compression;
 pub use file::{FileSettings, FileSink};
-pub use http::{Compression, HttpSettings, HttpSink};
+pub use http::{HttpSettings, HttpSink};
 pub use paced::Paced;
 pub use postgres::{PostgresSettings, PostgresSink};
 

@@ -1,13 +1,14 @@
 //! What a destination holds, read back to be compared with the log. Owns counting, not the comparing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::Compression;
+use super::file::{PART_SUFFIX, SUFFIX};
 use crate::upload::encode::GAP_STREAM;
 
 /// Numbers, as runs of consecutive ones.
@@ -93,6 +94,35 @@ pub struct Arrivals {
     pub unreadable: Vec<String>,
 }
 
+/// So often a folder is read anew in which files get other names meanwhile.
+const LIST_TRIES: u32 = 8;
+
+/// The files of the file sink in `folder`, each once: one that is being compressed is there twice for a moment.
+fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names = BTreeSet::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let is_complete = |compression: Compression| {
+            let plain = name.strip_suffix(compression.suffix());
+            plain.is_some_and(|plain| plain.ends_with(SUFFIX))
+        };
+        if name.ends_with(PART_SUFFIX) || Compression::ALL.into_iter().any(is_complete) {
+            names.insert(name);
+        }
+    }
+    let is_twice = |name: &String| {
+        let packed = [Compression::Gzip, Compression::Zstd];
+        let mut packed = packed.map(|compression| format!("{name}{}", compression.suffix()));
+        name.ends_with(SUFFIX) && packed.iter_mut().any(|packed| names.contains(packed))
+    };
+    let once = names.iter().filter(|name| !is_twice(name));
+    Ok(once.map(|name| folder.join(name)).collect())
+}
+
 /// So much of what cannot be read is told.
 const UNREADABLE_MAX: usize = 8;
 
@@ -116,34 +146,29 @@ impl Arrivals {
     /// # Errors
     /// What reading brought. A folder that is not there holds nothing.
     pub fn of_files(folder: &Path, sources: &BTreeSet<String>) -> io::Result<Self> {
-        let mut arrivals = Self::default();
-        let entries = match std::fs::read_dir(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(arrivals),
-            entries => entries?,
-        };
-        let mut paths = Vec::new();
-        for entry in entries {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.ends_with(super::file::SUFFIX) || name.ends_with(super::file::PART_SUFFIX) {
-                paths.push(path);
+        let mut listed = list(folder)?;
+        let mut tries = 0;
+        loop {
+            let mut arrivals = Self::default();
+            let mut is_complete = true;
+            for path in &listed {
+                match arrivals.take_file(path, sources) {
+                    // Completed or compressed since the folder was listed.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => is_complete = false,
+                    read => read?,
+                }
             }
+            let now = list(folder)?;
+            tries += 1;
+            if is_complete && now == listed || tries == LIST_TRIES {
+                return Ok(arrivals);
+            }
+            listed = now;
         }
-        paths.sort();
-        for path in paths {
-            arrivals.take_file(&path, sources)?;
-        }
-        Ok(arrivals)
     }
 
     fn take_file(&mut self, path: &Path, sources: &BTreeSet<String>) -> io::Result<()> {
-        let file = match File::open(path) {
-            // Completed and so renamed since the folder was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                File::open(path.with_extension(""))?
-            }
-            file => file?,
-        };
+        let file = Compression::open(path)?;
         let mut reader = BufReader::new(file);
         let mut line = Vec::new();
         let mut number = 0_u64;

@@ -3,6 +3,7 @@
 //! ```text
 //! uploads/records-1a2b3c4d-00000000000000000017.0000000000.ndjson        complete, never touched again
 //! uploads/records-1a2b3c4d-00000000000000004711.0000000003.ndjson.part   being appended to
+//! uploads/records-1a2b3c4d-00000000000000000009.0000000000.ndjson.gz     complete, and compressed since
 //! uploads/upload.lock                                                    one writer at a time
 //! uploads/upload.mark                                                    the position up to which they are complete
 //! ```
@@ -12,21 +13,25 @@
 //!
 //! A plan's `extra` holds file name and offset; each try cuts the file to that offset and writes from there, so a kill
 //! between write and commit doubles nothing (CORRECTNESS rule 20). A batch counts as taken when file and directory are
-//! fsynced. Who reads all of `*.ndjson` and `*.ndjson.part` sees each record once; the last lines of a `.part` may be
+//! fsynced. Who reads all of `*.ndjson`, `*.ndjson.gz` (or `.zst`) and `*.ndjson.part` sees each record once, if of a name that is there plain and
+//! compressed only one is read; the last lines of a `.part` may be
 //! incomplete, or be cut off and written again (the same bytes), while a batch is being written. Complete files may be
 //! moved away or deleted at any time.
 
 mod mark;
+mod pack;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tracing::warn;
 use uuid::Uuid;
 
-use super::{Batch, BoxFuture, Held, Outcome, PrepareError, Sink};
+use super::{Batch, BoxFuture, Compression, Held, Outcome, PrepareError, Sink};
 use crate::platform;
 use crate::position::Position;
 use crate::upload::plan::Plan;
@@ -45,12 +50,25 @@ pub struct FileSettings {
     pub dir: PathBuf,
     /// A file is complete when it has this many bytes or more. Default 64 MiB.
     pub rotate_bytes: u64,
+    /// How complete files are compressed, a while after they are complete.
+    pub compression: Compression,
 }
 
 /// Appends batches to files. One lane: the files hold all streams in the order of their commits.
 #[derive(Clone, Debug)]
 pub struct FileSink {
     files: Arc<Files>,
+    _end: Arc<End>,
+}
+
+/// Ends what goes on behind the sink's back.
+#[derive(Debug)]
+struct End(Arc<AtomicBool>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -58,6 +76,12 @@ struct Files {
     settings: FileSettings,
     /// Held while this process uses the directory, and by every write that is still under way.
     open: Mutex<Option<Open>>,
+    /// There may be complete files that are not compressed.
+    has_plain: AtomicBool,
+    /// Held by who compresses them.
+    packing: Mutex<()>,
+    /// The sink is gone.
+    is_over: Arc<AtomicBool>,
     #[cfg(test)]
     faults: Faults,
 }
@@ -84,14 +108,22 @@ impl FileSink {
     /// Writes below `settings.dir`. Touches nothing yet: what is wrong with the directory shows in the status and is
     /// tried again, since records are safe in the store.
     pub fn new(settings: FileSettings) -> Self {
-        let files = Files {
+        Self::of(Files {
             settings,
             open: Mutex::new(None),
+            has_plain: AtomicBool::new(true),
+            packing: Mutex::default(),
+            is_over: Arc::default(),
             #[cfg(test)]
             faults: Faults::default(),
-        };
+        })
+    }
+
+    fn of(files: Files) -> Self {
+        let end = Arc::new(End(Arc::clone(&files.is_over)));
         Self {
             files: Arc::new(files),
+            _end: end,
         }
     }
 }
@@ -147,7 +179,10 @@ impl Sink for FileSink {
             };
             let (files, batch) = (self.files.clone(), batch.clone());
             match blocking(move || files.write(&place, &batch)).await {
-                Ok(()) => Outcome::Taken,
+                Ok(()) => {
+                    self.files.pack();
+                    Outcome::Taken
+                }
                 Err(WriteError::Gone(reason)) => Outcome::Replan { reason },
                 Err(WriteError::Io(error)) => Outcome::Retry {
                     reason: error.to_string(),
@@ -205,6 +240,24 @@ impl From<io::Error> for WriteError {
 }
 
 impl Files {
+    /// Compresses complete files while others go on. Nobody waits for it.
+    fn pack(self: &Arc<Self>) {
+        if !self.has_plain.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let files = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let _packing = files.packing.lock().unwrap_or_else(PoisonError::into_inner);
+            let FileSettings {
+                dir, compression, ..
+            } = &files.settings;
+            let goes_on = || !files.is_over.load(Ordering::Relaxed);
+            if let Err(error) = pack::pack_all(dir, *compression, &goes_on) {
+                warn!(%error, "a complete file stays as it is; it is compressed when the next one is complete");
+            }
+        });
+    }
+
     /// Where the next batch goes: the end of the group's `.part`, or a new file.
     fn place(&self, group: &Uuid, first: Position) -> io::Result<Place> {
         let mut guard = self.lock();
@@ -374,14 +427,16 @@ impl Files {
             let from = self.settings.dir.join(&part);
             let complete = part.strip_suffix(PART_SUFFIX).unwrap_or(&part);
             let to = self.settings.dir.join(format!("{complete}{SUFFIX}"));
-            if to.try_exists()? {
-                let text = format!("{} is there already; move it away", to.display());
+            let mut names = std::iter::once(to.clone()).chain(pack::packed_names(&to));
+            if let Some(there) = names.find(|name| name.try_exists().unwrap_or(true)) {
+                let text = format!("{} is there already; move it away", there.display());
                 return Err(context("complete", &from, io::Error::other(text)));
             }
             in_context("rename", &from, |from| std::fs::rename(from, &to))?;
             renamed = true;
         }
         if renamed {
+            self.has_plain.store(true, Ordering::Relaxed);
             in_context("sync", &self.settings.dir, platform::sync_dir)?;
         }
         Ok(())

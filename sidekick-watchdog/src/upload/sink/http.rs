@@ -34,7 +34,7 @@ use reqwest::header::{
 use reqwest::{Body, Client, Identity, Response, StatusCode, Url};
 use uuid::Uuid;
 
-use super::{Batch, BoxFuture, Outcome, PrepareError, Sink};
+use super::{Batch, BoxFuture, Compression, Outcome, PrepareError, Sink};
 use crate::causes::in_full;
 use crate::position::Position;
 use crate::upload::pace::Pacer;
@@ -47,53 +47,10 @@ use body::PacedBody;
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(5);
 /// Before the token.
 const BEARER: &str = "Bearer ";
-/// Compression levels are fixed: they are part of the bytes.
-const GZIP_LEVEL: u32 = 6;
-const ZSTD_LEVEL: i32 = 3;
-
-/// `Content-Encoding` of the body.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Compression {
-    /// As it is.
-    None,
-    /// gzip, level 6, without a time in its header.
-    #[default]
-    Gzip,
-    /// zstd, level 3.
-    Zstd,
-}
-
-impl Compression {
-    /// What a plan keeps.
-    fn as_str(self) -> &'static str {
-        match self {
-            Compression::None => "none",
-            Compression::Gzip => "gzip",
-            Compression::Zstd => "zstd",
-        }
-    }
-
-    fn from_extra(extra: &[u8]) -> Option<Self> {
-        [Self::None, Self::Gzip, Self::Zstd]
-            .into_iter()
-            .find(|c| c.as_str().as_bytes() == extra)
-    }
-
-    fn compress(self, lines: Vec<u8>) -> io::Result<Vec<u8>> {
-        match self {
-            Compression::None => Ok(lines),
-            Compression::Gzip => {
-                // The builder's defaults: no name, no time.
-                let level = flate2::Compression::new(GZIP_LEVEL);
-                let mut encoder = flate2::GzBuilder::new()
-                    .mtime(0)
-                    .write(Vec::with_capacity(lines.len() / 4), level);
-                encoder.write_all(&lines)?;
-                encoder.finish()
-            }
-            Compression::Zstd => zstd::bulk::compress(&lines, ZSTD_LEVEL),
-        }
-    }
+/// The compression that a plan keeps.
+fn from_extra(extra: &[u8]) -> Option<Compression> {
+    let mut all = Compression::ALL.into_iter();
+    all.find(|compression| compression.as_str().as_bytes() == extra)
 }
 
 /// The backend. The app fills it from `[upload.http]`.
@@ -275,7 +232,7 @@ impl HttpSink {
     }
 
     async fn try_once(&self, batch: &Batch) -> Outcome {
-        let Some(compression) = Compression::from_extra(&batch.plan.extra) else {
+        let Some(compression) = from_extra(&batch.plan.extra) else {
             let reason = format!("the plan {} names no compression known here", batch.key);
             return Outcome::Park { reason };
         };
@@ -458,7 +415,7 @@ impl Sink for HttpSink {
     ) -> BoxFuture<'a, Result<Bytes, PrepareError>> {
         Box::pin(async move {
             // A plan that names another compression is refused when it is sent.
-            let compression = Compression::from_extra(&plan.extra).unwrap_or(Compression::None);
+            let compression = from_extra(&plan.extra).unwrap_or(Compression::None);
             if compression == Compression::None {
                 return Ok(rows.into());
             }

@@ -16,17 +16,19 @@ fn settings(dir: &TempDir) -> FileSettings {
     FileSettings {
         dir: dir.path().join("uploads"),
         rotate_bytes: 1500,
+        compression: Compression::None,
     }
 }
 
 fn broken(settings: FileSettings, faults: Faults) -> FileSink {
-    FileSink {
-        files: Arc::new(Files {
-            settings,
-            open: Mutex::new(None),
-            faults,
-        }),
-    }
+    FileSink::of(Files {
+        settings,
+        open: Mutex::new(None),
+        has_plain: AtomicBool::new(false),
+        packing: Mutex::default(),
+        is_over: Arc::default(),
+        faults,
+    })
 }
 
 /// What a reader of the directory finds: all files in the order of their names.
