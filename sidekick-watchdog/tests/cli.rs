@@ -130,6 +130,25 @@ fn a_missing_file_and_a_missing_engine_are_told_with_the_remedy() {
     assert!(err(&output).contains("there is no engine to launch"));
 }
 
+/// Before the log is looked at, which is not there.
+#[test]
+fn an_export_replaces_no_file_that_it_was_not_told_to() {
+    let folder = folder();
+    let file = folder.path().join("all.ndjson");
+    std::fs::write(&file, "mine\n").unwrap();
+    let export = |words: &[&str]| run(folder.path(), &[&["buffer", "export"], words].concat());
+    let output = export(&["all.ndjson"]);
+    assert_code(&output, ExitCode::Usage);
+    assert!(err(&output).contains("\"all.ndjson\" exists already; --force replaces it"));
+    let output = export(&[".", "--force"]);
+    assert_code(&output, ExitCode::Usage);
+    assert!(err(&output).contains("is no file"), "{}", err(&output));
+    for words in [&["all.ndjson", "--force"][..], &["new.ndjson"], &["-"]] {
+        assert_code(&export(words), ExitCode::StoreUnusable);
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine\n");
+}
+
 #[test]
 fn init_writes_a_file_that_passes_check_and_replaces_none() {
     let folder = folder();

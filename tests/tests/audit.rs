@@ -203,8 +203,12 @@ fn an_export_has_what_the_files_have() {
     let export = |file: &str| {
         let path = setup.scratch().join(file);
         let words = path.to_str().expect("UTF-8");
-        let finished = setup.run(&["buffer", "export", words], PATIENCE);
-        assert!(finished.status.success(), "{:?}", finished.lines);
+        // The second one replaces the first, once it is told to.
+        for (flag, code) in [(None, 0), (None, 2), (Some("--force"), 0)] {
+            let words = ["buffer", "export", words].into_iter().chain(flag);
+            let finished = setup.run(&words.collect::<Vec<_>>(), PATIENCE);
+            assert_eq!(finished.status.code(), Some(code), "{:?}", finished.lines);
+        }
         let mut ledger = Ledger::default();
         ledger.take_lines(&fs::read_to_string(&path).expect("lines"));
         ledger

@@ -57,6 +57,29 @@ pub(super) struct ExportArgs {
     /// Only what lies behind this entry
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     after: u64,
+    /// Replace the file if it exists
+    #[arg(long)]
+    force: bool,
+}
+
+impl ExportArgs {
+    fn is_standard(&self) -> bool {
+        self.file.as_os_str() == "-"
+    }
+
+    /// Nothing is replaced that nobody said may be, and nothing at all that is no file. Looked at first: reading a log may
+    /// take long.
+    fn may_write(&self) -> Result<(), BufferError> {
+        let path = self.file.clone();
+        if self.is_standard() {
+            return Ok(());
+        }
+        match std::fs::metadata(&path) {
+            Ok(found) if !found.is_file() => Err(BufferError::NoFile { path }),
+            Ok(_) if !self.force => Err(BufferError::Exists { path }),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
 }
 
 /// Why the log was not read, or not written elsewhere.
@@ -66,12 +89,17 @@ enum BufferError {
     Store(#[from] StoreError),
     #[error("{path:?}: {error}")]
     File { path: PathBuf, error: io::Error },
+    #[error("{path:?} exists already; --force replaces it")]
+    Exists { path: PathBuf },
+    #[error("{path:?} exists already and is no file; name another, or - for standard output")]
+    NoFile { path: PathBuf },
 }
 
 impl BufferError {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Store(error) => error.exit_code(),
+            Self::Exists { .. } | Self::NoFile { .. } => ExitCode::Usage,
             Self::File { .. } => ExitCode::Internal,
         }
     }
@@ -86,7 +114,12 @@ pub(super) fn run(command: &BufferCommand) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return super::complain_of_config(&errors),
     };
-    let done = open(&config.data_dir).and_then(|view| match command {
+    let may_begin = match command {
+        BufferCommand::Export(args) => args.may_write(),
+        BufferCommand::Inspect(_) | BufferCommand::Verify(_) => Ok(()),
+    };
+    let opened = may_begin.and_then(|()| open(&config.data_dir));
+    let done = opened.and_then(|view| match command {
         BufferCommand::Inspect(args) => {
             let contents = inspect::contents(&view)?;
             super::say(match args.json {
@@ -250,7 +283,7 @@ fn export(view: &LogView, args: &ExportArgs) -> Result<ExitCode, BufferError> {
     for words in &damage {
         super::complain(plain(words));
     }
-    let written = if args.file.as_os_str() == "-" {
+    let written = if args.is_standard() {
         let out = io::stdout().lock();
         write_records(view, args.after, io::BufWriter::new(out))
     } else {
