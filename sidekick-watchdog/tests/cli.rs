@@ -150,6 +150,25 @@ fn an_export_replaces_no_file_that_it_was_not_told_to() {
 }
 
 #[test]
+fn a_backend_without_a_place_is_told_of_both() {
+    let folder = folder();
+    let both = ["--dir", "a", "--postgres", "postgres://u@h/d"];
+    for (words, told) in [
+        (&[][..], "<--dir <DIR>|--postgres <URL>>"),
+        (&both, "cannot be used with"),
+        (&["--password-file", "p"], "--postgres <URL>"),
+        (
+            &["--dir", "a", "--password-file", "p"],
+            "cannot be used with",
+        ),
+    ] {
+        let output = run(folder.path(), &[&["backend"], words].concat());
+        assert_code(&output, ExitCode::Usage);
+        assert!(err(&output).contains(told), "{}", err(&output));
+    }
+}
+
+#[test]
 fn init_writes_a_file_that_passes_check_and_replaces_none() {
     let folder = folder();
     assert_code(&run(folder.path(), &["init"]), ExitCode::Ok);

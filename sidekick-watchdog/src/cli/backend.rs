@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use crate::backend::{self, BackendError, BackendSettings, Place};
 use crate::config::secret;
@@ -16,22 +16,24 @@ use crate::postgres::{ServerSettings, check_url};
 const POSTGRES_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("place").required(true).args(["dir", "postgres"]))]
 pub(super) struct BackendArgs {
     /// Where to listen; port 0 lets the system choose
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7118")]
     listen: SocketAddr,
     /// Store into records.ndjson of this folder
-    #[arg(
-        long,
-        required_unless_present = "postgres",
-        conflicts_with = "postgres"
-    )]
+    #[arg(long)]
     dir: Option<PathBuf>,
     /// Store into the table sidekick_records of this database: postgres://user@host/database
     #[arg(long, value_name = "URL")]
     postgres: Option<String>,
     /// A file with the database's password
-    #[arg(long, value_name = "FILE", requires = "postgres")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "postgres",
+        conflicts_with = "dir"
+    )]
     password_file: Option<PathBuf>,
     /// A file with the token that every request must carry
     #[arg(long, value_name = "FILE")]
