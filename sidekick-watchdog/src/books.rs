@@ -139,7 +139,7 @@ pub struct Letter {
     pub position: Position,
     /// Its stream.
     pub stream: String,
-    /// `HTTP 400`, a SQLSTATE, `schema`.
+    /// `HTTP 400`, a SQLSTATE; of rules the part that refused it (`filter`, `rename`, `set`, `schema`), or `rules`.
     pub code: String,
     /// What was said of it, at most [`LETTER_REASON_BYTES_MAX`] bytes.
     pub reason: String,

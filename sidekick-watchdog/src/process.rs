@@ -31,7 +31,7 @@ pub use fold::{
 };
 pub use schema::{Schema, SchemaError};
 pub use screen::{Screen, ScreenSpec, Screened, Verdict};
-pub use shape::{SetSpec, Shape, ShapeSpec, Shaped, from_json};
+pub use shape::{Refusal, SetSpec, Shape, ShapeSpec, Shaped, from_json};
 pub use trial::{Expected, Recorded, Sent, Trial, TrialRules, Tried};
 
 /// Whose record it is, and when it was recorded.

@@ -40,7 +40,7 @@ use std::time::Duration;
 pub use engine::{Drive, Engine};
 pub use outbox::{IndexedSlabs, LaneState, Outbox, OutboxError};
 pub use plan::{Dead, Plan, Replay, Settled, lane_of};
-pub use shape::{KeepAll, Shaped, Shaper, Stored};
+pub use shape::{BY_RULES, KeepAll, Shaped, Shaper, Stored};
 pub use sink::{Batch, Outcome, Sink};
 pub use status::{SinkState, SinkStatus, UploadStatus};
 

@@ -36,7 +36,7 @@ pub struct LetterSummary {
     pub epoch: String,
     /// The record's number in its session.
     pub seq: u64,
-    /// `HTTP 400`, a SQLSTATE, `schema`.
+    /// `HTTP 400`, a SQLSTATE; of rules the part that refused it (`filter`, `rename`, `set`, `schema`), or `rules`.
     pub code: String,
     /// What was said of it.
     pub reason: String,

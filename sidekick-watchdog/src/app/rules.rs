@@ -20,7 +20,9 @@ use super::tap::{Tap, TappedFilter};
 use crate::api::operator::{ReloadError, Reloaded, Stage};
 use crate::config::{Config, ConfigErrors, full_key};
 use crate::intake::{Filter, FilterOrigin, Filtered};
-use crate::process::{FoldRules, Origin, RuleError, Scratch, Screen, Shape, Shaped, Verdict};
+use crate::process::{
+    FoldRules, Origin, Refusal, RuleError, Scratch, Screen, Shape, Shaped, Verdict,
+};
 use crate::store::{Store, StoreError};
 use crate::upload::{self, Shaper, Stored};
 
@@ -351,7 +353,8 @@ impl LiveRules {
         let shapes = self.shapes.read().unwrap_or_else(PoisonError::into_inner);
         let Some(shape) = shapes.by_version.get(&version).map(Arc::clone) else {
             let reason = format!("the rules of version {version} are not known");
-            return upload::Shaped::Refused { reason };
+            let code = upload::BY_RULES;
+            return upload::Shaped::Refused { code, reason };
         };
         drop(shapes);
         let stream = stored.record.stream;
@@ -375,7 +378,9 @@ impl LiveRules {
                 Shaped::Dropped => upload::Shaped::Dropped {
                     reason: Cow::Borrowed(BY_FILTER),
                 },
-                Shaped::Refused(reason) => upload::Shaped::Refused { reason },
+                Shaped::Refused(Refusal { code, reason }) => {
+                    upload::Shaped::Refused { code, reason }
+                }
             }
         })
     }

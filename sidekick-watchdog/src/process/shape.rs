@@ -5,11 +5,12 @@
 //! the old meaning for old ones.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use sidekick_ipc::stream::StreamPattern;
-use sidekick_ipc::value::Value as Godot;
+use sidekick_ipc::value::{DecodeError, Value as Godot};
 
 use super::edit::{Change, Edit};
 use super::expression::{View, to_godot};
@@ -100,8 +101,28 @@ pub enum Shaped {
     Changed,
     /// It is not sent: a filter says so.
     Dropped,
-    /// A rule could not be applied to it; for the dead letters, with the reason.
-    Refused(String),
+    /// A rule could not be applied to it, or it does not keep a schema.
+    Refused(Refusal),
+}
+
+/// Why rules refuse a record; for the dead letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The part of the rule that refused it, by its key: `filter`, `rename`, `set` or `schema`.
+    pub code: &'static str,
+    /// What is wrong, for whoever looks at the letter.
+    pub reason: String,
+}
+
+impl Refusal {
+    fn new(code: &'static str, why: impl fmt::Display) -> Self {
+        let reason = format!("{code}: {why}");
+        Self { code, reason }
+    }
+
+    fn undecodable(code: &'static str, error: &DecodeError) -> Self {
+        Self::new(code, format_args!("the record cannot be decoded: {error}"))
+    }
 }
 
 /// The second halves of all rules.
@@ -179,11 +200,9 @@ impl Shape {
             match rule.apply(&origin, data, scratch) {
                 Ok(true) => {}
                 Ok(false) => return Shaped::Dropped,
-                Err(why) => {
-                    return Shaped::Refused(format!(
-                        "the rule for {:?}: {why}",
-                        rule.pattern.as_str()
-                    ));
+                Err(Refusal { code, reason }) => {
+                    let reason = format!("the rule for {:?}: {reason}", rule.pattern.as_str());
+                    return Shaped::Refused(Refusal { code, reason });
                 }
             }
         }
@@ -201,31 +220,31 @@ impl Rule {
         origin: &Origin<'_>,
         data: &[u8],
         scratch: &mut Scratch,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, Refusal> {
         if let Some(filter) = &self.filter {
             let view = View::new(origin, scratch.current(data));
-            if !filter
-                .holds(&view)
-                .map_err(|why| format!("filter: {why}"))?
-            {
+            let holds = filter.holds(&view);
+            if !holds.map_err(|why| Refusal::new("filter", why))? {
                 return Ok(false);
             }
         }
-        let malformed = |error| format!("the record cannot be decoded: {error}");
         if !self.rename.is_empty() {
-            scratch.apply(&self.rename, &[], data).map_err(malformed)?;
+            let renamed = scratch.apply(&self.rename, &[], data);
+            renamed.map_err(|error| Refusal::undecodable("rename", &error))?;
         }
         if !self.set.is_empty() {
             let view = View::new(origin, scratch.current(data));
             let mut values = Vec::with_capacity(self.sources.len());
             for source in &self.sources {
-                values.push(source.value(&view)?);
+                let value = source.value(&view);
+                values.push(value.map_err(|why| Refusal::new("set", why))?);
             }
-            scratch.apply(&self.set, &values, data).map_err(malformed)?;
+            let set = scratch.apply(&self.set, &values, data);
+            set.map_err(|error| Refusal::undecodable("set", &error))?;
         }
         if let Some(schema) = &self.schema {
             let checked = schema.check(scratch.current(data));
-            checked.map_err(|why| format!("schema: {why}"))?;
+            checked.map_err(|why| Refusal::new("schema", why))?;
         }
         Ok(true)
     }
@@ -237,9 +256,9 @@ impl Source {
             Self::Value(encoded) => Ok(encoded.clone()),
             Self::Expression(field, expression) => {
                 let value = expression.eval(view);
-                let value = value.map_err(|why| format!("set: {field:?}: {why}"))?;
+                let value = value.map_err(|why| format!("{field:?}: {why}"))?;
                 let value = to_godot(&value, 0)
-                    .ok_or_else(|| format!("set: {field:?} is nothing that a record can hold"))?;
+                    .ok_or_else(|| format!("{field:?} is nothing that a record can hold"))?;
                 Ok(sidekick_ipc::value::encode(&value))
             }
         }

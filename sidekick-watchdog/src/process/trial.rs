@@ -235,7 +235,7 @@ fn sent(
         Shaped::Same => {}
         Shaped::Changed => data = scratch.data().to_vec(),
         Shaped::Dropped => return Expected::Dropped,
-        Shaped::Refused(why) => return Expected::Refused(why),
+        Shaped::Refused(refusal) => return Expected::Refused(refusal.reason),
     }
     match decode(&data) {
         Ok(value) => Expected::Data(value.to_json()),

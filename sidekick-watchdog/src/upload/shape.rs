@@ -7,6 +7,9 @@ use sidekick_ipc::frame::Record;
 
 use crate::slab::SlabHead;
 
+/// The code of a dead letter that the rules as a whole would not send.
+pub const BY_RULES: &str = "rules";
+
 /// A record as it is stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Stored<'a> {
@@ -36,6 +39,8 @@ pub enum Shaped {
     },
     /// It is not what it has to be; it becomes a dead letter, in its turn.
     Refused {
+        /// What refused it, in a word, such as the part of the rule.
+        code: &'static str,
         /// What is wrong with it, for whoever looks at the letter.
         reason: String,
     },

@@ -15,18 +15,21 @@ fn spec(pattern: &str) -> ShapeSpec {
     }
 }
 
-fn shaped(shape: &Shape, stream: &str, json: Json) -> (Shaped, Json) {
-    let origin = Origin {
+fn origin(stream: &str) -> Origin<'_> {
+    Origin {
         stream,
         source: "lobby-1",
         incarnation: 2,
         game_version: Some("1.2"),
         seq: 9,
         time_ns: 0,
-    };
+    }
+}
+
+fn shaped(shape: &Shape, stream: &str, json: Json) -> (Shaped, Json) {
     let data = encode(&from_json(&json));
     let mut scratch = Scratch::default();
-    let shaped = shape.shape(&origin, &data, &mut scratch);
+    let shaped = shape.shape(&origin(stream), &data, &mut scratch);
     let left = match shaped {
         Shaped::Changed => decode(scratch.data()).unwrap().to_json(),
         _ => json,
@@ -71,12 +74,13 @@ fn what_a_rule_cannot_do_is_refused_with_the_reason() {
         ..spec("shop.*")
     }]);
     let odd = serde_json::json!({"price": [], "count": {}});
-    let (Shaped::Refused(why), _) = shaped(&shape, "shop.buy", odd) else {
+    let (Shaped::Refused(Refusal { code, reason }), _) = shaped(&shape, "shop.buy", odd) else {
         panic!("it must be refused");
     };
+    assert_eq!(code, "set");
     assert!(
-        why.starts_with("the rule for \"shop.*\": set: \"total\": "),
-        "{why}"
+        reason.starts_with("the rule for \"shop.*\": set: \"total\": "),
+        "{reason}"
     );
 }
 
@@ -93,7 +97,58 @@ fn a_schema_sees_what_the_rule_made_and_refuses_the_rest() {
     assert_eq!(shaped(serde_json::json!({"price": 1})), Shaped::Changed);
     let why = "the rule for \"shop.*\": schema: data.price: is 0, against Minimum 1";
     let refused = shaped(serde_json::json!({"price": 0}));
-    assert_eq!(refused, Shaped::Refused(why.into()));
+    let reason = why.to_owned();
+    let code = "schema";
+    assert_eq!(refused, Shaped::Refused(Refusal { code, reason }));
+}
+
+/// What was not asked of a schema is not said by one.
+#[test]
+fn a_refusal_names_the_part_of_the_rule_that_refused() {
+    let code_of = |spec: ShapeSpec, data: &[u8]| {
+        let shape = shape(&[spec]);
+        match shape.shape(&origin("a"), data, &mut Scratch::default()) {
+            Shaped::Refused(Refusal { code, reason }) => {
+                let told = format!("the rule for \"a\": {code}: ");
+                assert!(reason.starts_with(&told), "{reason}");
+                code
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let (list, cut_off) = (encode(&Godot::Array(Vec::new())), [27_u8, 0, 0, 0, 9, 0]);
+    let filter = Some("data + 1 > 1".to_owned());
+    let rename = BTreeMap::from([("b".to_owned(), "c".to_owned())]);
+    let set = |set| BTreeMap::from([("b".to_owned(), set)]);
+    let (fixed, made) = (
+        set(SetSpec::Value(1.into())),
+        set(SetSpec::Expr("data + 1".into())),
+    );
+    let schema = Some(serde_json::json!({"type": "object"}));
+    let spec = || spec("a");
+    assert_eq!(code_of(ShapeSpec { filter, ..spec() }, &list), "filter");
+    assert_eq!(code_of(ShapeSpec { rename, ..spec() }, &cut_off), "rename");
+    assert_eq!(
+        code_of(
+            ShapeSpec {
+                set: fixed,
+                ..spec()
+            },
+            &cut_off
+        ),
+        "set"
+    );
+    assert_eq!(
+        code_of(
+            ShapeSpec {
+                set: made,
+                ..spec()
+            },
+            &list
+        ),
+        "set"
+    );
+    assert_eq!(code_of(ShapeSpec { schema, ..spec() }, &list), "schema");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::slab::Slab;
 use crate::upload::encode::{Item, RowWriter, Walk, What, Written};
 use crate::upload::outbox::{IndexedSlabs, LaneState, Outbox, OutboxError};
 use crate::upload::plan::{Plan, after, whole};
-use crate::upload::shape::{Shaped, Shaper, Stored};
+use crate::upload::shape::{BY_RULES, Shaped, Shaper, Stored};
 use crate::upload::sink::{Row, Sink};
 use crate::upload::status::Board;
 
@@ -39,8 +39,8 @@ pub(super) struct Draft {
     pub(super) counts: Counts,
     /// The one record that it has, where that shall be kept.
     pub(super) record: Option<Buried>,
-    /// The rules refused its one record: nothing is to be sent.
-    pub(super) refusal: Option<String>,
+    /// The rules refused its one record, with code and reason: nothing is to be sent.
+    pub(super) refusal: Option<(&'static str, String)>,
     /// When the first record came.
     opened_at: Option<Instant>,
     /// Everything at or before it was looked at before the first record came.
@@ -739,7 +739,10 @@ impl<O: Outbox> Filler<O> {
                     monotonic_ns,
                     what: What::Record(record),
                 }),
-                Err(error) => Err((item, format!("the rules made no record of it: {error}"))),
+                Err(error) => {
+                    let reason = format!("the rules made no record of it: {error}");
+                    Err((item, (BY_RULES, reason)))
+                }
             }),
             Shaped::Dropped { reason } => {
                 counts.drop_of(&reason, 1);
@@ -750,7 +753,7 @@ impl<O: Outbox> Filler<O> {
                 counts.lost += 1;
                 None
             }
-            Shaped::Refused { reason } => Some(Err((item, reason))),
+            Shaped::Refused { code, reason } => Some(Err((item, (code, reason)))),
         };
         if let Some(row) = row {
             let start = draft.bytes.len();
@@ -776,9 +779,9 @@ impl<O: Outbox> Filler<O> {
                     fits
                 }
                 // It becomes a dead letter alone, once everything before it is through.
-                Err((item, reason)) if !is_begun => {
+                Err((item, refusal)) if !is_begun => {
                     kept = Some(Buried::new(head, &item, Written::Record));
-                    draft.refusal = Some(reason);
+                    draft.refusal = Some(refusal);
                     true
                 }
                 Err(_) => false,

@@ -35,8 +35,6 @@ const SAVE_AFTER: Duration = Duration::from_secs(5);
 const SLABS_AHEAD_MAX: u32 = 64;
 /// Batches are not cut below this after a backend found one too large.
 const BYTES_MAX_FLOOR: usize = 1024;
-/// The code of a record that a rule refused.
-pub(super) const REFUSED_BY_RULES: &str = "schema";
 
 /// Which lane it is.
 #[derive(Clone, Copy, Debug)]
@@ -341,9 +339,8 @@ impl<O: Outbox> Lane<O> {
                 let draft = self.filler.take();
                 counts.add(&draft.counts);
                 let (position, version) = (draft.first().unwrap_or_default(), draft.rules_version);
-                if let (Some(reason), Some(record)) = (draft.refusal, draft.record) {
-                    let code = REFUSED_BY_RULES.to_owned();
-                    let letter = record.letter(position, version, code, reason);
+                if let (Some((code, reason)), Some(record)) = (draft.refusal, draft.record) {
+                    let letter = record.letter(position, version, code.to_owned(), reason);
                     if !self.commit_dead(letter, counts).await? {
                         // The rules may think better of it meanwhile.
                         self.begin_anew().await?;

@@ -10,11 +10,8 @@ use crate::slab::Slab;
 use crate::upload::encode::{Walk, What};
 use crate::upload::outbox::{Outbox, OutboxError};
 use crate::upload::plan::{Plan, Replay};
-use crate::upload::shape::{Shaped, Shaper, Stored};
+use crate::upload::shape::{BY_RULES, Shaped, Shaper, Stored};
 use crate::upload::sink::{Batch, PrepareError, Row, Sink};
-
-/// The code of a letter that the rules as they are now would not send.
-const LEFT_OUT: &str = "rules";
 
 /// The row of a letter, as the rules of `version` have it; otherwise code and reason.
 fn row_of(
@@ -28,7 +25,7 @@ fn row_of(
         head: letter.head.clone(),
         frames: letter.frame.clone().into(),
     });
-    let no_row = || (LEFT_OUT.to_owned(), "it holds nothing to send".to_owned());
+    let no_row = || (BY_RULES.to_owned(), "it holds nothing to send".to_owned());
     let (head, mut item) = walk.step().ok_or_else(no_row)?;
     let mut shaped = Vec::new();
     if let What::Record(record) = &item.what {
@@ -45,17 +42,15 @@ fn row_of(
                 let record = sidekick_ipc::frame::Record::parse(&shaped);
                 let record = record.map_err(|error| {
                     let reason = format!("the rules made no record of it: {error}");
-                    (LEFT_OUT.to_owned(), reason)
+                    (BY_RULES.to_owned(), reason)
                 })?;
                 item.what = What::Record(record);
             }
             Shaped::Dropped { reason } => {
                 let reason = format!("the rules would drop it now ({reason}); drop the letter");
-                return Err((LEFT_OUT.to_owned(), reason));
+                return Err((BY_RULES.to_owned(), reason));
             }
-            Shaped::Refused { reason } => {
-                return Err((super::lane::REFUSED_BY_RULES.to_owned(), reason));
-            }
+            Shaped::Refused { code, reason } => return Err((code.to_owned(), reason)),
         }
     }
     let mut row = Vec::new();

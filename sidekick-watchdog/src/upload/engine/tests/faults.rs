@@ -101,6 +101,7 @@ impl Shaper for ByStream {
                 reason: "even".into(),
             },
             "move" if stored.seq.is_multiple_of(3) => Shaped::Refused {
+                code: "set",
                 reason: format!("version {version} wants no {}", stored.seq),
             },
             stream @ "damage" => {
@@ -420,6 +421,27 @@ fn mark_all(outbox: &FakeOutbox) {
     }
     state.index += 1;
     outbox.applied.send_replace(state.index);
+}
+
+/// A letter of the rules has their own word for it, also where they refuse it anew at its replay.
+#[tokio::test(start_paused = true)]
+async fn a_letter_of_the_rules_says_which_part_refused_it() {
+    let fuse = Fuse::new();
+    let outbox = Arc::new(FakeOutbox::new(fuse.clone(), &[("fake", 1)]));
+    outbox.append(&[&["a", "b", "move"]]);
+    let sink: Arc<dyn Sink> = Arc::new(steady(1, &fuse));
+    let shaper = Arc::new(ByStream::default());
+    let mut running = start_shaped(outbox.clone(), vec![sink], small_batches(), shaper).await;
+    for replays in 0..2 {
+        settle(&mut running, &outbox).await;
+        {
+            let mut state = outbox.state.lock().unwrap();
+            let kept = &mut state.letters[0];
+            assert_eq!((kept.letter.head.first_seq, kept.replays), (3, replays));
+            assert_eq!(std::mem::take(&mut kept.letter.code), "set");
+        }
+        mark_all(&outbox);
+    }
 }
 
 /// Letters are replayed by their lanes, each under a key of its own, whatever is killed when; one that is refused again
