@@ -139,6 +139,16 @@ fn a_dead_letter_is_shown_replayed_and_dropped() {
     });
     let nothing = setup.run(&["dead-letters", "drop"], PATIENCE);
     assert_eq!(nothing.status.code(), Some(2), "{:?}", nothing.lines);
+    for verb in ["list", "replay", "drop"] {
+        let nobody = setup.run(&["dead-letters", verb, "--sink", "nope"], PATIENCE);
+        assert_eq!(nobody.status.code(), Some(1), "{verb}: {:?}", nobody.lines);
+        let told = nobody.lines.join("\n");
+        assert!(
+            told.contains("no sink \"nope\"; there is \"http\""),
+            "{told}"
+        );
+    }
+    run(&setup, &["dead-letters", "list", "--sink", "http"]);
     let said = run(&setup, &["dead-letters", "drop", "--all"]);
     assert_eq!(said, "1 dropped");
     let after = books(&watchdog, "the drop", |books| {

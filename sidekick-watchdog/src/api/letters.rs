@@ -112,9 +112,26 @@ pub enum LetterError {
     /// There is no such letter.
     #[error("no dead letter {0}; `sidekick-watchdog dead-letters list` lists those that are kept")]
     Unknown(u64),
+    /// There is no such sink.
+    #[error("no sink {sink:?}; {}", is_one_of(known))]
+    NoSink {
+        /// What was asked for.
+        sink: String,
+        /// Those that there are, and those that have letters still.
+        known: Vec<String>,
+    },
     /// The store did not take it.
     #[error("{0}")]
     Store(String),
+}
+
+fn is_one_of(known: &[String]) -> String {
+    let named: Vec<String> = known.iter().map(|name| format!("{name:?}")).collect();
+    match named.as_slice() {
+        [] => "there is none".to_owned(),
+        [one] => format!("there is {one}"),
+        many => format!("there are {}", many.join(", ")),
+    }
 }
 
 /// Where the letters are. Waits for the disk: called where blocking is allowed.
@@ -122,7 +139,7 @@ pub trait LetterBox: Send + Sync + 'static {
     /// Letters with ids above `after`, at most `limit`.
     ///
     /// # Errors
-    /// [`LetterError::NotNow`].
+    /// [`LetterError::NotNow`], [`LetterError::NoSink`].
     fn list(&self, wanted: &Wanted, after: u64, limit: usize) -> Result<LetterList, LetterError>;
 
     /// One letter with its record.
@@ -224,7 +241,7 @@ async fn answer<T: Serialize + Send + 'static>(
         Ok(Err(error)) => {
             let code = match error {
                 LetterError::NotNow => StatusCode::SERVICE_UNAVAILABLE,
-                LetterError::Unknown(_) => StatusCode::NOT_FOUND,
+                LetterError::Unknown(_) | LetterError::NoSink { .. } => StatusCode::NOT_FOUND,
                 LetterError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             (code, format!("{error}\n")).into_response()

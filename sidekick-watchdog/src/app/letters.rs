@@ -75,6 +75,22 @@ fn is_wanted(wanted: &Wanted, id: u64, kept: &KeptLetter) -> bool {
         && is(&wanted.stream, &kept.letter.stream)
 }
 
+/// A sink that nobody knows is a slip: it has no letters, which would look as if all were well. One that was taken out of
+/// the configuration is known by its letters.
+fn check_sink(store: &Store, wanted: &Wanted) -> Result<(), LetterError> {
+    let Some(sink) = &wanted.sink else {
+        return Ok(());
+    };
+    let known = store.letter_sinks();
+    match known.contains(sink) {
+        true => Ok(()),
+        false => Err(LetterError::NoSink {
+            sink: sink.clone(),
+            known: known.into_iter().collect(),
+        }),
+    }
+}
+
 fn summary(id: u64, kept: &KeptLetter, now_ns: u64) -> LetterSummary {
     let letter = &kept.letter;
     let age = Duration::from_nanos(now_ns.saturating_sub(kept.time_ns));
@@ -110,6 +126,7 @@ fn record(letter: &Letter) -> serde_json::Value {
 impl LetterBox for OpenLetters {
     fn list(&self, wanted: &Wanted, after: u64, limit: usize) -> Result<LetterList, LetterError> {
         let store = self.store()?;
+        check_sink(&store, wanted)?;
         let found = store.dead_letters(after, limit.saturating_add(1), |id, kept| {
             is_wanted(wanted, id, kept)
         });
@@ -138,6 +155,7 @@ impl LetterBox for OpenLetters {
 
     fn change(&self, wanted: &Wanted, order: LetterOrder) -> Result<LettersChanged, LetterError> {
         let store = self.store()?;
+        check_sink(&store, wanted)?;
         let count_max = usize::try_from(LETTERS_MAX).unwrap_or(usize::MAX);
         let found = store.dead_letters(0, count_max, |id, kept| is_wanted(wanted, id, kept));
         let ids: Vec<u64> = found.into_iter().map(|(id, _)| id).collect();

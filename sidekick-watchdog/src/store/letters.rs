@@ -1,5 +1,6 @@
 //! Dead letters as the uploader and operators change and read them. What they are is told in `state::letters`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::clock::nanos;
@@ -137,6 +138,16 @@ impl Store {
             let found = letters.filter(|(id, kept)| *id > after && wanted(*id, kept));
             let found = found.take(count_max);
             found.map(|(id, kept)| (id, kept.clone())).collect()
+        })
+    }
+
+    /// The sinks of the configuration, and those that have dead letters still.
+    pub fn letter_sinks(&self) -> BTreeSet<String> {
+        self.parts.machine.read(|state| {
+            let letters = state.letters().iter();
+            let sinks = state.sinks().map(|(sink, _)| sink);
+            let sinks: BTreeSet<&str> = sinks.chain(letters.map(|(_, kept)| &*kept.sink)).collect();
+            sinks.into_iter().map(str::to_owned).collect()
         })
     }
 
