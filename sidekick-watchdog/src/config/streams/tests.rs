@@ -162,7 +162,7 @@ input = {}
         "sidekick.toml:26:15: stream.hash_fields needs hash_key_file, a file with a secret of at least 16 characters".into(),
         "sidekick.toml:27:13: stream.sample_by means nothing without sample".into(),
         "sidekick.toml:29:1: stream cannot be used: the rule for \"b\": truncate: the field \"id\" is named twice in one rule".into(),
-        "sidekick.toml:34:1: test needs a stream, an input, and one of expect, dropped = true and refused; or a stream, inputs and outputs".into(),
+        "sidekick.toml:34:1: test.expect is missing: say what comes of the input by expect, dropped = true or refused".into(),
     ];
     assert_eq!(complaints, expected);
 }
@@ -308,18 +308,42 @@ fn mistakes_in_tests_are_told() {
         load(&text, Path::new("/")).unwrap_err().join("\n")
     };
     for (lines, why) in [
-        ("inputs = [{ data = 1 }]", "1:1: test needs a stream"),
+        (
+            "inputs = [{ data = 1 }]",
+            "1:1: test.outputs is missing: list all that is sent",
+        ),
         (
             "inputs = [{ data = 1 }]\noutputs = []\ninput = 1\ndropped = true",
-            "1:1: test needs a stream",
+            "3:10: test.inputs does not go with input: ",
+        ),
+        (
+            "expect = 1",
+            "1:1: test.input is missing: say what is recorded, or list",
+        ),
+        (
+            "outputs = []",
+            "1:1: test.inputs is missing: list what is recorded",
+        ),
+        (
+            "input = 1\ndropped = false",
+            "1:1: test.expect is missing: ",
         ),
         (
             "input = 1\nexpect = 1\ndropped = true",
-            "1:1: test needs a stream",
+            "5:11: test.dropped does not go with expect: ",
+        ),
+        (
+            "input = 1\nexpect = 1\nrefused = \"x\"",
+            "5:11: test.refused does not go with expect: ",
+        ),
+        (
+            "input = 1\nexpect = 1\noutputs = []",
+            "5:11: test.outputs does not go with input: ",
         ),
         (
             "inputs = [{ data = 1 }]\noutputs = []\nexpect = 1\ndropped = true",
-            "1:1: test needs a stream",
+            "5:10: test.expect does not go with inputs: outputs lists all that is sent\n\
+             sidekick.toml:6:11: test.dropped does not go with inputs: ",
         ),
         (
             "inputs = [1]\noutputs = []",
@@ -344,6 +368,37 @@ fn mistakes_in_tests_are_told() {
     ] {
         let found = test(lines);
         assert!(found.contains(why), "{lines}: {found}");
+    }
+}
+
+#[test]
+fn a_test_without_a_stream_is_told() {
+    let complaints = load("[[test]]\ninput = 1\ndropped = true\n", Path::new("/")).unwrap_err();
+    assert_eq!(
+        complaints,
+        [
+            "sidekick.toml:1:1: test.stream is missing: name the stream that is recorded to, such as \"chat.say\""
+        ]
+    );
+}
+
+/// Bytes count, as in the ring's header, where a longer one is cut.
+#[test]
+fn a_test_has_no_game_version_that_no_game_tells() {
+    let test = |version: &str| {
+        let text = format!(
+            "[[test]]\nstream = \"a\"\ninput = 1\nexpect = 1\ngame_version = \"{version}\"\n"
+        );
+        load(&text, Path::new("/"))
+    };
+    assert!(test(&"x".repeat(51)).is_ok());
+    for version in ["x".repeat(52), "ö".repeat(26)] {
+        let why = "has 52 bytes: a game tells at most 51 of its version";
+        let complaints = test(&version).unwrap_err();
+        assert_eq!(
+            complaints,
+            [format!("sidekick.toml:5:16: test.game_version {why}")]
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value as Json;
+use sidekick_ipc::header::GAME_VERSION_BYTES;
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -13,7 +14,8 @@ use crate::process::{Expected, Recorded, Sent, Trial, Tried};
 /// The most records of one test.
 const INPUTS_MAX: usize = 1000;
 
-const NEEDED: &str = "needs a stream, an input, and one of expect, dropped = true and refused; or a stream, inputs and outputs";
+/// What may come of one record.
+const ENDS: [&str; 3] = ["expect", "dropped", "refused"];
 
 pub(super) fn read(pass: &mut Pass<'_>, place: Place, table: &DeTable<'_>) -> Option<Trial> {
     let mut item = Item {
@@ -25,7 +27,7 @@ pub(super) fn read(pass: &mut Pass<'_>, place: Place, table: &DeTable<'_>) -> Op
     };
     let name = item.get::<String>("name");
     let stream = item.get_checked("stream", is_stream);
-    let game_version = item.get::<String>("game_version");
+    let game_version = item.get_checked("game_version", is_game_version);
     let (input, data) = (json(&mut item, "input"), json(&mut item, "expect"));
     let dropped = item.get::<bool>("dropped").unwrap_or(false);
     let refused = item.get::<String>("refused");
@@ -36,37 +38,109 @@ pub(super) fn read(pass: &mut Pass<'_>, place: Place, table: &DeTable<'_>) -> Op
     let outputs = list(&mut item, "outputs", "test.outputs", |item| {
         read_sent(item, &by_default)
     });
+    check_keys(&mut item, &place);
     item.finish();
     if item.failed {
         return None;
     }
-    let expected = match (data, dropped, refused) {
-        (Some(data), false, None) => Some(Expected::Data(data)),
-        (None, true, None) => Some(Expected::Dropped),
-        (None, false, Some(why)) => Some(Expected::Refused(why)),
-        (None, false, None) => None,
-        _ => {
-            pass.complain_at(place, "test".into(), NEEDED.into());
-            return None;
-        }
+    let expected = match (data, dropped) {
+        (Some(data), _) => Some(Expected::Data(data)),
+        (None, true) => Some(Expected::Dropped),
+        (None, false) => refused.map(Expected::Refused),
     };
-    let tried = match (stream, input, expected, inputs, outputs) {
-        (Some(stream), Some(input), Some(expected), None, None) => Tried::Record {
-            stream,
+    let tried = match (input, expected) {
+        (Some(input), Some(expected)) => Tried::Record {
+            stream: stream?,
             input,
             expected,
         },
-        (Some(_), None, None, Some(inputs), Some(outputs)) => Tried::Run { inputs, outputs },
-        _ => {
-            pass.complain_at(place, "test".into(), NEEDED.into());
-            return None;
-        }
+        _ => Tried::Run {
+            inputs: inputs?,
+            outputs: outputs?,
+        },
     };
     Some(Trial {
         name: name.unwrap_or_else(|| place.to_string()),
         game_version: game_version.unwrap_or_default(),
         tried,
     })
+}
+
+/// A test is of one record, or of several: tells of keys that are missing for that, and of those that do not go together.
+fn check_keys(item: &mut Item<'_, '_, '_>, place: &Place) {
+    let table = item.table;
+    let has = |key: &str| {
+        let value = table.get(key).map(|raw| raw.get_ref());
+        value.is_some_and(|value| key != "dropped" || value.as_bool() != Some(false))
+    };
+    for (key, why) in missing(has) {
+        item.failed = true;
+        let key = format!("{}.{key}", item.name);
+        let why = format!("is missing: {why}");
+        item.pass.complain_at(place.clone(), key, why);
+    }
+    for (key, why) in surplus(has) {
+        let span = table.get(key).map_or(0..0, Spanned::span);
+        item.complain(span, key, why);
+    }
+}
+
+fn missing(has: impl Fn(&str) -> bool) -> Vec<(&'static str, &'static str)> {
+    let mut keys = Vec::new();
+    if !has("stream") {
+        let why = "name the stream that is recorded to, such as \"chat.say\"";
+        keys.push(("stream", why));
+    }
+    keys.extend(match (has("input"), has("inputs")) {
+        (false, false) if has("outputs") => Some(("inputs", "list what is recorded")),
+        (false, false) => Some(("input", "say what is recorded, or list several as inputs")),
+        (true, false) if !ENDS.into_iter().any(&has) => Some((
+            "expect",
+            "say what comes of the input by expect, dropped = true or refused",
+        )),
+        (false, true) if !has("outputs") => {
+            Some(("outputs", "list all that is sent, [] for nothing"))
+        }
+        _ => None,
+    });
+    keys
+}
+
+fn surplus(has: impl Fn(&str) -> bool) -> Vec<(&'static str, String)> {
+    let mut keys = Vec::new();
+    let ends: Vec<_> = ENDS.into_iter().filter(|key| has(key)).collect();
+    match (has("input"), has("inputs")) {
+        (true, true) => {
+            let why = "does not go with input: a test is of one record, or of several";
+            keys.push(("inputs", why.to_owned()));
+        }
+        (true, false) => {
+            if let [first, others @ ..] = &*ends {
+                let why = format!("does not go with {first}: one thing comes of a record");
+                keys.extend(others.iter().map(|key| (*key, why.clone())));
+            }
+            if has("outputs") {
+                let why = "does not go with input: expect, dropped = true or refused says what comes of it";
+                keys.push(("outputs", why.to_owned()));
+            }
+        }
+        (false, true) => {
+            let why = "does not go with inputs: outputs lists all that is sent";
+            keys.extend(ends.into_iter().map(|key| (key, why.to_owned())));
+        }
+        (false, false) => {}
+    }
+    keys
+}
+
+#[expect(clippy::ptr_arg, reason = "checks get what is read")]
+fn is_game_version(version: &String) -> Result<(), String> {
+    match version.len() {
+        0..=GAME_VERSION_BYTES => Ok(()),
+        bytes => Err(format!(
+            "has {bytes} bytes: a game tells at most {GAME_VERSION_BYTES} of its version"
+        )),
+    }
 }
 
 #[expect(clippy::ptr_arg, reason = "checks get what is read")]
