@@ -204,7 +204,7 @@ pub struct Death {
     pub report: Option<PathBuf>,
 }
 
-/// A session's counts of records.
+/// A session's counts. Requests to the store (checkpoints among them) have sequence numbers as records have.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SessionStatus {
@@ -214,8 +214,11 @@ pub struct SessionStatus {
     pub recorded: Option<u64>,
     /// The highest one that is durable.
     pub committed: u64,
-    /// The highest one that every sink has taken.
+    /// The highest one up to which every sink has taken all that goes to it.
     pub uploaded: u64,
+    /// How many of the numbers recorded are requests to the store, which go to no backend; `None` where this watchdog has not
+    /// read all of them.
+    pub requests: Option<u64>,
     /// Recorded and not yet uploaded, whether committed or still in the ring: the same as `Sidekick.get_stats().backlog`.
     pub backlog: u64,
     /// Records that the library refused.

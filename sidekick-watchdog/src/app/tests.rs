@@ -202,9 +202,11 @@ fn a_dead_sessions_last_numbers_are_shown_until_the_next_connects() {
     }
     board.engine(&started(4));
     progress.committed.store(5, Ordering::Relaxed);
+    progress.requests.store(2, Ordering::Relaxed);
     board.ended(3, &progress);
     let status = board.status();
     assert_eq!(status.engine.frame, None, "it is the new engine's");
     let session = status.session.as_ref().unwrap();
     assert_eq!((session.committed, session.recorded), (5, Some(5)));
+    assert_eq!(session.requests, Some(2));
 }

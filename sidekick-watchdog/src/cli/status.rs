@@ -7,7 +7,9 @@ use clap::Args;
 use super::LocationArgs;
 use super::client::Client;
 use super::words::{plain, size, span};
-use crate::api::{EngineState, FoldingStatus, QuotaLevel, RegistryStatus, Status, StoreState};
+use crate::api::{
+    EngineState, FoldingStatus, QuotaLevel, RegistryStatus, SessionStatus, Status, StoreState,
+};
 use crate::exit::ExitCode;
 
 /// Deaths that the table shows; the JSON has all that the watchdog keeps.
@@ -100,12 +102,13 @@ fn table(status: &Status) -> String {
         line(
             "session",
             format!(
-                "{recorded}committed {}, uploaded {}, backlog {}, refused {}, missing {} ({})",
+                "{recorded}committed {}, uploaded {}, backlog {}, refused {}, missing {}{} ({})",
                 session.committed,
                 session.uploaded,
                 session.backlog,
                 session.refused,
                 session.holes,
+                request_words(session),
                 session.epoch
             ),
         );
@@ -302,6 +305,18 @@ fn folding_words(folding: &FoldingStatus) -> String {
     words
 }
 
+/// What is counted as recorded, committed and uploaded without being a record.
+fn request_words(session: &SessionStatus) -> String {
+    match session.requests {
+        Some(0) => String::new(),
+        Some(1) => "; 1 of the recorded is a store request, which no backend gets".to_owned(),
+        Some(count) => {
+            format!("; {count} of the recorded are store requests, which no backend gets")
+        }
+        None => "; store requests count as recorded, too".to_owned(),
+    }
+}
+
 fn registry_words(registry: &RegistryStatus) -> String {
     let mut words = match (&registry.id, registry.draining) {
         (Some(id), false) => format!("listed as {id}"),
@@ -361,6 +376,33 @@ mod tests {
             assert!(table.contains(part), "{part}\n{table}");
         }
         assert!(!table.contains('\x1b'));
+    }
+
+    /// What goes to no backend counts as uploaded, too, since it has numbers: it is named.
+    #[test]
+    fn store_requests_are_told_apart_from_records() {
+        let table_of = |requests| {
+            table(&Status {
+                session: Some(SessionStatus {
+                    recorded: Some(12),
+                    committed: 12,
+                    uploaded: 12,
+                    requests,
+                    ..SessionStatus::default()
+                }),
+                ..Status::default()
+            })
+        };
+        let none = "recorded 12, committed 12, uploaded 12, backlog 0, refused 0, missing 0 ()";
+        assert!(table_of(Some(0)).contains(none), "{}", table_of(Some(0)));
+        for (requests, words) in [
+            (Some(1), "missing 0; 1 of the recorded is a store request,"),
+            (Some(5), "missing 0; 5 of the recorded are store requests,"),
+            (None, "missing 0; store requests count as recorded, too ("),
+        ] {
+            let table = table_of(requests);
+            assert!(table.contains(words), "{table}");
+        }
     }
 
     #[test]

@@ -281,6 +281,8 @@ impl Board {
             let committed = current.progress.committed.load(Ordering::Acquire);
             let recorded = current.progress.recorded.load(Ordering::Relaxed);
             let uploaded = self.uploaded_of(current);
+            let is_read_whole = current.progress.read_before.load(Ordering::Relaxed) == 0;
+            let requests = current.progress.requests.load(Ordering::Relaxed);
             self.waiting = recorded.saturating_sub(committed);
             self.metrics
                 .ring_records
@@ -297,6 +299,7 @@ impl Board {
                 recorded: Some(recorded.max(committed)),
                 committed,
                 uploaded,
+                requests: is_read_whole.then_some(requests),
                 backlog: recorded.max(committed).saturating_sub(uploaded),
                 refused: beat.refused_count,
                 holes: current.progress.holes.load(Ordering::Relaxed),

@@ -66,12 +66,12 @@ impl Drain {
         }
         self.settled = (resume.next_seq, reader_checkpoint(&resume.checkpoint));
         self.rewind();
-        self.progress
-            .recorded
-            .fetch_max(resume.next_seq - 1, Ordering::Relaxed);
-        self.progress
-            .committed
-            .store(resume.next_seq - 1, Ordering::Release);
+        let committed = resume.next_seq - 1;
+        if self.progress.recorded.load(Ordering::Relaxed) == 0 {
+            (self.progress.read_before).store(committed, Ordering::Relaxed);
+        }
+        (self.progress.recorded).fetch_max(committed, Ordering::Relaxed);
+        (self.progress.committed).store(committed, Ordering::Release);
         Ok(resume)
     }
 

@@ -23,6 +23,8 @@ pub struct SessionProgress {
     pub recorded: AtomicU64,
     /// How many of these numbers are requests to the store, which go to no backend. Counted since this watchdog reads.
     pub requests: AtomicU64,
+    /// The last number that another watchdog, or another plane of this one, has read; 0 where there was none.
+    pub read_before: AtomicU64,
     /// Everything up to this number is durable.
     pub committed: AtomicU64,
     /// Numbers that were lost to corruption and stand as holes.

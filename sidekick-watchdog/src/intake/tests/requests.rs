@@ -398,6 +398,35 @@ fn an_operation_whose_watchdog_died_is_answered_by_the_next() {
     assert_eq!(memory.with(|seen| seen.tree.revision()), 1, "applied once");
 }
 
+/// A watchdog that takes a session up amid it does not know how many of its numbers were requests, and shows that.
+#[test]
+fn who_has_not_read_a_session_from_its_beginning_knows_that() {
+    let dir = directory();
+    let engine = session(dir.path(), 1);
+    let epoch = engine.epoch();
+    let memory = Arc::new(Memory::default());
+    let read = |last: u64| {
+        let (attached, is_attached) = std::sync::mpsc::channel();
+        let attached = Mutex::new(attached);
+        let intake = start_with(dir.path(), &memory, 1 << 20, move |event| {
+            if let IntakeEvent::Attached(session) = event {
+                attached.lock().unwrap().send(session.progress).unwrap();
+            }
+        });
+        let progress = is_attached.recv_timeout(PATIENCE).unwrap();
+        assert!(memory.comes(PATIENCE, |seen| {
+            seen.next_seq.get(&epoch) == Some(&(last + 1))
+        }));
+        intake.stop();
+        let read = [&progress.requests, &progress.read_before];
+        read.map(|number| number.load(Ordering::Relaxed))
+    };
+    engine.record("stream", b"x").unwrap();
+    let last = engine.op(&put("/a", b"1")).unwrap();
+    assert_eq!(read(last), [1, 0]);
+    assert_eq!(read(engine.op(&put("/a", b"2")).unwrap()), [1, last]);
+}
+
 #[test]
 fn a_watch_tells_of_what_others_do() {
     let dir = directory();
