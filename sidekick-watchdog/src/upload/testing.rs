@@ -483,8 +483,10 @@ pub(super) struct FakeSink {
     pub(super) drops_refused: bool,
     /// The broken variant: the body has the number of the try in it.
     pub(super) unsteady: bool,
-    /// Says what it holds of its one lane.
+    /// Says what it holds of each lane.
     pub(super) tells_held: bool,
+    /// The broken variant: says of each lane what any of them holds.
+    pub(super) mixes_lanes: bool,
     pub(super) seen: Mutex<Seen>,
 }
 
@@ -494,6 +496,8 @@ pub(super) struct Seen {
     pub(super) bodies: BTreeMap<String, Bytes>,
     /// Keys that were taken, in the order of their first time.
     pub(super) taken: Vec<String>,
+    /// Their lanes, by key; where there is none it is the first.
+    pub(super) lanes: BTreeMap<String, u32>,
     pub(super) tries: u64,
     /// Batches that it said it took, for the first time.
     pub(super) good: u64,
@@ -512,6 +516,7 @@ impl FakeSink {
             drops_refused: false,
             unsteady: false,
             tells_held: false,
+            mixes_lanes: false,
             seen: Mutex::default(),
         }
     }
@@ -574,7 +579,7 @@ impl Sink for FakeSink {
     fn held<'a>(
         &'a self,
         _group: &'a Uuid,
-        _lane: u32,
+        lane: u32,
     ) -> BoxFuture<'a, Result<Option<Held>, PrepareError>> {
         Box::pin(async move {
             let seen = self.seen.lock().unwrap();
@@ -583,7 +588,10 @@ impl Sink for FakeSink {
                 let (index, item) = (index.parse().ok()?, item.parse().ok()?);
                 Some(Position { index, item })
             };
-            let position = seen.taken.iter().filter_map(last).max();
+            let is_of = |key: &&String| {
+                self.mixes_lanes || seen.lanes.get(*key).copied().unwrap_or(0) == lane
+            };
+            let position = seen.taken.iter().filter(is_of).filter_map(last).max();
             let position = position.filter(|_| self.tells_held);
             let held = |position| Held {
                 position,
@@ -621,6 +629,7 @@ impl Sink for FakeSink {
                 if *known != batch.body {
                     seen.complaints.push(format!("two bodies under {key}"));
                 }
+                seen.lanes.insert(key.clone(), batch.plan.lane);
                 let taken = seen.taken.contains(key);
                 let is_bad = lines(&batch.body)
                     .iter()

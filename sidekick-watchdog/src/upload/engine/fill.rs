@@ -259,16 +259,19 @@ impl<O: Outbox> Filler<O> {
         Ok(exact.then_some(draft))
     }
 
-    /// What became of everything that the sink has up to and with `held`, and of which nobody was told.
+    /// What became of everything that the sink has up to and with `held`, and of which nobody was told. Before the lane's open
+    /// `plan` there is nothing: all of that was settled with it, or is not ours, and other lanes take it for passed.
     ///
     /// # Errors
     /// What the outbox says.
     pub(super) async fn account(
         &self,
+        plan: Option<&Plan>,
         held: Position,
         rules_version: u32,
     ) -> Result<Counts, OutboxError> {
-        let mut filler = self.again(after(self.held), held, rules_version);
+        let first = plan.map_or_else(|| after(self.held), |plan| plan.first);
+        let mut filler = self.again(first, held, rules_version);
         filler.accounts = true;
         filler.read_all(held).await?;
         let Draft {

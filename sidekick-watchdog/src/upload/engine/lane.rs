@@ -239,7 +239,7 @@ impl<O: Outbox> Lane<O> {
         let rules = plan.as_ref().map(|plan| plan.rules_version);
         let rules = rules.filter(|version| self.filler.knows(*version));
         let rules = rules.unwrap_or_else(|| self.filler.rules_version());
-        let counts = self.filler.account(held, rules).await?;
+        let counts = self.filler.account(plan.as_ref(), held, rules).await?;
         let (sink, lane) = (self.courier.sink.name().to_owned(), self.place.lane);
         info!(
             sink,

@@ -2,6 +2,7 @@
 //! be told apart from outside: before and after each read, commit and send.
 
 mod faults;
+mod held;
 mod lost;
 
 use std::sync::Arc;

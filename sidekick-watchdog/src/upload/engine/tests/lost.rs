@@ -14,7 +14,7 @@ use crate::upload::plan::Plan;
 use crate::upload::testing::{FakeOutbox, FakeSink, Fuse, GROUP, small_batches, start};
 
 /// All of an entry of one slab is lost, but the first numbers, which are uploaded.
-fn lose(entry: &mut IndexedSlabs, taken: u64) {
+pub(super) fn lose(entry: &mut IndexedSlabs, taken: u64) {
     let mut head = entry.slabs[0].head.clone();
     head.first_seq += taken;
     head.count -= taken;
