@@ -260,7 +260,7 @@ impl Tree {
         Err(Failure::new(
             ErrorKind::LeaseLost,
             format!(
-                "the lease at {} is not held under token {}, {found}; it ended, take it anew",
+                "the lease at {} is not held under token {}, {found}; it ended, or never was: take it anew",
                 lease.path, lease.token
             ),
         ))
