@@ -350,6 +350,7 @@ impl Shaper for Mended {
     fn shape(&self, version: u32, _: &str, stored: &Stored<'_>, _: &mut Vec<u8>) -> Shaped {
         match version == 0 && stored.record.stream != "well" {
             true => Shaped::Refused {
+                code: "filter",
                 reason: "a typo".to_owned(),
             },
             false => Shaped::Keep,

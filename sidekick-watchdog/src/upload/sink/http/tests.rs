@@ -6,6 +6,7 @@ mod http2;
 mod proxy;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::Write;
 use std::sync::Arc;
 
 use axum::extract::State;

@@ -1,6 +1,6 @@
 //! Through a proxy, as `HTTPS_PROXY` names it. The variables are the process's own: a process of its own sends the batch.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
