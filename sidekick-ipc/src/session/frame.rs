@@ -3,7 +3,9 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, PoisonError};
 
+use super::downlink::read_downlink;
 use super::file::{Current, Place};
+use super::gaps::store_untold;
 use super::{Session, SessionError, State, WhenFull, as_ns, lock};
 use crate::control::{self, Control};
 use crate::frame::{FRAME_BYTES_MAX, Gap, frame_bytes};
@@ -214,7 +216,7 @@ impl Session {
                 new.store(at, old.mapping.load(at, Relaxed), Relaxed);
             }
             for (at, gap) in layout::P_UNTOLD.into_iter().zip(&state.gaps) {
-                super::store_untold(new, at, gap);
+                store_untold(new, at, gap);
             }
             new.store(layout::P_SPILL_END, spill_first.into(), Relaxed);
         })?;
@@ -225,7 +227,7 @@ impl Session {
         // What the watchdog has sent already would be forgotten with the file.
         let mut scratch = Vec::new();
         let mut leftover = lock(&self.leftover);
-        while let Some(message) = super::read_downlink(old, &mut scratch) {
+        while let Some(message) = read_downlink(old, &mut scratch) {
             leftover.push_back(message);
             self.has_leftover.store(true, Relaxed);
         }
