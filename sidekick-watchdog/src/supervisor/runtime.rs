@@ -2,8 +2,16 @@
 //!
 //! The thread sleeps in one poll on the engine's pidfd and a waker until the machine's next deadline. It shares no
 //! lock with store or upload and touches no disk but the runtime directory's memory; see [`super::output`].
+//!
+//! [`commands`]: what is asked · [`actions`]: what the machine says is done · [`start`]: a start, and what it finds left over ·
+//! [`engine`]: the one that lives · [`care`]: how it does · [`deaths`]: how it died · [`telling`]: who hears of it ·
+//! [`standby`] and [`handover`]: a second engine.
 
+mod actions;
 mod care;
+mod commands;
+mod deaths;
+mod engine;
 mod handover;
 mod standby;
 mod start;
@@ -11,51 +19,33 @@ mod telling;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use jiff::Zoned;
 use tokio::sync::mpsc::Sender;
 
+use self::engine::{Engine, running};
 use self::handover::Handover;
 use self::standby::Standby;
 use super::death::Death;
-use super::evidence::CpuLooks;
 use super::late::LateExits;
-use super::launch::{ActiveFile, LaunchLocks, Running, Survivor};
+use super::launch::{ActiveFile, LaunchLocks, Survivor};
 use super::machine::standby::StandbyMachine;
-use super::machine::{Action, Event, Machine, Phase};
-use super::memory::{MemoryLimits, MemoryWatch};
+use super::machine::{Event, Machine, Phase};
+use super::memory::MemoryLimits;
 use super::output::Output;
-use super::planned::{Planned, RestartPlan};
+use super::planned::RestartPlan;
 use super::pre_start::{PreStart, PreStartRun};
 use super::spawn::{EngineCommand, LaunchError};
 use super::unwatched::Unwatched;
-use super::{Command, Ended, EngineLink, LinkFinder, NoMoreStarts};
+use super::{Command, Ended, LinkFinder, NoMoreStarts};
 use crate::crash::keep::death_path;
-use crate::crash::{DeathFacts, HangEvidence};
-use crate::event::{DeathCause, EngineEvent, Versions};
-use crate::platform::{Exit, Process, Waitable, Waker, monotonic_now, wait_for_either};
+use crate::event::EngineEvent;
+use crate::platform::{Waitable, Waker, monotonic_now, wait_for_either};
 
-/// How often the engine's threads, memory and plan are looked at; more often where its memory has a limit, and at the
-/// beginning of its life.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-const LOOK_EVERY_LIMITED: Duration = Duration::from_secs(1);
-const LOOK_FIRST: Duration = Duration::from_millis(250);
-/// Pause between two looks whether the game is ready: growing, so that a game that never says so costs nothing. Until its
-/// first frame somebody may wait for that.
-const READY_POLL_FIRST: Duration = Duration::from_millis(20);
-const FRAME_POLL_MAX: Duration = Duration::from_secs(1);
-const READY_POLL_MAX: Duration = Duration::from_secs(5);
-/// How often dead orphans are reaped, and what an engine left behind is looked for after its death.
+/// How often dead orphans are reaped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
-const SWEEP_AFTER_DEATH: Duration = Duration::from_millis(200);
 const EVENTS_RETRY: Duration = Duration::from_millis(100);
-/// How long a restart that hangs on the exit code of somebody else's child waits for it. No command is taken meanwhile,
-/// so it is short; an end of which nobody told by then is none that was clean.
-const EXIT_NEEDED_MAX: Duration = Duration::from_millis(200);
-const EXIT_NEEDED_POLL: Duration = Duration::from_millis(5);
 
 /// What the thread needs from the configuration.
 #[derive(Debug)]
@@ -74,37 +64,6 @@ pub(super) struct Settings {
     /// Whether a game has to say that it is ready.
     pub ready_required: bool,
     pub startup_timeout: Duration,
-}
-
-/// The engine that lives.
-#[derive(Debug)]
-struct Engine {
-    launch: u32,
-    process: Process,
-    started_at: Duration,
-    link: Option<Arc<dyn EngineLink>>,
-    /// Its ring is of another protocol version.
-    foreign: Option<Versions>,
-    log: Option<PathBuf>,
-    /// It was started by an earlier watchdog, which may have seen its ring.
-    is_adopted: bool,
-    /// Its ring was cleaned up with the runtime directory.
-    is_ring_lost: bool,
-    /// It is the safe start of a crash loop.
-    is_safe: bool,
-    cpu: CpuLooks,
-    memory: MemoryWatch,
-    planned: Planned,
-    /// How it hangs, once it does.
-    hang: Option<HangEvidence>,
-    /// The last line after a crash banner that the machine was told of.
-    banner_at: Option<Duration>,
-    look_at: Duration,
-    look_pause: Duration,
-    running_told: bool,
-    ready_told: bool,
-    ready_poll: Duration,
-    ready_poll_at: Duration,
 }
 
 pub(super) struct Runtime {
@@ -353,93 +312,6 @@ impl Runtime {
         .min()
     }
 
-    fn take_commands(&mut self) {
-        loop {
-            match self.commands.try_recv() {
-                Ok(command) => self.on_command(command),
-                Err(TryRecvError::Empty) => return,
-                // The application is gone without a word: leave the engine to the next watchdog.
-                Err(TryRecvError::Disconnected) => {
-                    self.detached |= !self.leaving;
-                    return;
-                }
-            }
-        }
-    }
-
-    fn on_command(&mut self, command: Command) {
-        // Who leaves starts nothing any more.
-        if self.leaving && matches!(command, Command::Start | Command::Restart { .. }) {
-            return;
-        }
-        match command {
-            Command::Connected { launch, link } => self.on_connected(launch, link),
-            Command::Foreign { launch, versions } => {
-                let engine = self.engine.as_mut();
-                if let Some(engine) = engine.filter(|engine| engine.launch == launch) {
-                    engine.foreign = Some(versions);
-                    self.feed(Event::Foreign);
-                }
-            }
-            Command::Ping(answer) => {
-                // Whoever asked may have gone.
-                let _ = answer.send(());
-            }
-            Command::Start => self.feed(Event::Start),
-            Command::Stop { grace } => self.feed(Event::Stop { grace }),
-            Command::Restart { grace } if self.settings.standby => self.restart(grace, None),
-            Command::Restart { grace } => self.feed(Event::Restart { grace }),
-            Command::Shutdown { grace } => {
-                self.leaving = true;
-                self.feed(Event::Stop { grace });
-            }
-            Command::Kill => {
-                self.leaving = true;
-                self.feed(Event::Kill);
-            }
-            Command::Detach => self.detached = true,
-        }
-    }
-
-    fn on_connected(&mut self, launch: u32, link: Arc<dyn EngineLink>) {
-        let now = monotonic_now();
-        let Some(engine) = self
-            .engine
-            .as_mut()
-            .filter(|engine| engine.launch == launch)
-        else {
-            return;
-        };
-        let is_first = engine.link.is_none();
-        if self.settings.standby {
-            // One that was promoted before it had a ring does not know yet.
-            link.activate(launch);
-        }
-        engine.link = Some(link);
-        engine.ready_poll_at = now;
-        if is_first {
-            self.tell_connected();
-            self.feed(Event::Connected);
-        }
-    }
-
-    /// Tells that the engine has a ring, if it has one.
-    fn tell_connected(&mut self) -> bool {
-        let Some(engine) = self.engine.as_mut() else {
-            return false;
-        };
-        let Some(link) = &engine.link else {
-            return false;
-        };
-        engine.running_told = link.heartbeat().frames > 0;
-        let (incarnation, in_main_loop) = (engine.launch, engine.running_told);
-        self.emit(EngineEvent::Connected {
-            incarnation,
-            in_main_loop,
-        });
-        true
-    }
-
     fn on_time(&mut self) {
         let now = monotonic_now();
         self.flush_events();
@@ -465,325 +337,6 @@ impl Runtime {
             // May ask for another sweep soon.
             self.remove_launch_files();
             self.sweep();
-        }
-    }
-
-    /// The engine's death is proven: end its group, start the next one, and only then clean up.
-    fn on_death(&mut self) {
-        let now = monotonic_now();
-        let Some(engine) = self.engine.take() else {
-            return;
-        };
-        self.handover = None;
-        engine.process.kill_group();
-        let link = engine
-            .link
-            .or_else(|| self.find_link.as_ref().and_then(|find| find(engine.launch)));
-        let heartbeat = link.as_ref().map(|link| link.heartbeat());
-        let (memory, hang) = (engine.memory.into_samples(), engine.hang);
-        let said_goodbye = heartbeat.is_some_and(|heartbeat| heartbeat.clean_exit.is_some());
-        let mut exit = engine.process.reap();
-        let is_decisive = self.machine.is_exit_decisive();
-        if exit == Exit::Unknown
-            && is_decisive
-            && !self.settings.heartbeat_required
-            && link.is_none()
-        {
-            exit = wait_for_exit(&engine.process);
-        }
-        let is_asked = self.machine.is_end_asked();
-        let mut death = Death {
-            launch: engine.launch,
-            pid: engine.process.pid(),
-            ended_by: self.machine.ended_by(),
-            uptime: now.saturating_sub(engine.started_at),
-            heartbeat,
-            game_version: link.as_ref().and_then(|link| link.game_version()),
-            is_ring_missing: link.is_none()
-                && self.settings.heartbeat_required
-                && !engine.is_adopted,
-            foreign: engine.foreign,
-            log: engine.log,
-            is_asked,
-            is_success: false,
-            memory,
-            hang,
-            caught: self.caught(engine.launch),
-        };
-        let cause = death.cause(exit);
-        let success = self.is_success(&cause, link.is_some());
-        death.is_success = success;
-        // Also one that was to end, for a restart, and crashed in it.
-        let is_bad = !success && !death.is_expected(&cause);
-        self.died_at = Some(now);
-        self.is_relaunch = true;
-        let runtime_dir = &self.settings.command.runtime_dir;
-        self.last_death = is_bad.then(|| death_path(runtime_dir, engine.launch));
-        self.launches_over.push(engine.launch);
-        if exit == Exit::Unknown && !said_goodbye {
-            // Told when it is known how; the next start does not wait for that.
-            self.late.push(engine.process, death, now);
-            self.feed_at(Event::Died { success }, now);
-        } else {
-            // What is told wakes other threads, which would compete for the processor with the start of the next engine.
-            self.events_wait = true;
-            self.emit(died(&death, exit));
-            self.feed_at(Event::Died { success }, now);
-            self.events_wait = false;
-            self.flush_events();
-            self.hand_over(death.facts(exit));
-        }
-        let is_over = success || (is_asked && (!is_bad || self.machine.phase() == Phase::Stopped));
-        if self.engine.is_none() && is_over {
-            self.is_relaunch = false;
-            self.last_death = None;
-            self.output.ended_cleanly(engine.launch);
-        }
-        self.sweep_soon(now);
-    }
-
-    /// The signal of the crash handler's banner in this engine's output.
-    fn caught(&self, launch: u32) -> Option<i32> {
-        let banner = self.output.banner()?;
-        (banner.launch == launch).then_some(banner.signal)
-    }
-
-    fn tell_death(&mut self, death: &Death, exit: Exit) {
-        self.emit(died(death, exit));
-        self.hand_over(death.facts(exit));
-    }
-
-    /// Hands a death to who makes its report.
-    fn hand_over(&self, facts: DeathFacts) {
-        if facts.expected {
-            // The ring that shows it is about to go: a successor would not see any more that no report is due.
-            self.note_told(facts.incarnation);
-        }
-        self.output.ended(facts);
-    }
-
-    fn note_told(&self, launch: u32) {
-        if let Err(error) = self.locks.tell(launch) {
-            tracing::warn!(launch, %error, "a later watchdog may report an end that is told");
-        }
-    }
-
-    /// Tells of a death that no watchdog saw, or none could tell.
-    fn tell_unwatched(&mut self, death: Unwatched) {
-        let Unwatched {
-            mut facts,
-            is_success,
-            live,
-        } = death;
-        let launch = facts.incarnation;
-        facts.log = live.as_deref().map(|live| self.output.kept(launch, live));
-        self.emit(EngineEvent::Died {
-            incarnation: launch,
-            pid: facts.pid,
-            cause: facts.cause.clone(),
-            log: facts.log.clone(),
-            uptime: facts.uptime,
-            frame: facts.frame,
-            as_asked: false,
-            success: is_success,
-        });
-        if launch >= self.last_launch || Some(launch) == self.active_before {
-            self.is_relaunch &= !is_success;
-            let runtime_dir = &self.settings.command.runtime_dir;
-            self.last_death = (self.is_relaunch).then(|| death_path(runtime_dir, launch));
-        }
-        if is_success {
-            self.note_told(launch);
-        } else {
-            self.feed(Event::DiedUnwatched);
-        }
-        self.output.ended_untold(facts, live);
-    }
-
-    /// Tells of deaths whose cause has come to be known; with `last`, of all.
-    fn tell_late(&mut self, now: Duration, last: bool) {
-        for (death, exit) in self.late.take(now, last) {
-            self.tell_death(&death, exit);
-        }
-    }
-
-    /// A clean end is one that the engine told of itself; where no ring is expected, the exit code has to do.
-    fn is_success(&self, cause: &DeathCause, has_ring: bool) -> bool {
-        let codes = &self.settings.success_exit_codes;
-        match cause {
-            DeathCause::Clean { exit_code } | DeathCause::StuckInExit { exit_code, .. } => {
-                codes.contains(exit_code)
-            }
-            DeathCause::Exited { exit_code } => {
-                !self.settings.heartbeat_required && !has_ring && codes.contains(exit_code)
-            }
-            _ => false,
-        }
-    }
-
-    fn feed(&mut self, event: Event) {
-        self.feed_at(event, monotonic_now());
-    }
-
-    fn feed_at(&mut self, event: Event, now: Duration) {
-        let mut actions = VecDeque::from(self.machine.on_event(event, now));
-        let mut is_unprepared = false;
-        while let Some(action) = actions.pop_front() {
-            match action {
-                Action::Prepare | Action::Spawn { .. } if self.settings.no_more_starts.is_set() => {
-                    let grace = Duration::ZERO;
-                    // Withdrawn in the machine's own way: asked to stop amid a start that comes to nothing.
-                    for withdrawn in [
-                        Event::Stop { grace },
-                        Event::SpawnFailed,
-                        Event::Prepared { success: false },
-                    ] {
-                        actions.extend(self.machine.on_event(withdrawn, monotonic_now()));
-                    }
-                }
-                // It ran before the standby's own start.
-                Action::Prepare if self.can_promote() => {
-                    is_unprepared = true;
-                    let prepared = Event::Prepared { success: true };
-                    actions.extend(self.machine.on_event(prepared, monotonic_now()));
-                }
-                Action::Prepare => {
-                    let begun = match self.take_standby_preparation() {
-                        Some(run) => Ok(Some(run)),
-                        None => self.begin_pre_start(),
-                    };
-                    let success = begun.is_ok();
-                    self.pre_start = begun.unwrap_or_else(|error| {
-                        self.tell_unprepared(&error);
-                        None
-                    });
-                    if self.pre_start.is_none() {
-                        let prepared = Event::Prepared { success };
-                        actions.extend(self.machine.on_event(prepared, monotonic_now()));
-                    }
-                }
-                Action::EndPrepare => {
-                    if let Some(run) = &self.pre_start {
-                        run.cancel();
-                    }
-                }
-                Action::Spawn { safe: false } if self.promote() => {
-                    actions.extend(self.machine.on_event(Event::Spawned, monotonic_now()));
-                    if self.tell_connected() {
-                        actions.extend(self.machine.on_event(Event::Connected, monotonic_now()));
-                    }
-                }
-                // The standby has died since.
-                Action::Spawn { .. } if is_unprepared => {
-                    is_unprepared = false;
-                    actions.extend(self.machine.on_event(Event::SpawnFailed, monotonic_now()));
-                }
-                Action::Spawn { safe } => match self.start_engine_alone(safe) {
-                    Ok(()) => {
-                        actions.extend(self.machine.on_event(Event::Spawned, monotonic_now()));
-                    }
-                    Err(error) if !self.ever_started && !self.is_begun => {
-                        self.first_error = Some(error);
-                        return;
-                    }
-                    Err(error) => {
-                        let incarnation = self.last_launch;
-                        let error = error.to_string();
-                        self.emit(EngineEvent::StartFailed { incarnation, error });
-                        actions.extend(self.machine.on_event(Event::SpawnFailed, monotonic_now()));
-                    }
-                },
-                Action::AskQuit { grace } => self.ask_quit(grace),
-                Action::Backtrace { silent } => self.backtrace(silent),
-                Action::KillGroup => {
-                    if let Some(engine) = &self.engine {
-                        engine.process.kill_group();
-                    }
-                }
-                Action::Leave => self.detached = true,
-                Action::Tell(told) => self.tell(told),
-            }
-        }
-    }
-
-    /// Asks through the ring if there is one; else by SIGTERM, which Godot without the extension dies of at once.
-    fn ask_quit(&mut self, grace: Duration) {
-        if let Some(engine) = &self.engine {
-            match &engine.link {
-                Some(link) => link.ask_quit(grace),
-                None => engine.process.terminate(),
-            }
-            let incarnation = engine.launch;
-            self.emit(EngineEvent::Stopping { incarnation, grace });
-        }
-    }
-}
-
-fn running(launch: u32, process: &Process, log: Option<&PathBuf>) -> Running {
-    Running {
-        launch,
-        pid: process.pid(),
-        start_ticks: process.start_ticks(),
-        log: log.cloned(),
-    }
-}
-
-/// Waits until the system tells how somebody else's dead child ended, at most [`EXIT_NEEDED_MAX`]: only where the exit
-/// code alone decides whether another engine is started.
-fn wait_for_exit(process: &Process) -> Exit {
-    let until = monotonic_now() + EXIT_NEEDED_MAX;
-    loop {
-        let exit = process.reap();
-        if exit != Exit::Unknown || monotonic_now() >= until {
-            return exit;
-        }
-        std::thread::sleep(EXIT_NEEDED_POLL);
-    }
-}
-
-fn died(death: &Death, exit: Exit) -> EngineEvent {
-    EngineEvent::Died {
-        incarnation: death.launch,
-        pid: death.pid,
-        cause: death.told_cause(exit),
-        log: death.log.clone(),
-        uptime: Some(death.uptime),
-        frame: death.heartbeat.map(|heartbeat| heartbeat.frames),
-        as_asked: death.is_as_asked(exit),
-        success: death.is_success,
-    }
-}
-
-impl Engine {
-    fn new(
-        launch: u32,
-        process: Process,
-        log: Option<PathBuf>,
-        started_at: Duration,
-        now: Duration,
-        plan: &RestartPlan,
-    ) -> Self {
-        Self {
-            launch,
-            process,
-            started_at,
-            link: None,
-            foreign: None,
-            log,
-            is_adopted: false,
-            is_ring_lost: false,
-            is_safe: false,
-            cpu: CpuLooks::default(),
-            memory: MemoryWatch::new(started_at, LOOK_FIRST),
-            planned: Planned::new(plan, Zoned::now),
-            hang: None,
-            banner_at: None,
-            look_at: now + LOOK_FIRST,
-            look_pause: LOOK_FIRST,
-            running_told: false,
-            ready_told: false,
-            ready_poll: READY_POLL_FIRST,
-            ready_poll_at: now,
         }
     }
 }

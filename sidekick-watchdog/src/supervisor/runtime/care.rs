@@ -4,13 +4,22 @@ use std::time::Duration;
 
 use jiff::Zoned;
 
-use super::{FRAME_POLL_MAX, LOOK_EVERY, LOOK_EVERY_LIMITED, READY_POLL_MAX, Runtime};
+use super::Runtime;
 use crate::crash::HangKind;
 use crate::event::EngineEvent;
 use crate::platform::{ProcessState, monotonic_now};
 use crate::supervisor::machine::{Beat, Event, Phase};
 use crate::supervisor::memory::MemoryLevel;
 use crate::supervisor::planned::Wishes;
+
+/// How often the engine's threads, memory and plan are looked at; more often where its memory has a limit, and at the
+/// beginning of its life.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY_LIMITED: Duration = Duration::from_secs(1);
+/// Pause between two looks whether the game is ready: growing, so that a game that never says so costs nothing. Until its
+/// first frame somebody may wait for that.
+const FRAME_POLL_MAX: Duration = Duration::from_secs(1);
+const READY_POLL_MAX: Duration = Duration::from_secs(5);
 
 impl Runtime {
     pub(super) fn read_heartbeat(&mut self, now: Duration) {

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Runtime;
+use super::engine::{Engine, running};
 use super::handover::Handover;
-use super::{Engine, Runtime, running};
 use crate::event::EngineEvent;
 use crate::platform::{Exit, Process, ProcessState, kill_point, monotonic_now};
 use crate::supervisor::EngineLink;

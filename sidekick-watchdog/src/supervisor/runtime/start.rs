@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Engine, Runtime, SWEEP_AFTER_DEATH, running};
+use super::Runtime;
+use super::engine::{Engine, running};
 use crate::event::EngineEvent;
 use crate::platform::{Process, kill_strays, monotonic_now};
 use crate::supervisor::machine::Event;
@@ -15,6 +16,9 @@ use crate::supervisor::spawn::{self, Launch, LaunchError};
 const PREPARED_WAIT: Duration = Duration::from_millis(50);
 /// How many numbers are tried when a launch lock is held by who knows whom.
 const LOCKS_TRIED_MAX: u32 = 16;
+
+/// What an engine left behind is looked for so soon after its death.
+const SWEEP_AFTER_DEATH: Duration = Duration::from_millis(200);
 
 /// A process that was just made.
 pub(super) struct Launched {
