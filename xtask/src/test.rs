@@ -3,14 +3,18 @@
 //! Nothing but Rust and a C compiler must be there beforehand. Godot is fetched where the machine has none;
 //! where that cannot be, the tests that need it are ignored with the reason, and the summary says so.
 
+use std::collections::BTreeSet;
 use std::error::Error;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
 use clap::Args;
+use serde_json::Value;
 use sidekick_tests::build::Profile;
 use sidekick_tests::folders::repository;
 
@@ -47,44 +51,10 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     install::install(Profile::Debug);
 
     let mut tally = Tally::default();
-    let filter = options.filter.iter().map(String::as_str);
-    // The debug library's own features, so that its dependencies are compiled once.
-    let arguments = [
-        "test",
-        "--workspace",
-        "--no-fail-fast",
-        "--features",
-        "sidekick-gdext/docs",
-        "--",
-    ];
-    let mut command = cargo();
-    command.args(arguments).args(filter.clone());
-    run_tests("all tests", command, &mut tally)?;
-
-    if !options.quick {
-        for model in loom_models()? {
-            let mut command = cargo();
-            command
-                .args([
-                    "test",
-                    "--package",
-                    "sidekick-ipc",
-                    "--release",
-                    "--test",
-                    &model,
-                    "--",
-                ])
-                .args(filter.clone())
-                .env(
-                    "RUSTFLAGS",
-                    format!(
-                        "{} --cfg loom",
-                        std::env::var("RUSTFLAGS").unwrap_or_default()
-                    ),
-                )
-                .env("CARGO_TARGET_DIR", repository().join("target/loom"));
-            run_tests(&format!("the model {model}"), command, &mut tally)?;
-        }
+    // Once and whole, so that below nothing but the choice of targets differs: all have the same features.
+    run_tests("all tests are built", "", tests(&["--no-run"]), &mut tally)?;
+    if tally.broken.is_empty() {
+        tally.add(run_lanes(options)?);
     }
     tally.print(started.elapsed().as_secs());
     if tally.is_good() {
@@ -92,6 +62,124 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     } else {
         Err("not all tests passed".into())
     }
+}
+
+/// Runs all tests in two lanes beside each other: both wait most of the time, for deaths, restarts and time-outs.
+///
+/// What starts a Godot runs one after the other as before. Beside it runs all that starts none.
+fn run_lanes(options: &Options) -> io::Result<Tally> {
+    let (godot, other) = targets()?;
+    let godot = vec![("tests with a Godot".to_owned(), tests(&chosen(&godot)))];
+    let mut rest = vec!["--lib".to_owned(), "--bins".to_owned()];
+    rest.extend(chosen(&other));
+    let mut rest = vec![
+        ("tests without a Godot".to_owned(), tests(&rest)),
+        (
+            "examples in the documentation".to_owned(),
+            tests(&["--doc"]),
+        ),
+    ];
+    if !options.quick {
+        for model in loom_models()? {
+            rest.push((format!("the model {model}"), loom(&model)));
+        }
+    }
+    let filter = options.filter.as_deref();
+    thread::scope(|scope| {
+        let beside = scope.spawn(|| run_lane("godot | ", godot, filter));
+        let mut tally = run_lane("other | ", rest, filter)?;
+        let beside = beside.join().unwrap_or_else(|_| {
+            let error = io::Error::other("the lane of tests with a Godot panicked");
+            Err(error)
+        });
+        tally.add(beside?);
+        Ok(tally)
+    })
+}
+
+/// One command after the other.
+fn run_lane(
+    lane: &str,
+    commands: Vec<(String, Command)>,
+    filter: Option<&str>,
+) -> io::Result<Tally> {
+    let mut tally = Tally::default();
+    for (what, mut command) in commands {
+        command.arg("--").args(filter);
+        run_tests(&what, lane, command, &mut tally)?;
+    }
+    Ok(tally)
+}
+
+/// `cargo test` over the whole workspace, whatever is chosen of it.
+fn tests<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
+    let mut command = cargo();
+    // The debug library's own features, so that its dependencies are compiled once.
+    command
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(["--features", "sidekick-gdext/docs"])
+        .args(arguments);
+    command
+}
+
+/// The model's own build: its atomics are others.
+fn loom(model: &str) -> Command {
+    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    let mut command = cargo();
+    command
+        .args([
+            "test",
+            "--package",
+            "sidekick-ipc",
+            "--release",
+            "--test",
+            model,
+        ])
+        .env("RUSTFLAGS", format!("{flags} --cfg loom"))
+        .env("CARGO_TARGET_DIR", repository().join("target/loom"));
+    command
+}
+
+fn chosen(targets: &BTreeSet<String>) -> Vec<String> {
+    let options = targets
+        .iter()
+        .map(|name| ["--test".to_owned(), name.clone()]);
+    options.flatten().collect()
+}
+
+/// The names of the test targets that start a Godot, and of all others. A name is of one lane, whichever crate has it.
+fn targets() -> io::Result<(BTreeSet<String>, BTreeSet<String>)> {
+    let output = cargo()
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .stderr(Stdio::inherit())
+        .output()?;
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let targets = packages.filter_map(|package| package["targets"].as_array());
+    let is_test = |target: &&Value| {
+        target["kind"]
+            .as_array()
+            .is_some_and(|kind| kind.contains(&"test".into()))
+    };
+    let (mut godot, mut other) = (BTreeSet::new(), BTreeSet::new());
+    for target in targets.flatten().filter(is_test) {
+        let (Some(name), Some(source)) = (target["name"].as_str(), target["src_path"].as_str())
+        else {
+            continue;
+        };
+        if starts_a_godot(&fs::read_to_string(source)?) {
+            godot.insert(name.to_owned());
+        } else {
+            other.insert(name.to_owned());
+        }
+    }
+    other.retain(|name| !godot.contains(name));
+    Ok((godot, other))
+}
+
+/// As `tests/src/claims.rs` has it, such a target names the harness's engine or its macro.
+fn starts_a_godot(source: &str) -> bool {
+    source.contains("sidekick_tests::godot")
 }
 
 fn cargo() -> Command {
@@ -120,17 +208,18 @@ fn loom_models() -> io::Result<Vec<String>> {
     Ok(models)
 }
 
-/// Runs one cargo command and shows what it writes while counting its tests.
-fn run_tests(what: &str, mut command: Command, tally: &mut Tally) -> io::Result<()> {
-    eprintln!("test: {what}");
+/// Runs one cargo command and shows what it writes while counting its tests. Each line begins with its lane.
+fn run_tests(what: &str, lane: &str, mut command: Command, tally: &mut Tally) -> io::Result<()> {
+    eprintln!("{lane}test: {what}");
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;
     if let Some(stdout) = child.stdout.take() {
-        let mut shown = io::stdout().lock();
         for line in BufReader::new(stdout).split(b'\n') {
             let line = line?;
+            let mut shown = io::stdout().lock();
+            shown.write_all(lane.as_bytes())?;
             shown.write_all(&line)?;
             shown.write_all(b"\n")?;
             tally.count(&String::from_utf8_lossy(&line));
@@ -160,6 +249,16 @@ struct Tally {
 }
 
 impl Tally {
+    /// Takes in what another lane said.
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+        self.failures.extend(other.failures);
+        self.reasons.extend(other.reasons);
+        self.broken.extend(other.broken);
+    }
+
     /// Counts one line of a test run's output.
     fn count(&mut self, line: &str) {
         if let Some(result) = line.strip_prefix("test result: ") {
@@ -250,6 +349,19 @@ mod tests {
     }
 
     #[test]
+    fn what_starts_a_godot_is_in_a_lane_of_its_own() {
+        let (godot, other) = targets().unwrap();
+        for name in ["kills", "exported_server", "standby"] {
+            assert!(godot.contains(name), "{name}");
+        }
+        for name in ["duels", "architecture", "cli", "step_crash"] {
+            assert!(other.contains(name), "{name}");
+        }
+        assert!(godot.is_disjoint(&other));
+        assert_eq!(chosen(&["a".to_owned()].into()), ["--test", "a"]);
+    }
+
+    #[test]
     fn a_run_that_does_not_compile_is_not_good() {
         let mut tally = Tally {
             passed: 1,
@@ -257,7 +369,7 @@ mod tests {
         };
         let mut command = Command::new("false");
         command.arg("x");
-        run_tests("nothing", command, &mut tally).unwrap();
+        run_tests("nothing", "", command, &mut tally).unwrap();
         assert!(!tally.is_good());
     }
 }
