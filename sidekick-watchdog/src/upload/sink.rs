@@ -121,23 +121,30 @@ pub struct Held {
     pub last: Option<(Uuid, u64)>,
 }
 
-/// A backend, as the lanes see it. One batch at a time for each of its lanes.
+/// A backend, as the lanes see it. One batch at a time for each of its lanes. What it has to say is its name and how a
+/// batch is sent.
 pub trait Sink: Debug + Send + Sync + 'static {
     /// Its name in configuration, keys, plans and status.
     fn name(&self) -> &str;
 
-    /// How many lanes it wants at the first start of a group; later the state's number counts.
-    fn lanes(&self) -> u32;
+    /// How many lanes it wants at the first start of a group; later the state's number counts. One keeps all streams in the
+    /// order of their commits.
+    fn lanes(&self) -> u32 {
+        1
+    }
 
-    /// What the plan of the next batch of `group`, starting at the record `first`, shall keep as its `extra`.
+    /// What the plan of the next batch of `group`, starting at the record `first`, shall keep as its `extra`: nothing,
+    /// where a sink does not say otherwise.
     ///
     /// Must leave no trace that a restart before the plan's commit could trip over. The batch before it in the lane was
     /// taken, though that may not be committed yet.
     fn prepare<'a>(
         &'a self,
-        group: &'a Uuid,
-        first: Position,
-    ) -> BoxFuture<'a, Result<Vec<u8>, PrepareError>>;
+        _group: &'a Uuid,
+        _first: Position,
+    ) -> BoxFuture<'a, Result<Vec<u8>, PrepareError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
 
     /// What it holds of what `lane` of `group` sent. `None` where it cannot say. Asked before anything is sent, where the log is damaged: of a batch that arrived it
     /// may be the only one who knows.
@@ -154,12 +161,15 @@ pub trait Sink: Debug + Send + Sync + 'static {
         Box::new(LineWriter::default())
     }
 
-    /// Makes the body of `rows` as `plan` says; the same body every time.
+    /// Makes the body of `rows` as `plan` says; the same body every time. The rows as they are, where a sink does not say
+    /// otherwise.
     fn encode<'a>(
         &'a self,
-        plan: &'a Plan,
+        _plan: &'a Plan,
         rows: Vec<u8>,
-    ) -> BoxFuture<'a, Result<Bytes, PrepareError>>;
+    ) -> BoxFuture<'a, Result<Bytes, PrepareError>> {
+        Box::pin(async { Ok(rows.into()) })
+    }
 
     /// Tries once to bring `batch` to the backend. May be dropped at any await point and called again.
     fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome>;

@@ -15,15 +15,12 @@ use sidekick_ipc::frame::{FrameKind, Hole, Record, frames, hole_cause};
 use sidekick_ipc::heartbeat::Phase;
 use sidekick_ipc::session::{Session, SessionOptions, WhenFull};
 use sidekick_ipc::value::{Value, decode, encode};
-use uuid::Uuid;
 
 use super::*;
 use crate::app::rules::tests::config_of;
 use crate::books::{DROPPED_AGGREGATED, DROPPED_BEFORE_STORING, DROPPED_DUPLICATE};
-use crate::position::Position;
 use crate::process::{Origin, Scratch, Screen, Shape, Shaped, Verdict};
-use crate::upload::Plan;
-use crate::upload::sink::{Batch, BoxFuture, Outcome, PrepareError};
+use crate::upload::sink::{Batch, BoxFuture, Outcome};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const RECORDS: usize = 25;
@@ -139,22 +136,6 @@ impl Sink for Backend {
 
     fn lanes(&self) -> u32 {
         self.lanes
-    }
-
-    fn prepare<'a>(
-        &'a self,
-        _: &'a Uuid,
-        _: Position,
-    ) -> BoxFuture<'a, Result<Vec<u8>, PrepareError>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn encode<'a>(
-        &'a self,
-        _: &'a Plan,
-        rows: Vec<u8>,
-    ) -> BoxFuture<'a, Result<Bytes, PrepareError>> {
-        Box::pin(async { Ok(rows.into()) })
     }
 
     fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome> {

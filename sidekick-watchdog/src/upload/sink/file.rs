@@ -27,14 +27,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use tracing::warn;
 use uuid::Uuid;
 
 use super::{Batch, BoxFuture, Compression, Held, Outcome, PrepareError, Sink};
 use crate::platform;
 use crate::position::Position;
-use crate::upload::plan::Plan;
 
 use mark::Mark;
 
@@ -133,10 +131,6 @@ impl Sink for FileSink {
         "file"
     }
 
-    fn lanes(&self) -> u32 {
-        1
-    }
-
     fn prepare<'a>(
         &'a self,
         group: &'a Uuid,
@@ -161,14 +155,6 @@ impl Sink for FileSink {
             let held = blocking(move || files.held(&group)).await;
             held.map_err(|error: io::Error| PrepareError(error.to_string()))
         })
-    }
-
-    fn encode<'a>(
-        &'a self,
-        _plan: &'a Plan,
-        rows: Vec<u8>,
-    ) -> BoxFuture<'a, Result<Bytes, PrepareError>> {
-        Box::pin(async move { Ok(rows.into()) })
     }
 
     fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome> {

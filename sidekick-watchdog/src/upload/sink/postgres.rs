@@ -24,14 +24,12 @@ mod transaction;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{Batch, BoxFuture, Held, Outcome, PrepareError, Sink};
 use crate::position::Position;
 use crate::postgres::{Server, ServerSettings, Trouble};
 use crate::upload::encode::RowWriter;
-use crate::upload::plan::Plan;
 
 use rows::CopyWriter;
 use tables::Tables;
@@ -233,14 +231,6 @@ impl Sink for PostgresSink {
 
     fn row_writer(&self) -> Box<dyn RowWriter> {
         Box::new(CopyWriter::new(self.tables.clone()))
-    }
-
-    fn encode<'a>(
-        &'a self,
-        _plan: &'a Plan,
-        rows: Vec<u8>,
-    ) -> BoxFuture<'a, Result<Bytes, PrepareError>> {
-        Box::pin(async { Ok(rows.into()) })
     }
 
     fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome> {

@@ -4,10 +4,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
 use crate::upload::UploadSettings;
+use crate::upload::plan::Plan;
 use crate::upload::sink::Row;
 use crate::upload::status::SinkState;
 use crate::upload::testing::{FakeOutbox, Fuse, GROUP, lines, small_batches, start};
@@ -67,9 +69,6 @@ impl Sink for Killable {
     fn name(&self) -> &str {
         "file"
     }
-    fn lanes(&self) -> u32 {
-        1
-    }
     fn prepare<'a>(
         &'a self,
         group: &'a Uuid,
@@ -89,13 +88,6 @@ impl Sink for Killable {
             self.fuse.point().await;
             self.sink.held(group, lane).await
         })
-    }
-    fn encode<'a>(
-        &'a self,
-        plan: &'a Plan,
-        lines: Vec<u8>,
-    ) -> BoxFuture<'a, Result<Bytes, PrepareError>> {
-        self.sink.encode(plan, lines)
     }
     fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
