@@ -10,6 +10,7 @@
 //! - [`ShutdownSignals`]: SIGTERM and its kin as a future. [`ReloadSignal`]: SIGHUP, where there is no terminal.
 //! - [`ControlListener`], [`connect_control`]: how commands reach a running watchdog.
 //! - [`ServiceManager`]: telling systemd how we do.
+//! - [`run_helper`]: other programs than engines; [`RunLock`]: by which the next watchdog finds one that is left running.
 //! - [`kill_point`]: where tests let a debug build be killed.
 //! - [`data_dir`], [`runtime_dir`]: the folders that belong to one watchdog alone.
 //!
@@ -33,12 +34,14 @@
 //! | [`runtime_dir`] in memory | `/run`, `/dev/shm` | none: `%LOCALAPPDATA%` | none: `$TMPDIR` |
 //! | out of memory: [`OomCounters`] | cgroup counters, kernel log | a limit of the job object | jetsam tells nobody |
 //! | [`boot_id`], [`monotonic_now`] | `/proc`, CLOCK_MONOTONIC | boot time, `QueryUnbiasedInterruptTime` | `kern.bootsessionuuid`, `CLOCK_UPTIME_RAW` |
+//! | [`memory_file`]: a batch for a program to read | a sealed memfd | a temporary file, deleted on close | a temporary file, unlinked |
 //! | [`leave_session`], [`close_inherited_on_exec`] | `setsid`, `close_range` | `DETACHED_PROCESS`, no inherited handles | `setsid`, a flag on each descriptor |
 
 pub mod data_dir;
 mod kill_point;
 #[cfg(target_os = "linux")]
 mod linux;
+mod run_lock;
 pub mod runtime_dir;
 
 pub use kill_point::kill_point;
@@ -48,16 +51,18 @@ pub use linux::{
     control_socket::{ControlListener, ControlStream, connect_control},
     files::{
         allocated_bytes, bytes_of, create_private_dir, create_private_file, is_private_dir,
-        is_readable_by_all, make_new_files_private, open_private_append, os_string_from_bytes,
-        path_from_bytes, punch_hole, read_at, set_private, sync_dir, write_all_at,
+        is_readable_by_all, make_new_files_private, memory_file, open_private_append,
+        os_string_from_bytes, path_from_bytes, punch_hole, read_at, set_private, sync_dir,
+        write_all_at,
     },
-    helper::{HelperEnd, run_helper},
+    helper::{HelperEnd, run_helper, run_helper_heard},
     inotify::FileWatch,
     lock::{is_lock_free, is_lock_held, lock_holders, openers, try_lock},
     oom::{OomCounters, kernel_log_names},
     process::{
         Exit, NO_EXECUTABLE_FORMAT, Process, ProcessState, Spawn, become_subreaper,
-        close_inherited_on_exec, kill_strays, leave_session, own_children, spawn, spawn_other,
+        close_inherited_on_exec, keep_own_variables, kill_strays, leave_session, own_children,
+        spawn, spawn_other,
     },
     procfs::age,
     service_manager::{ServiceHints, ServiceManager},
@@ -69,6 +74,7 @@ pub use linux::{
     threads::{ThreadState, ticks_per_second},
     wake::{Ready, Waitable, Waker, wait, wait_for_either},
 };
+pub use run_lock::{RunFile, RunLock};
 
 /// What to do about a file that the system refuses, in words that go on a sentence.
 pub fn remedy(error: &std::io::Error) -> &'static str {

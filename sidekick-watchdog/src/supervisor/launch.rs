@@ -12,7 +12,6 @@
 //! would close that window too, for one more exec of 1 to 2 ms on each relaunch.)
 
 mod active;
-mod hook;
 mod running;
 
 use std::ffi::OsString;
@@ -22,12 +21,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::platform::{
-    Process, boot_id, create_private_dir, create_private_file, is_lock_free, lock_holders, read_at,
-    try_lock, write_all_at,
+    Process, RunLock, boot_id, create_private_dir, create_private_file, is_lock_free, lock_holders,
+    read_at, try_lock, write_all_at,
 };
 
 pub use self::active::{Active, ActiveFile, Sorted, sort_out};
-pub use self::hook::HookLock;
 pub use self::running::{Running, RunningFile};
 
 /// How long a held lock is looked into before we say that its holder cannot be seen.
@@ -269,6 +267,15 @@ impl LaunchLocks {
         let record = File::open(self.path(launch)).and_then(|file| read_record(&file));
         // What cannot be read now never will be.
         record.map_or(true, |record| record.told)
+    }
+
+    /// Ends the command before a start of an earlier watchdog if it still runs, and locks a new file for the next one. Blocks
+    /// until that one is gone, up to 5 s.
+    ///
+    /// # Errors
+    /// What the system said; or that the earlier one does not end.
+    pub fn lock_hook(&self) -> io::Result<RunLock> {
+        RunLock::take(&self.dir.join("pre_start"), "[hooks] pre_start")
     }
 
     /// Kills what still holds the lock of a launch that is over: descendants that left the engine's process group.

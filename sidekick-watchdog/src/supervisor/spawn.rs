@@ -96,16 +96,6 @@ pub enum LaunchError {
     },
 }
 
-/// Variables that a service manager meant for the watchdog alone.
-const NOT_FOR_THE_ENGINE: [&str; 6] = [
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-];
-
 /// Starts the engine as `launch`; `lock` is inherited. Output goes to `output`, or nowhere.
 ///
 /// # Errors
@@ -137,23 +127,14 @@ pub fn start(
 
 /// The environment of a command before a start: the engine's own without what it is told of its launch.
 pub(super) fn set_environment_of_hook(command: &mut Command, engine: &EngineCommand) {
-    remove_ours(command);
+    platform::keep_own_variables(command);
     command
         .envs(engine.env.iter().map(|(name, value)| (name, value)))
         .env("SIDEKICK_SOURCE", &engine.source);
 }
 
-fn remove_ours(command: &mut Command) {
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if text.starts_with("SIDEKICK_") || NOT_FOR_THE_ENGINE.contains(&&*text) {
-            command.env_remove(&name);
-        }
-    }
-}
-
 fn set_environment(command: &mut Command, engine: &EngineCommand, launch: &Launch) {
-    remove_ours(command);
+    platform::keep_own_variables(command);
     if launch.is_safe {
         command.env("SIDEKICK_SAFE_START", "1");
     }

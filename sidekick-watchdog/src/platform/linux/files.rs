@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 /// Creates a folder with mode 0700 and its missing parents; an existing one is left as it is.
 ///
@@ -96,6 +96,19 @@ pub fn open_private_append(path: &Path) -> io::Result<File> {
         .mode(0o600)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
+}
+
+/// A file in memory that holds `bytes`, whoever reads it, and is gone with its last descriptor. Nobody can change it.
+///
+/// # Errors
+/// What the system said.
+pub fn memory_file(bytes: &[u8]) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = File::from(memfd_create("sidekick", flags)?);
+    file.write_all_at(bytes, 0)?;
+    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    fcntl_add_seals(&file, seals)?;
+    Ok(file)
 }
 
 /// Reads at an offset; like [`std::io::Read::read`] otherwise.

@@ -1,18 +1,27 @@
-//! Other programs than engines, run to their end within a time: hooks.
+//! Other programs than engines, run to their end within a time: hooks, and who takes uploads.
 
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::Command;
+use std::process::{ChildStderr, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::process::{Spawn, spawn_other, spawn_with};
+use super::procfs;
 use super::wake::Waker;
+
+/// How much of the end of what a helper says is kept.
+const SAID_BYTES_MAX: usize = 64 << 10;
+/// Reads of 4 KiB at its end: more than a pipe holds.
+const READS_AT_END_MAX: usize = 64;
+/// How long a killed group is waited for: what hangs in a system call dies when that returns.
+const GROUP_ENDING_MAX: Duration = Duration::from_secs(5);
+const GROUP_ENDING_POLL: Duration = Duration::from_millis(1);
 
 /// Children of ours that are no engine's orphans.
 static HELPERS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
@@ -42,8 +51,9 @@ impl fmt::Display for HelperEnd {
 }
 
 /// Runs a program in a process group of its own, to its end or for at most `limit`, or until `cancel` is woken. Whatever
-/// of its group still lives then ends with it. Blocks; usable from any thread. [`super::process::kill_strays`] leaves the
-/// group alone as long as the program runs. It inherits `inherited`, a locked file, which is closed here then.
+/// of its group still lives then ends with it, and unless the program ended well that is waited for, up to 5 s. Blocks;
+/// usable from any thread. [`super::process::kill_strays`] leaves the group alone as long as the program runs. It inherits
+/// `inherited`, a locked file, which is closed here then. With `cancel` woken already nothing is started.
 ///
 /// # Errors
 /// It cannot be started or watched.
@@ -53,6 +63,22 @@ pub fn run_helper(
     cancel: Option<&Waker>,
     inherited: Option<File>,
 ) -> io::Result<HelperEnd> {
+    run_helper_heard(command, limit, cancel, inherited).map(|(end, _)| end)
+}
+
+/// As [`run_helper`]; also the end of what it said, 64 KiB at most, where the command's standard error is piped.
+///
+/// # Errors
+/// It cannot be started or watched.
+pub fn run_helper_heard(
+    command: &mut Command,
+    limit: Duration,
+    cancel: Option<&Waker>,
+    inherited: Option<File>,
+) -> io::Result<(HelperEnd, Vec<u8>)> {
+    if cancel.is_some_and(|cancel| is_ready(PollFd::new(cancel, PollFlags::IN))) {
+        return Ok((HelperEnd::Cancelled, Vec::new()));
+    }
     command.process_group(0);
     let mut helpers = lock();
     let mut child = match &inherited {
@@ -63,48 +89,139 @@ pub fn run_helper(
     let pid = child.id();
     helpers.push(pid);
     drop(helpers);
-    let ended = wait(pid, limit, cancel);
+    let mut said = Said::of(child.stderr.take());
+    let ended = wait(pid, limit, cancel, &mut said);
     if let Some(group) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         // Not reaped yet, so the number is still its own. What it left running would pass for an engine's orphan.
         let _ = kill_process_group(group, Signal::KILL);
     }
     let status = child.wait();
+    if !matches!(&status, Ok(status) if status.success()) {
+        wait_for_group(pid);
+    }
     lock().retain(|helper| *helper != pid);
+    let said = said.finish();
     if let Some(killed) = ended? {
-        return Ok(killed);
+        return Ok((killed, said));
     }
     let status = status?;
-    Ok(match (status.code(), status.signal()) {
+    let end = match (status.code(), status.signal()) {
         (Some(code), _) => HelperEnd::Code(code),
         (None, signal) => HelperEnd::Signal(signal.unwrap_or_default()),
-    })
+    };
+    Ok((end, said))
+}
+
+/// Waits until nothing of a group that was killed runs: a signal is carried out a moment after it is sent, and whoever
+/// goes on here relies on nobody writing any more.
+fn wait_for_group(group: u32) {
+    let asked_at = Instant::now();
+    while procfs::group_runs(group) && asked_at.elapsed() < GROUP_ENDING_MAX {
+        std::thread::sleep(GROUP_ENDING_POLL);
+    }
 }
 
 /// Why it is to be killed; `None`: it has ended within `limit` and before `cancel` was woken.
-fn wait(pid: u32, limit: Duration, cancel: Option<&Waker>) -> io::Result<Option<HelperEnd>> {
+fn wait(
+    pid: u32,
+    limit: Duration,
+    cancel: Option<&Waker>,
+    said: &mut Said,
+) -> io::Result<Option<HelperEnd>> {
     let raw = i32::try_from(pid)
         .ok()
         .and_then(Pid::from_raw)
         .ok_or(io::ErrorKind::NotFound)?;
     let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
-    let until = std::time::Instant::now() + limit;
+    let until = Instant::now() + limit;
     loop {
-        let left = until.saturating_duration_since(std::time::Instant::now());
+        let left = until.saturating_duration_since(Instant::now());
         let timeout = Timespec {
             tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().into(),
         };
         let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
         fds.extend(cancel.map(|cancel| PollFd::new(cancel, PollFlags::IN)));
+        fds.extend(
+            said.pipe
+                .as_ref()
+                .map(|pipe| PollFd::new(pipe, PollFlags::IN)),
+        );
         match poll(&mut fds, Some(&timeout)) {
-            Ok(0) => return Ok(Some(HelperEnd::TimedOut)),
-            Ok(_) => {
-                let ended = fds.first().is_some_and(|fd| !fd.revents().is_empty());
-                return Ok((!ended).then_some(HelperEnd::Cancelled));
-            }
-            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
         }
+        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        if ready.next() == Some(true) {
+            return Ok(None);
+        }
+        if cancel.is_some() && ready.next() == Some(true) {
+            return Ok(Some(HelperEnd::Cancelled));
+        }
+        // Who talks without end has no more time than others.
+        if left.is_zero() {
+            return Ok(Some(HelperEnd::TimedOut));
+        }
+        if ready.next() == Some(true) {
+            said.read();
+        }
+    }
+}
+
+/// Whether a read would not block.
+fn is_ready(fd: PollFd<'_>) -> bool {
+    matches!(poll(&mut [fd], Some(&Timespec::default())), Ok(1..))
+}
+
+/// The end of what a helper says. Read while it runs, so that it never waits for us.
+#[derive(Debug)]
+struct Said {
+    /// Until it is closed.
+    pipe: Option<ChildStderr>,
+    bytes: Vec<u8>,
+}
+
+impl Said {
+    fn of(pipe: Option<ChildStderr>) -> Self {
+        let bytes = Vec::new();
+        Self { pipe, bytes }
+    }
+
+    /// Reads what is there; only called when something is, so it does not block.
+    fn read(&mut self) {
+        let Some(pipe) = &mut self.pipe else {
+            return;
+        };
+        let mut piece = [0; 4096];
+        match pipe.read(&mut piece) {
+            Ok(count) if count > 0 => {
+                self.bytes.extend(piece.iter().take(count));
+                if self.bytes.len() > 2 * SAID_BYTES_MAX {
+                    self.cut();
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            _ => self.pipe = None,
+        }
+    }
+
+    /// Keeps the last of it.
+    fn cut(&mut self) {
+        let too_many = self.bytes.len().saturating_sub(SAID_BYTES_MAX);
+        self.bytes.drain(..too_many);
+    }
+
+    /// What was said, with what still lies in the pipe. Whoever left the group may hold that open, and is not waited for.
+    fn finish(mut self) -> Vec<u8> {
+        for _ in 0..READS_AT_END_MAX {
+            match &self.pipe {
+                Some(pipe) if is_ready(PollFd::new(pipe, PollFlags::IN)) => self.read(),
+                _ => break,
+            }
+        }
+        self.cut();
+        self.bytes
     }
 }
 

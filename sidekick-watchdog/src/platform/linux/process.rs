@@ -238,6 +238,16 @@ impl AsFd for Process {
     }
 }
 
+/// Variables that a service manager meant for the watchdog alone.
+const OF_SERVICE_MANAGER: [&str; 6] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+];
+
 /// What to start, beside the command itself.
 #[derive(Debug)]
 pub struct Spawn<'a> {
@@ -300,6 +310,17 @@ pub(super) fn spawn_with(command: &mut Command, with: &Spawn<'_>) -> io::Result<
 pub fn spawn_other(command: &mut Command) -> io::Result<Child> {
     let _one_at_a_time = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
     command.spawn()
+}
+
+/// Keeps from a program what of this process's environment is meant for this process alone: `SIDEKICK_*`, which may hold
+/// secrets, and what a service manager tells it.
+pub fn keep_own_variables(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("SIDEKICK_") || OF_SERVICE_MANAGER.contains(&&*text) {
+            command.env_remove(&name);
+        }
+    }
 }
 
 /// Leaves the session and process group that this process was started in, so that neither its terminal nor whoever

@@ -73,6 +73,12 @@ pub fn all_pids() -> Vec<u32> {
     numbered_entries("/proc")
 }
 
+/// Whether any process of a process group runs; those that are dead and not reaped do not.
+pub fn group_runs(group: u32) -> bool {
+    let mut stats = all_pids().into_iter().filter_map(stat);
+    stats.any(|stat| stat.group == group && !matches!(stat.state, 'Z' | 'X'))
+}
+
 /// Direct children of this process, whichever of its threads they belong to.
 pub fn own_children() -> Vec<u32> {
     let mut children = Vec::new();
