@@ -46,8 +46,8 @@ pub use shutdown::ShutdownConfig;
 pub use store::StoreConfig;
 pub use streams::{StreamRule, StreamsConfig};
 pub use upload::{
-    Compression, FileSinkConfig, HttpSinkConfig, PostgresMode, PostgresSinkConfig, SinkKind,
-    UploadConfig,
+    CommandSinkConfig, Compression, FileSinkConfig, HttpSinkConfig, PostgresMode,
+    PostgresSinkConfig, SinkKind, UploadConfig,
 };
 pub use value::{HiddenMap, Size};
 pub use write::{effective, template};

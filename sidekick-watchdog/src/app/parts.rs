@@ -20,7 +20,9 @@ use crate::supervisor::spawn::{EngineCommand, RingEnvironment};
 use crate::supervisor::{NoMoreStarts, SupervisorConfig};
 use crate::upload::pace::Pacer;
 use crate::upload::sink::postgres::{Mode, PostgresSettings, PostgresSink};
-use crate::upload::sink::{self, FileSettings, FileSink, HttpSettings, HttpSink};
+use crate::upload::sink::{
+    self, CommandSettings, CommandSink, FileSettings, FileSink, HttpSettings, HttpSink,
+};
 use crate::upload::{Sink, UploadSettings};
 
 /// Lines of output kept in memory for status and crash reports.
@@ -77,7 +79,7 @@ fn compression(config: &Config) -> sink::Compression {
     }
 }
 
-pub(super) fn sinks(config: &Config) -> Result<Vec<Arc<dyn Sink>>, AppError> {
+pub(super) fn sinks(config: &Config, runtime_dir: &Path) -> Result<Vec<Arc<dyn Sink>>, AppError> {
     let mut sinks: Vec<Arc<dyn Sink>> = Vec::new();
     // One for all sinks but files, which stay on this machine.
     let pacer = config
@@ -109,7 +111,7 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Arc<dyn Sink>>, AppError> {
                 })?;
                 sinks.push(Arc::new(sink));
             }
-            // This one and PostgreSQL without a URL are refused when the configuration is read.
+            // This one, PostgreSQL without a URL and no program are refused when the configuration is read.
             (SinkKind::Http, None) => {
                 return Err(AppError::Sink {
                     sink: "http",
@@ -123,15 +125,34 @@ pub(super) fn sinks(config: &Config) -> Result<Vec<Arc<dyn Sink>>, AppError> {
                     reason: "is missing".into(),
                 })?;
                 let settings = postgres_sink(postgres, config.upload.concurrency_max);
-                let sink: Arc<dyn Sink> = Arc::new(PostgresSink::new(settings));
-                sinks.push(match &pacer {
-                    Some(pacer) => Arc::new(sink::Paced::new(sink, pacer.clone())),
-                    None => sink,
-                });
+                let sink = Arc::new(PostgresSink::new(settings));
+                sinks.push(paced(sink, pacer.as_ref()));
+            }
+            (SinkKind::Command, _) => {
+                let command = config.upload.command.as_ref();
+                let command = command.ok_or_else(|| AppError::Sink {
+                    sink: "command",
+                    reason: "is missing".into(),
+                })?;
+                let sink = Arc::new(CommandSink::new(CommandSettings {
+                    run: command.run.clone(),
+                    working_dir: config.engine.working_dir.clone(),
+                    timeout: command.timeout,
+                    lock_path: runtime_dir.join("upload-command"),
+                }));
+                sinks.push(paced(sink, pacer.as_ref()));
             }
         }
     }
     Ok(sinks)
+}
+
+/// A sink that does not pace itself.
+fn paced(sink: Arc<dyn Sink>, pacer: Option<&Arc<Pacer>>) -> Arc<dyn Sink> {
+    match pacer {
+        Some(pacer) => Arc::new(sink::Paced::new(sink, pacer.clone())),
+        None => sink,
+    }
 }
 
 /// What the PostgreSQL sink wants to know; also for `doctor`.

@@ -96,7 +96,7 @@ pub(super) async fn serve(
     let service = Service::from_environment();
     let rules = Arc::new(rules.told_by(service.reloads()));
     let config = Arc::new(config);
-    let sinks = parts::sinks(&config)?;
+    let sinks = parts::sinks(&config, &runtime_dir)?;
     let metrics = Metrics::new();
     let mut api = Api::bind(&config.api).await?;
     api.open_control(&runtime_dir)?;
@@ -178,7 +178,8 @@ pub(super) async fn serve(
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         Box::pin(async move {
-            let sinks = first.map_or_else(|| parts::sinks(&setup.config), Ok)?;
+            let sinks =
+                first.map_or_else(|| parts::sinks(&setup.config, &setup.runtime_dir), Ok)?;
             Plane::open(setup, sinks).await
         })
     });

@@ -142,14 +142,14 @@ fn engine(config: &Config) -> Finding {
             format!("[engine] working_dir {folder:?} is not a folder"),
         );
     }
-    match find_program(program, &folder) {
+    match find_program(program, &folder, "[engine] command") {
         Ok(path) => fine("engine", path.display().to_string()),
         Err(why) => failure(ExitCode::CannotSpawn, "engine", why),
     }
 }
 
-/// Where the program lies, found as the system would find it.
-fn find_program(program: &str, folder: &Path) -> Result<PathBuf, String> {
+/// Where the program that `setting` names lies, found as the system would find it.
+fn find_program(program: &str, folder: &Path, setting: &str) -> Result<PathBuf, String> {
     if program.contains('/') {
         // Without the `.` of `./engine.sh`.
         let path: PathBuf = folder.join(program).components().collect();
@@ -158,7 +158,7 @@ fn find_program(program: &str, folder: &Path) -> Result<PathBuf, String> {
             (true, false) => Err(format!(
                 "{path:?} is not executable; run: chmod +x {path:?}"
             )),
-            (false, _) => Err(format!("{path:?} does not exist; correct [engine] command")),
+            (false, _) => Err(format!("{path:?} does not exist; correct {setting}")),
         };
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -167,7 +167,7 @@ fn find_program(program: &str, folder: &Path) -> Result<PathBuf, String> {
         .find(|path| is_executable(path))
         .ok_or_else(|| {
             format!(
-                "{program:?} is in no folder of PATH; install it, or give its whole path in [engine] command"
+                "{program:?} is in no folder of PATH; install it, or give its whole path in {setting}"
             )
         })
 }
@@ -228,6 +228,21 @@ fn sinks(config: &Config) -> Vec<Finding> {
     }
     if let Some(postgres) = &config.upload.postgres {
         findings.push(database(postgres));
+    }
+    if let Some(command) = &config.upload.command {
+        let folder = config.engine.working_dir.clone();
+        let folder = folder.unwrap_or_else(super::working_dir);
+        let program = command.run.first().map_or("", String::as_str);
+        // What is wrong with it is no failure: records wait for it.
+        findings.push(
+            match find_program(program, &folder, "[upload.command] run") {
+                Ok(path) => fine("upload.command", path.display().to_string()),
+                Err(why) => warning(
+                    "upload.command",
+                    format!("{why}; records would wait until then"),
+                ),
+            },
+        );
     }
     if config.upload.sinks.is_empty() {
         findings.push(warning(
@@ -291,21 +306,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("game");
         assert!(
-            find_program("./game", folder.path())
+            find_program("./game", folder.path(), "[engine] command")
                 .unwrap_err()
                 .contains("does not exist")
         );
         std::fs::write(&file, "").unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         assert!(
-            find_program("./game", folder.path())
+            find_program("./game", folder.path(), "[engine] command")
                 .unwrap_err()
                 .contains("chmod +x")
         );
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o700)).unwrap();
-        assert!(find_program("./game", folder.path()).is_ok());
-        assert!(find_program("sh", folder.path()).is_ok());
-        let error = find_program("no-such-program-anywhere", folder.path()).unwrap_err();
+        assert!(find_program("./game", folder.path(), "[engine] command").is_ok());
+        assert!(find_program("sh", folder.path(), "[engine] command").is_ok());
+        let error = find_program(
+            "no-such-program-anywhere",
+            folder.path(),
+            "[engine] command",
+        )
+        .unwrap_err();
         assert!(error.contains("PATH"), "{error}");
     }
 }

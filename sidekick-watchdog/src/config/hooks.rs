@@ -56,7 +56,7 @@ impl HooksConfig {
 }
 
 #[expect(clippy::ptr_arg, reason = "checks get what is read")]
-fn names_a_program(command: &Vec<String>) -> Result<(), String> {
+pub(super) fn names_a_program(command: &Vec<String>) -> Result<(), String> {
     match command.first() {
         Some(program) if !program.is_empty() => Ok(()),
         _ => Err("must name a program first".into()),

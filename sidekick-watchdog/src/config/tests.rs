@@ -72,7 +72,7 @@ mtach = "chat.*"
         r#"sidekick.toml:12:1: health.hang_timout is an unknown key; did you mean "hang_timeout"?"#,
         r#"sidekick.toml:15:8: ring.size is 10MiB: must be a power of two, such as 16MiB"#,
         r#"sidekick.toml:16:13: ring.when_full must be "spill", "block" or "refuse", not "spil""#,
-        r#"sidekick.toml:19:9: upload.sinks item 2 must be "file", "http" or "postgres", not "kafka""#,
+        r#"sidekick.toml:19:9: upload.sinks item 2 must be "file", "http", "postgres" or "command", not "kafka""#,
         "sidekick.toml:20:15: upload.retry_first is 120s, longer than upload.retry_max (60s, the default)",
         r#"sidekick.toml:23:7: upload.http.url has the scheme "ftp": must be http or https"#,
         r#"sidekick.toml:24:11: upload.http.headers has "Authorization"; put the token into token_file"#,
@@ -448,6 +448,38 @@ fn what_is_printed_reads_back_and_hides_secrets() {
     let again = resolve(&sources(&printed)).unwrap();
     assert_eq!(again.ring.bytes, config.ring.bytes);
     assert_eq!(again.data_dir, config.data_dir);
+}
+
+/// The sink needs its program, and a program that nobody asked for is told.
+#[test]
+fn a_command_sink_names_its_program() {
+    let upload = |sinks: &str, rest: &str| {
+        format!("[engine]\ncommand = [\"x\"]\n[upload]\nsinks = [{sinks}]\n{rest}")
+    };
+    let run = "[upload.command]\nrun = [\"./upload.sh\", \"a b\"]\ntimeout = \"5s\"\n";
+    let config = resolve(&sources(&upload("\"command\"", run))).unwrap();
+    let command = config.upload.command.unwrap();
+    assert_eq!(command.run, ["./upload.sh", "a b"]);
+    assert_eq!(command.timeout, Duration::from_secs(5));
+    let unused = resolve(&sources(&upload("\"file\"", run))).unwrap();
+    assert!(unused.upload.command.is_none());
+    assert!(unused.warnings[0].contains("[upload.command] is set but not used"));
+    for (rest, expected) in [
+        (
+            "",
+            "sidekick.toml:4:9: upload.sinks has \"command\", but upload.command.run is not set",
+        ),
+        (
+            "[upload.command]\nrun = []\n",
+            "sidekick.toml:6:7: upload.command.run must name a program first",
+        ),
+    ] {
+        let found = complaints(&sources(&upload("\"command\"", rest)));
+        assert!(
+            found.len() == 1 && found[0].starts_with(expected),
+            "{found:#?}"
+        );
+    }
 }
 
 /// A certificate and its key go together, and what is in the key's file is never shown.

@@ -1,5 +1,7 @@
-//! `[upload]`, `[upload.http]`, `[upload.file]` ([`postgres`] has its own file): where records go and in which batches.
+//! `[upload]`, `[upload.http]`, `[upload.file]` ([`postgres`] and [`command`] have their own files): where records go and
+//! in which batches.
 
+pub mod command;
 pub mod postgres;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use super::reader::{Pass, any, between};
 use super::secret;
 use super::value::{DURATION_MAX, HiddenMap, Size, keywords};
 
+pub use command::CommandSinkConfig;
 pub use postgres::{PostgresMode, PostgresSinkConfig};
 
 keywords! {
@@ -24,6 +27,8 @@ keywords! {
         Http = "http",
         /// Rows of a table.
         Postgres = "postgres",
+        /// A program's standard input.
+        Command = "command",
     }
 }
 
@@ -69,6 +74,8 @@ pub struct UploadConfig {
     pub http: Option<HttpSinkConfig>,
     /// `[upload.postgres]`; set when `sinks` has `"postgres"`.
     pub postgres: Option<PostgresSinkConfig>,
+    /// `[upload.command]`; set when `sinks` has `"command"`.
+    pub command: Option<CommandSinkConfig>,
     /// `[upload.file]`.
     pub file: FileSinkConfig,
 }
@@ -105,10 +112,11 @@ impl UploadConfig {
         section.subsection("http");
         section.subsection("file");
         section.subsection("postgres");
+        section.subsection("command");
         let sinks = section.get(
             "sinks",
             vec![SinkKind::File],
-            "Where records go: any of \"file\", \"http\" and \"postgres\"; [] keeps nothing to upload.",
+            "Where records go: any of \"file\", \"http\", \"postgres\" and \"command\"; [] keeps nothing to upload.",
             |sinks: &Vec<SinkKind>| check_sinks(sinks),
         );
         let batch_records_max = section.get(
@@ -182,6 +190,7 @@ impl UploadConfig {
         Self {
             http: HttpSinkConfig::read(pass, &sinks),
             postgres: PostgresSinkConfig::read(pass, &sinks),
+            command: CommandSinkConfig::read(pass, &sinks),
             file: FileSinkConfig::read(pass, data_dir),
             sinks,
             batch_records_max,

@@ -1,6 +1,7 @@
 //! What a sink is: the one who brings a batch to a backend and says what became of it.
 
 pub mod arrivals;
+pub mod command;
 pub mod compression;
 pub mod file;
 pub mod http;
@@ -19,6 +20,7 @@ use super::encode::{LineWriter, RowWriter};
 use super::plan::Plan;
 use crate::position::Position;
 
+pub use command::{CommandSettings, CommandSink};
 pub use compression::Compression;
 pub use file::{FileSettings, FileSink};
 pub use http::{HttpSettings, HttpSink};
@@ -89,7 +91,7 @@ pub enum Outcome {
     },
     /// The backend will never take this batch as it is: at least one of its records is bad, and none was taken.
     Refused {
-        /// The HTTP status or the SQLSTATE.
+        /// The HTTP status, the SQLSTATE or the exit code.
         code: String,
         /// What the backend said.
         reason: String,

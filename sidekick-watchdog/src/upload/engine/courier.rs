@@ -27,7 +27,7 @@ pub(super) enum Delivered {
     TooLarge,
     /// The backend will never take it as it is.
     Refused {
-        /// HTTP status or SQLSTATE.
+        /// HTTP status, SQLSTATE or exit code.
         code: String,
         /// What the backend said.
         reason: String,
