@@ -221,9 +221,7 @@ impl Server {
         let read = tokio::task::spawn_blocking(move || Access::read(&settings)).await;
         let access = read
             .unwrap_or_else(|error| Err(error.to_string()))
-            .map_err(|reason| Trouble::Repair {
-                reason: format!("[upload.postgres] {reason}"),
-            })?;
+            .map_err(|reason| Trouble::repair(format!("[upload.postgres] {reason}")))?;
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(access.clone());
         Ok(access)
     }

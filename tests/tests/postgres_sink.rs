@@ -575,6 +575,52 @@ fn a_progress_that_was_set_back_doubles_nothing(server: &Postgres) {
     assert_eq!(refused(&own.send(&own.plain(61, 62))), "23505");
 }
 
+/// An own table that has the record's columns and no key over them: another key of the user's that is hurt is a bad record,
+/// which is refused, and the others go on over the same connection.
+fn a_hurt_key_beside_columns_without_one_is_a_bad_record(server: &Postgres) {
+    let database = server.database("no_key");
+    database.query(
+        "create table hits (source text, epoch uuid, seq bigint, name text unique); \
+         insert into hits (name) values ('taken')",
+    );
+    let column = |name: &str, from: &str| (name.to_owned(), Value::parse(from).unwrap());
+    let rule = TableRule {
+        pattern: "*".into(),
+        table: TableName::parse("hits").unwrap(),
+        columns: vec![
+            column("source", "$source"),
+            column("epoch", "$epoch"),
+            column("seq", "$seq"),
+            column("name", "name"),
+        ],
+    };
+    let bench = Bench::new(PostgresSettings {
+        tables: vec![rule],
+        ..settings(database.url())
+    });
+    let batch = |first, last| {
+        bench.batch(0, first, last, |seq| {
+            let name = match seq {
+                5 => "taken".to_owned(),
+                seq => format!("name {seq}"),
+            };
+            let fields = vec![("name".into(), Variant::from(name.as_str()))];
+            ("damage".into(), Variant::Dictionary(fields))
+        })
+    };
+    let session = "select pid from pg_stat_activity where application_name = 'sidekick-watchdog'";
+    bench.takes(&batch(1, 2));
+    let before = database.query(session);
+    assert_eq!(refused(&bench.send(&batch(3, 9))), "23505");
+    assert_eq!(refused(&bench.send(&batch(5, 5))), "23505");
+    bench.takes(&batch(6, 9));
+    assert_eq!(database.query(session), before);
+    assert_eq!(
+        database.number("select count(distinct seq) from hits where source is not null"),
+        6
+    );
+}
+
 /// A password that changes is read again from its file; a wrong one parks, and is in no message.
 fn a_changed_password_is_read_again(server: &Postgres) {
     let database = server.database("password");
@@ -784,6 +830,7 @@ fn main() -> ExitCode {
         gaps_are_rows_of_their_own_table,
         what_is_missing_parks_until_it_is_there,
         a_progress_that_was_set_back_doubles_nothing,
+        a_hurt_key_beside_columns_without_one_is_a_bad_record,
         a_changed_password_is_read_again,
         cuts_and_kills_lose_and_double_nothing,
         commits_are_durable_whatever_the_default,

@@ -25,6 +25,8 @@ pub enum Trouble {
     /// Somebody has to repair something.
     #[error("{reason}")]
     Repair {
+        /// The SQLSTATE, where the server said it.
+        code: Option<String>,
         /// What happened and what may help.
         reason: String,
     },
@@ -44,6 +46,23 @@ impl Trouble {
         Self::Passing {
             reason: reason.into(),
             lost: true,
+        }
+    }
+
+    /// Somebody has to repair something that the server did not put a code to.
+    pub fn repair(reason: impl Into<String>) -> Self {
+        Self::Repair {
+            code: None,
+            reason: reason.into(),
+        }
+    }
+
+    /// The server's code, where it gave one that says more than to come again.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Data { code, .. } => Some(code),
+            Self::Repair { code, .. } => code.as_deref(),
+            Self::Passing { .. } => None,
         }
     }
 
@@ -94,6 +113,7 @@ pub fn trouble(error: &Error) -> Trouble {
             reason,
         },
         Meaning::Repair(remedy) => Trouble::Repair {
+            code: Some(code.to_owned()),
             reason: format!("PostgreSQL says {code}: {reason}; {remedy}"),
         },
     }
@@ -149,24 +169,18 @@ fn without_answer(error: &Error) -> Trouble {
         source = cause.source();
     }
     if text.contains("does not support TLS") {
-        return Trouble::Repair {
-            reason: format!(
-                "{text}; turn TLS on in the server, or write ?sslmode=disable in the URL"
-            ),
-        };
+        return Trouble::repair(format!(
+            "{text}; turn TLS on in the server, or write ?sslmode=disable in the URL"
+        ));
     }
     if is_of_tls {
-        return Trouble::Repair {
-            reason: format!(
-                "{text}; the certificate must be for the URL's host and of an authority of the system or of \
-                 [upload.postgres] tls_ca_file"
-            ),
-        };
+        return Trouble::repair(format!(
+            "{text}; the certificate must be for the URL's host and of an authority of the system or of \
+             [upload.postgres] tls_ca_file"
+        ));
     }
     if text.contains("password missing") || text.contains("authentication method") {
-        return Trouble::Repair {
-            reason: format!("{text}; set [upload.postgres] password_file"),
-        };
+        return Trouble::repair(format!("{text}; set [upload.postgres] password_file"));
     }
     Trouble::lost(format!("PostgreSQL cannot be reached: {text}"))
 }

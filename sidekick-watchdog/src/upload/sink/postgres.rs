@@ -13,7 +13,8 @@
 //! | everything else, no connection, a time-out | tried again without end |
 //!
 //! In mode `copy` a key that is there already (23505) is no bad record where it is the record's own (`source`, `epoch`,
-//! `seq`): somebody set `sidekick_progress` back. The batch is then written as in mode `insert`, which skips such rows.
+//! `seq`): somebody set `sidekick_progress` back. The batch is then written as in mode `insert`, which skips such rows. Where
+//! that cannot be, since a user's own table has these columns and no unique key over them (42P10), the refusal stands.
 //!
 //! A connection for each lane stays open. It is given up after every failure that the server did not put down to the data.
 
@@ -33,7 +34,7 @@ use crate::upload::encode::RowWriter;
 
 use rows::CopyWriter;
 use tables::Tables;
-use transaction::Session;
+use transaction::{KEY_IS_THERE, NO_KEY, Session};
 
 pub use rows::COPY_VERSION;
 pub use tables::{TableName, TableRule, Value, check_name};
@@ -116,7 +117,7 @@ impl PostgresSink {
         match tried.unwrap_or_else(|_| Err(self.too_slow())) {
             Ok(()) => Outcome::Taken,
             Err(Trouble::Data { code, reason }) => Outcome::Refused { code, reason },
-            Err(Trouble::Repair { reason }) => Outcome::Park { reason },
+            Err(Trouble::Repair { reason, .. }) => Outcome::Park { reason },
             Err(Trouble::Passing { reason, .. }) => Outcome::Retry { reason },
         }
     }
@@ -142,12 +143,16 @@ impl PostgresSink {
         batch: &Batch,
     ) -> Result<(), Trouble> {
         let done = session.write(&self.tables, group, batch, self.mode).await;
-        match done {
-            Err(Trouble::Data { code, .. }) if code == "23505" && self.mode == Mode::Copy => {
-                session
-                    .write(&self.tables, group, batch, Mode::Insert)
-                    .await
+        let refusal = match done {
+            Err(trouble) if self.mode == Mode::Copy && trouble.code() == Some(KEY_IS_THERE) => {
+                trouble
             }
+            done => return done,
+        };
+        let again = session.write(&self.tables, group, batch, Mode::Insert);
+        match again.await {
+            // So it was another key of the user's that was hurt.
+            Err(trouble) if trouble.code() == Some(NO_KEY) => Err(refusal),
             done => done,
         }
     }

@@ -16,6 +16,11 @@ use crate::position::Position;
 use crate::postgres::{Link, Server, Trouble};
 use crate::upload::sink::Batch;
 
+/// What the server says of a row whose key is there already.
+pub(super) const KEY_IS_THERE: &str = "23505";
+/// What it says where no unique key is over the columns that [`Mode::Insert`] names.
+pub(super) const NO_KEY: &str = "42P10";
+
 /// A connection, and what was prepared in it.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -36,7 +41,7 @@ impl Session {
     }
 
     /// Writes what of the batch was not written before, in one transaction. Rolled back after a failure for which the
-    /// connection is kept ([`Trouble::Data`]).
+    /// connection is kept ([`Trouble::Data`], and [`NO_KEY`] of a batch that may be refused for another reason).
     pub(super) async fn write(
         &mut self,
         tables: &Tables,
@@ -45,7 +50,9 @@ impl Session {
         mode: Mode,
     ) -> Result<(), Trouble> {
         let done = self.transact(tables, group, batch, mode).await;
-        if let Err(Trouble::Data { .. }) = done {
+        if let Err(trouble) = &done
+            && (matches!(trouble, Trouble::Data { .. }) || trouble.code() == Some(NO_KEY))
+        {
             self.execute("rollback").await?;
         }
         done
@@ -91,7 +98,7 @@ impl Session {
         for (index, rows) in groups {
             let Some(target) = tables.targets.get(usize::from(index)) else {
                 let reason = format!("the batch {} has a row for no table", batch.key);
-                return Err(Trouble::Repair { reason });
+                return Err(Trouble::repair(reason));
             };
             match mode {
                 Mode::Copy => self.copy(index, target, rows).await?,
@@ -204,10 +211,10 @@ impl Session {
         let found = self.columns_of(table).await?;
         let type_of = |name: &&str| {
             let column = found.iter().find(|(column, _)| column == name);
-            column.map(|(_, kind)| kind.clone()).ok_or_else(|| Trouble::Repair {
-                reason: format!(
+            column.map(|(_, kind)| kind.clone()).ok_or_else(|| {
+                Trouble::repair(format!(
                     "the table {table} has no column \"{name}\"; add it, or correct [[upload.postgres.tables]] columns"
-                ),
+                ))
             })
         };
         names.iter().map(type_of).collect()
