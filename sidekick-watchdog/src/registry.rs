@@ -6,7 +6,10 @@
 //! is not logged in can be changed from its own address alone, so:
 //!
 //! - the id is kept in a file and used again by the next watchdog; not in the store, on which no listing shall hang;
-//! - a beat that is refused (404 or 500: no such row) is followed by a `DELETE` of that row and a new `POST`;
+//! - a beat that is refused (404, 410: no such row; other 4xx: not ours to change) is followed by a `DELETE` of that row and a new
+//!   `POST`; one that meets an error of the registry's own (5xx) is tried again;
+//! - a `POST` that is taken and answered without an id is not repeated for the same engine: each would leave a row for ever, and the
+//!   list that `GET` gives has no ids either;
 //! - a 401 is followed by a new login, once.
 //!
 //! An engine that is away for a moment stays listed, since nobody has missed a beat yet; the watchdog beats only while the engine's own
@@ -28,8 +31,10 @@ use self::listing::{Listing, Step};
 
 pub use self::client::ClientError;
 
-/// The longest that taking it off may take when the watchdog ends.
+/// The longest that taking it off may take when the watchdog ends, with all tries.
 const LAST_WORD_MAX: Duration = Duration::from_secs(3);
+/// Between two of them.
+const LAST_WORD_PAUSE: Duration = Duration::from_millis(500);
 
 /// `[registry]`: the registry, and what is listed there.
 #[derive(Clone, Debug)]
@@ -126,7 +131,15 @@ pub async fn keep(
     let id = listing.id().map(str::to_owned);
     if let Some(id) = id.filter(|_| *presence.borrow() == Presence::Away) {
         let step = Step::Remove { id };
-        let last = take(&step, &settings, &file, &mut client, &mut listing, &report);
+        let last = async {
+            loop {
+                take(&step, &settings, &file, &mut client, &mut listing, &report).await;
+                if listing.id().is_none() {
+                    return;
+                }
+                tokio::time::sleep(LAST_WORD_PAUSE).await;
+            }
+        };
         if tokio::time::timeout(LAST_WORD_MAX, last).await.is_err() {
             debug!("the registry did not answer in time; it will miss our beats");
         }
@@ -164,7 +177,7 @@ async fn take(
     if let Some(error) = told.error.as_ref()
         && report.borrow().error != told.error
     {
-        warn!(%error, "the registry was not told; tried again");
+        warn!(%error, "the registry was not told");
     }
     report.send_if_modified(|report| {
         let is_news = *report != told;

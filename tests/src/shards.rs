@@ -31,6 +31,12 @@ pub struct Known {
     pub logins: u64,
     /// Requests that were refused for want of a token.
     pub refused: u64,
+    /// Beats and removals that met an error of its own.
+    pub failed: u64,
+    /// It lists without saying under which id.
+    is_silent: bool,
+    /// Beats and removals meet an error of its own.
+    is_failing: bool,
     token: Option<String>,
 }
 
@@ -72,6 +78,16 @@ impl Shards {
         lock(&self.known).token = None;
     }
 
+    /// Lists without saying under which id from now on, as an older Uro does.
+    pub fn tell_no_ids(&self) {
+        lock(&self.known).is_silent = true;
+    }
+
+    /// Beats and removals meet a 500 while `is_failing`.
+    pub fn fail(&self, is_failing: bool) {
+        lock(&self.known).is_failing = is_failing;
+    }
+
     /// Loses its rows, as after a restore from an old backup.
     pub fn forget(&self) {
         lock(&self.known).rows.clear();
@@ -93,6 +109,14 @@ async fn log_in(State(known): Shared, Json(body): Json<Value>) -> Response {
     let token = format!("token-{}", known.logins);
     known.token = Some(token.clone());
     Json(json!({"data": {"access_token": token}})).into_response()
+}
+
+/// The error that it has of its own, where it has one.
+fn failure(known: &mut Known) -> Option<Response> {
+    known.failed += u64::from(known.is_failing);
+    known
+        .is_failing
+        .then(|| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
 /// Whether the request carries the token.
@@ -118,7 +142,10 @@ async fn create(State(known): Shared, headers: HeaderMap, Json(row): Json<Value>
     known.created += 1;
     let id = known.created.to_string();
     known.rows.insert(id.clone(), row);
-    with_id(&id)
+    match known.is_silent {
+        true => Json(json!({"data": {}})).into_response(),
+        false => with_id(&id),
+    }
 }
 
 async fn update(
@@ -131,9 +158,12 @@ async fn update(
     if !may(&mut known, &headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
+    if let Some(failure) = failure(&mut known) {
+        return failure;
+    }
     let Some(row) = known.rows.get_mut(&id) else {
-        // As it answers where a row is missing.
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        // Phoenix's answer to `Repo.get!`.
+        return StatusCode::NOT_FOUND.into_response();
     };
     if let Some(status) = body.as_ref().and_then(|body| body.pointer("/shard/status")) {
         row["status"] = status.clone();
@@ -147,8 +177,11 @@ async fn remove(State(known): Shared, Path(id): Path<String>, headers: HeaderMap
     if !may(&mut known, &headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
+    if let Some(failure) = failure(&mut known) {
+        return failure;
+    }
     match known.rows.remove(&id) {
         Some(_) => with_id(&id),
-        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
     }
 }

@@ -14,6 +14,8 @@ use sidekick_tests::wait;
 use sidekick_tests::watchdog::Setup;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than the first two pauses between tries.
+const SOON: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     if let Some(code) = act_if_asked() {
@@ -25,6 +27,11 @@ fn main() -> ExitCode {
         trial(
             "a_token_that_is_no_longer_good_and_a_lost_row_are_mended",
             mended,
+        ),
+        trial("a_row_without_an_id_stays_the_only_one", nameless),
+        trial(
+            "an_error_of_the_registrys_own_hides_nothing_for_long",
+            failing,
         ),
         trial("a_wrong_password_is_told_and_stops_nothing", wrong_password),
     ];
@@ -142,6 +149,51 @@ fn mended() {
     shards.forget();
     let known = until("a new row", &shards, |known| beats(known, "2") > 0);
     assert_eq!(known.rows.len(), 1);
+    watchdog.stop(PATIENCE);
+}
+
+/// The registry keeps its rows for ever, so what cannot be beaten for is not made over and over.
+fn nameless() {
+    let shards = Shards::start();
+    shards.tell_no_ids();
+    let setup = setup(&shards, "0s", PASSWORD);
+    let watchdog = setup.start();
+    let error = watchdog.wait_for_status("a word of the id", PATIENCE, |status: &Value| {
+        status["registry"]["error"].as_str().map(str::to_owned)
+    });
+    assert!(error.contains("update the registry"), "{error}");
+    // Another engine does not make up for it at once, either.
+    setup.signal(setup.engines(Some(&watchdog))[0], Signal::KILL);
+    let another = wait::poll(SOON, || (shards.known().created > 1).then_some(()));
+    assert_eq!(another, None, "{:?}", shards.known());
+    let finished = watchdog.stop(PATIENCE);
+    assert!(finished.status.success(), "{:?}", finished.lines);
+    assert_eq!(shards.known().created, 1);
+}
+
+/// Beats that meet a 500 are tried again and make no row; neither is a row forgotten whose removal met one.
+fn failing() {
+    let shards = Shards::start();
+    let setup = setup(&shards, "0s", PASSWORD);
+    let watchdog = setup.start();
+    until("beats", &shards, |known| beats(known, "1") > 0);
+    shards.fail(true);
+    let before = until("three failures", &shards, |known| known.failed >= 3);
+    shards.fail(false);
+    let known = until("more beats", &shards, |known| {
+        beats(known, "1") > beats(&before, "1") + 1
+    });
+    assert_eq!((known.created, known.rows.len()), (1, 1));
+
+    let before = shards.known();
+    shards.fail(true);
+    let stop = setup.run(&["stop"], PATIENCE);
+    assert!(stop.status.success(), "{:?}", stop.lines);
+    until("two failures to take it off", &shards, |known| {
+        known.failed >= before.failed + 3
+    });
+    shards.fail(false);
+    until("no row", &shards, |known| known.rows.is_empty());
     watchdog.stop(PATIENCE);
 }
 

@@ -44,8 +44,17 @@ pub enum ClientError {
         /// The HTTP status.
         status: u16,
     },
+    /// It has an error of its own, which says nothing of the row.
+    #[error("the registry answers {status}; tried again")]
+    Failed {
+        /// The HTTP status, from 500 on.
+        status: u16,
+    },
     /// It took the server, and did not say under which id: without one it cannot be kept listed.
-    #[error("the registry lists the server and does not say under which id; update the registry")]
+    #[error(
+        "the registry lists the server and does not say under which id, so it is hidden there before long; update the \
+         registry, then restart the game: each try leaves a row, so the next one waits for another engine, ten minutes at least"
+    )]
     NoId,
 }
 
@@ -234,12 +243,15 @@ async fn read(request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT
     );
-    match is_for_later {
-        true => Err(ClientError::Unreachable(format!("it answers {status}"))),
-        false => Err(ClientError::Refused {
-            status: status.as_u16(),
-        }),
+    if is_for_later {
+        return Err(ClientError::Unreachable(format!("it answers {status}")));
     }
+    let is_its_own = status.is_server_error();
+    let status = status.as_u16();
+    Err(match is_its_own {
+        true => ClientError::Failed { status },
+        false => ClientError::Refused { status },
+    })
 }
 
 fn read_password(path: &Path) -> Result<String, String> {

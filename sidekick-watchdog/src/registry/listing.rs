@@ -14,6 +14,8 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// keeps them all.
 const REFUSED_ROWS_MAX: u32 = 2;
 const REFUSED_RETRY: Duration = Duration::from_secs(600);
+/// How often a row is taken off of a registry that fails at it. It stays there then, which no client sees: nobody beats for it.
+const REMOVAL_FAILURES_MAX: u32 = 8;
 
 /// The next thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +58,10 @@ pub(super) struct Listing {
     refused: Option<String>,
     /// Rows in a row of which no beat was taken.
     refused_rows: u32,
+    /// Removals in a row at which the registry failed.
+    failed_removals: u32,
+    /// A row whose id the registry did not tell.
+    nameless: Option<Nameless>,
     /// What the registry shows; `None`: not known.
     shown: Option<Status>,
     beaten_at: Option<Instant>,
@@ -63,6 +69,14 @@ pub(super) struct Listing {
     /// Failures in a row, and when to try again.
     failures: u32,
     retry_at: Option<Instant>,
+}
+
+/// A row that can be neither beaten for nor taken off: another one is made for another engine, and not soon.
+#[derive(Debug)]
+struct Nameless {
+    made_at: Instant,
+    /// The engine that it was made for has gone.
+    engine_left: bool,
 }
 
 impl Listing {
@@ -74,6 +88,8 @@ impl Listing {
             id,
             refused: None,
             refused_rows: 0,
+            failed_removals: 0,
+            nameless: None,
             shown: None,
             beaten_at: None,
             away_since: None,
@@ -102,6 +118,9 @@ impl Listing {
 
     fn wanted(&mut self, now: Instant, presence: Presence) -> Step {
         if presence == Presence::Away {
+            if let Some(nameless) = &mut self.nameless {
+                nameless.engine_left = true;
+            }
             let since = *self.away_since.get_or_insert(now);
             let until = since + self.unlist_after;
             return match (&self.id, until <= now) {
@@ -121,7 +140,7 @@ impl Listing {
         match &self.id {
             // Nobody is to be sent to a server that will end.
             None if wanted == Status::Draining => Step::WaitUntil(None),
-            None => Step::Create,
+            None => self.create(now),
             Some(id) => {
                 let due = self.beaten_at.map(|at| at + self.beat_every);
                 let status = (self.shown != Some(wanted)).then_some(wanted);
@@ -136,13 +155,30 @@ impl Listing {
         }
     }
 
+    fn create(&self, now: Instant) -> Step {
+        match &self.nameless {
+            Some(row) if !row.engine_left => Step::WaitUntil(None),
+            Some(row) if row.made_at + REFUSED_RETRY > now => {
+                Step::WaitUntil(Some(row.made_at + REFUSED_RETRY))
+            }
+            _ => Step::Create,
+        }
+    }
+
     /// Takes note of what came of a step.
     pub(super) fn done(&mut self, now: Instant, step: &Step, result: Result<Answer, ClientError>) {
         match (step, result) {
             (Step::Create, Ok(answer)) => {
                 self.id = answer.id;
+                self.nameless = None;
                 self.shown = Some(Status::Online);
                 self.beaten_at = Some(now);
+            }
+            (Step::Create, Err(ClientError::NoId)) => {
+                self.nameless = Some(Nameless {
+                    made_at: now,
+                    engine_left: false,
+                });
             }
             (Step::Beat { status, .. }, Ok(_)) => {
                 self.shown = status.or(self.shown);
@@ -151,7 +187,7 @@ impl Listing {
             }
             (Step::Beat { id, .. }, Err(ClientError::Refused { .. })) => {
                 self.refused = Some(id.clone());
-                (self.id, self.shown, self.beaten_at) = (None, None, None);
+                self.removed();
                 self.refused_rows = self.refused_rows.saturating_add(1);
                 // Else at once: clients do not see it now.
                 if self.refused_rows >= REFUSED_ROWS_MAX {
@@ -161,8 +197,12 @@ impl Listing {
             }
             // Whether it was there or not: it is not now.
             (Step::Forget { .. }, Ok(_) | Err(ClientError::Refused { .. })) => self.refused = None,
-            (Step::Remove { .. }, Ok(_) | Err(ClientError::Refused { .. })) => {
-                (self.id, self.shown, self.beaten_at) = (None, None, None);
+            (Step::Remove { .. }, Ok(_) | Err(ClientError::Refused { .. })) => self.removed(),
+            (Step::Forget { .. }, Err(ClientError::Failed { .. })) if self.gives_row_up() => {
+                self.refused = None;
+            }
+            (Step::Remove { .. }, Err(ClientError::Failed { .. })) if self.gives_row_up() => {
+                self.removed();
             }
             (Step::WaitUntil(_), _) => return,
             (_, Err(_)) => {
@@ -172,7 +212,17 @@ impl Listing {
                 return;
             }
         }
-        (self.failures, self.retry_at) = (0, None);
+        (self.failures, self.failed_removals, self.retry_at) = (0, 0, None);
+    }
+
+    /// Counts a removal at which the registry failed; whether it was the last.
+    fn gives_row_up(&mut self) -> bool {
+        self.failed_removals += 1;
+        self.failed_removals >= REMOVAL_FAILURES_MAX
+    }
+
+    fn removed(&mut self) {
+        (self.id, self.shown, self.beaten_at) = (None, None, None);
     }
 }
 
@@ -190,6 +240,10 @@ mod tests {
         rows: Vec<(String, Instant)>,
         ids: u32,
         takes_beats: bool,
+        /// Beats and removals meet an error of its own.
+        fails: bool,
+        /// It says under which id a row is.
+        tells_ids: bool,
         steps: Vec<Step>,
     }
 
@@ -201,6 +255,8 @@ mod tests {
                 rows: Vec::new(),
                 ids: 0,
                 takes_beats: true,
+                fails: false,
+                tells_ids: true,
                 steps: Vec::new(),
             }
         }
@@ -225,14 +281,20 @@ mod tests {
         }
 
         fn answer(&mut self, step: &Step) -> Result<Answer, ClientError> {
-            let refused = || ClientError::Refused { status: 500 };
+            let refused = || ClientError::Refused { status: 404 };
             match step {
+                Step::Create if !self.tells_ids => {
+                    self.ids += 1;
+                    return Err(ClientError::NoId);
+                }
+
                 Step::Create => {
                     self.ids += 1;
                     self.rows.push((self.ids.to_string(), self.now));
                     let id = Some(self.ids.to_string());
                     return Ok(Answer { id });
                 }
+                _ if self.fails => return Err(ClientError::Failed { status: 500 }),
                 Step::Beat { .. } if !self.takes_beats => return Err(refused()),
                 Step::Beat { id, .. } => {
                     let row = self.rows.iter_mut().find(|row| row.0 == *id);
@@ -351,6 +413,61 @@ mod tests {
         assert!(world.ids <= 2 + 2 * 6, "{} rows in an hour", world.ids);
         world.takes_beats = true;
         world.run(Presence::Up, Duration::from_secs(700));
+        assert_eq!(world.fresh(), 1);
+    }
+
+    /// An error of the registry's own says nothing of the row: it is the same one afterwards, and not long afterwards.
+    #[test]
+    fn a_registry_that_fails_for_a_moment_keeps_the_row() {
+        let mut world = World::new(None);
+        world.run(Presence::Up, Duration::from_secs(15));
+        for seconds in [3, 30, 3600] {
+            world.fails = true;
+            world.run(Presence::Up, Duration::from_secs(seconds));
+            world.fails = false;
+            world.run(Presence::Up, RETRY_MAX);
+            assert_eq!((world.fresh(), world.ids), (1, 1), "after {seconds} s");
+        }
+    }
+
+    /// A row that the registry fails to take off is tried again, and neither for ever nor in the way of the next row.
+    #[test]
+    fn a_removal_that_fails_is_tried_again_for_a_while() {
+        for (fails_for, rows) in [(60, 0), (3600, 1)] {
+            let mut world = World::new(None);
+            world.run(Presence::Up, Duration::from_secs(15));
+            world.fails = true;
+            world.run(Presence::Away, Duration::from_secs(fails_for));
+            world.fails = false;
+            world.run(Presence::Away, Duration::from_secs(60));
+            assert_eq!(world.rows.len(), rows);
+            let removals = |step: &&Step| matches!(step, Step::Remove { .. });
+            let removals = world.steps.iter().filter(removals).count();
+            assert!(removals <= REMOVAL_FAILURES_MAX as usize, "{removals}");
+        }
+        let mut world = World::new(Some("of yesterday"));
+        world.listing.refused = world.listing.id.take();
+        world.fails = true;
+        world.run(Presence::Up, Duration::from_secs(3600));
+        assert_eq!(world.ids, 1);
+    }
+
+    /// An older Uro lists a server without telling its id, and keeps its rows for ever.
+    #[test]
+    fn a_registry_that_tells_no_id_gets_one_row_for_each_engine_and_few_in_an_hour() {
+        let mut world = World::new(None);
+        world.tells_ids = false;
+        world.run(Presence::Up, Duration::from_secs(24 * 3600));
+        assert_eq!(world.ids, 1);
+        // A crash loop is no reason for a row a minute.
+        for _ in 0..60 {
+            world.run(Presence::Away, Duration::from_secs(30));
+            world.run(Presence::Up, Duration::from_secs(30));
+        }
+        assert!((2..=1 + 6).contains(&world.ids), "{} rows", world.ids);
+        world.tells_ids = true;
+        world.run(Presence::Away, Duration::from_secs(1));
+        world.run(Presence::Up, REFUSED_RETRY);
         assert_eq!(world.fresh(), 1);
     }
 
