@@ -62,6 +62,7 @@ pub struct Request {
 }
 
 type Plan = Box<dyn FnMut(&Request) -> Option<Fault> + Send>;
+type Judge = Box<dyn Fn(&str) -> bool + Send>;
 
 /// Everything that outlives a restart of the server.
 #[derive(Default)]
@@ -70,6 +71,7 @@ struct Backend {
     requests: Vec<Request>,
     taken: HashMap<String, Bytes>,
     plan: Option<Plan>,
+    poison: Option<(Fault, Judge)>,
     answers_409: bool,
 }
 
@@ -115,6 +117,11 @@ impl Receiver {
     /// Decides on a fault for each request from now on. It sees the request before it is answered.
     pub fn set_plan(&self, plan: impl FnMut(&Request) -> Option<Fault> + Send + 'static) {
         self.lock().plan = Some(Box::new(plan));
+    }
+
+    /// Answers each request with this status that has a line of which `is_bad` says so, whatever the plan says.
+    pub fn refuse_lines(&self, status: u16, is_bad: impl Fn(&str) -> bool + Send + 'static) {
+        self.lock().poison = Some((Fault::Status(status), Box::new(is_bad)));
     }
 
     /// Takes everything from now on.
@@ -222,7 +229,11 @@ impl Backend {
             records: text.lines().count(),
             fault: None,
         };
-        request.fault = self.plan.as_mut().and_then(|plan| plan(&request));
+        let poisoned = self.poison.as_ref().and_then(|(fault, is_bad)| {
+            let has_bad = text.lines().any(is_bad);
+            has_bad.then_some(*fault)
+        });
+        request.fault = poisoned.or_else(|| self.plan.as_mut()?(&request));
         let (key, fault) = (request.key.clone(), request.fault);
         if header("content-type") != "application/x-ndjson" {
             let said = format!(
