@@ -69,3 +69,109 @@ impl Sink for Paced {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use tokio::task::JoinSet;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const BYTES_PER_S: u64 = 100_000;
+
+    /// A sink that is there at once, and writes down when.
+    #[derive(Debug, Default)]
+    struct Instantly {
+        came: Mutex<Vec<(Instant, usize)>>,
+    }
+
+    impl Sink for Instantly {
+        fn name(&self) -> &str {
+            "instantly"
+        }
+
+        fn lanes(&self) -> u32 {
+            3
+        }
+
+        fn prepare<'a>(
+            &'a self,
+            _group: &'a Uuid,
+            _first: Position,
+        ) -> BoxFuture<'a, Result<Vec<u8>, PrepareError>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+
+        fn encode<'a>(
+            &'a self,
+            _plan: &'a Plan,
+            rows: Vec<u8>,
+        ) -> BoxFuture<'a, Result<Bytes, PrepareError>> {
+            Box::pin(async { Ok(rows.into()) })
+        }
+
+        fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome> {
+            Box::pin(async {
+                let came = (Instant::now(), batch.body.len());
+                self.came.lock().unwrap().push(came);
+                Outcome::Taken
+            })
+        }
+    }
+
+    fn batch(lane: u32, bytes: usize) -> Batch {
+        let place = Position { index: 1, item: 0 };
+        Batch {
+            plan: Plan {
+                sink: "instantly".into(),
+                lane,
+                first: place,
+                last: place,
+                rules_version: 0,
+                encoder_version: 1,
+                extra: Vec::new(),
+            },
+            key: String::new(),
+            body: vec![0; bytes].into(),
+            rows: Vec::new(),
+            replay: None,
+        }
+    }
+
+    /// Lanes with batches of different lengths together get the rate, over all and in every five seconds.
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_through_is_within_a_tenth_of_the_rate() {
+        let inner = Arc::new(Instantly::default());
+        let pacer = Arc::new(Pacer::new(BYTES_PER_S));
+        let paced = Arc::new(Paced::new(inner.clone(), pacer));
+        let began = Instant::now();
+        let mut lanes = JoinSet::new();
+        for lane in 0..paced.lanes() {
+            let paced = paced.clone();
+            lanes.spawn(async move {
+                let batch = batch(lane, 5_000 << lane);
+                while began.elapsed() < Duration::from_secs(60) {
+                    assert_eq!(paced.send(&batch).await, Outcome::Taken);
+                }
+            });
+        }
+        while lanes.join_next().await.is_some() {}
+        let came = inner.came.lock().unwrap();
+        for (from, to) in [(0, 60)]
+            .into_iter()
+            .chain((0..12).map(|n| (n * 5, n * 5 + 5)))
+        {
+            let window = began + Duration::from_secs(from)..began + Duration::from_secs(to);
+            let bytes = came.iter().filter(|(at, _)| window.contains(at));
+            let bytes: usize = bytes.map(|(_, bytes)| bytes).sum();
+            let rate = bytes as f64 / (to - from) as f64 / BYTES_PER_S as f64;
+            assert!(
+                (0.9..=1.1).contains(&rate),
+                "{rate} of the rate from second {from} to {to}"
+            );
+        }
+    }
+}
