@@ -629,11 +629,16 @@ async fn an_unknown_compression_parks() {
 
 /// What a TLS server needs, with a certificate of the test's own authority (`tls/`, good for nothing else).
 fn tls_config(wants_client: bool) -> rustls::ServerConfig {
+    let certificate = include_bytes!("tls/server.pem");
+    tls_config_of(certificate, include_bytes!("tls/server.key"), wants_client)
+}
+
+fn tls_config_of(certificate: &[u8], key: &[u8], wants_client: bool) -> rustls::ServerConfig {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let certificate = CertificateDer::from_pem_slice(include_bytes!("tls/server.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/server.key")).unwrap();
+    let certificate = CertificateDer::from_pem_slice(certificate).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(key).unwrap();
     let config = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .unwrap();

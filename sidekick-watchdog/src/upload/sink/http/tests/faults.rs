@@ -2,6 +2,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::upload::testing::check_books;
@@ -11,6 +12,8 @@ use crate::upload::testing::check_books;
 enum Fault {
     /// Closed at once.
     Closed,
+    /// TLS with a certificate that is trusted, and is another host's.
+    WrongName,
     /// Our side of it is closed, and the request is read and forgotten.
     HalfClosed,
     /// An answer that comes byte by byte, and never whole within the time-out.
@@ -19,24 +22,36 @@ enum Fault {
     Garbage,
 }
 
-/// Stands before a backend; each fault takes one connection, then connections go through.
+/// Stands before a backend with TLS; each fault takes one connection, then connections go through.
 async fn front(backend: &str, faults: Vec<Fault>, task: &mut JoinSet<()>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/records", listener.local_addr().unwrap());
+    let url = format!("https://{}/records", listener.local_addr().unwrap());
+    let [right, wrong] = [tls_config(false), other_host()].map(Arc::new);
     let behind = Url::parse(backend).unwrap().socket_addrs(|| None).unwrap()[0];
     task.spawn(async move {
         let mut faults = faults.into_iter();
         let mut connections = JoinSet::new();
-        while let Ok((mut socket, _)) = listener.accept().await {
+        while let Ok((socket, _)) = listener.accept().await {
             let fault = faults.next();
+            let shown = match fault {
+                Some(Fault::WrongName) => &wrong,
+                _ => &right,
+            };
+            let acceptor = TlsAcceptor::from(shown.clone());
             connections.spawn(async move {
                 let mut chunk = [0; 4096];
+                if let Some(Fault::Closed) = fault {
+                    return;
+                }
+                let Ok(mut socket) = acceptor.accept(socket).await else {
+                    return;
+                };
                 match fault {
                     None => {
                         let mut behind = TcpStream::connect(behind).await.unwrap();
                         let _ = copy_bidirectional(&mut socket, &mut behind).await;
                     }
-                    Some(Fault::Closed) => {}
+                    Some(Fault::Closed | Fault::WrongName) => {}
                     Some(Fault::HalfClosed) => {
                         let _ = socket.shutdown().await;
                         while socket.read(&mut chunk).await.is_ok_and(|bytes| bytes > 0) {}
@@ -63,8 +78,25 @@ async fn front(backend: &str, faults: Vec<Fault>, task: &mut JoinSet<()>) -> Str
     url
 }
 
+/// What a server of another name shows, of another authority, since the first one's key is gone.
+fn other_host() -> rustls::ServerConfig {
+    let certificate = include_bytes!("../tls/other.pem");
+    tls_config_of(certificate, include_bytes!("../tls/other.key"), false)
+}
+
+/// Both authorities in one file.
+fn all_authorities(dir: &tempfile::TempDir) -> std::path::PathBuf {
+    let path = dir.path().join("ca.pem");
+    let authorities = [
+        &include_bytes!("../tls/ca.pem")[..],
+        include_bytes!("../tls/other-ca.pem"),
+    ];
+    std::fs::write(&path, authorities.concat()).unwrap();
+    path
+}
+
 /// Time-outs before and after storing, 429 and 503, 413, 400 for one record, cut, half-closed, slow and nonsensical
-/// connections: every record is at the backend or a dead letter, exactly once, and the books say so.
+/// connections, another host's certificate: every record is at the backend or a dead letter, exactly once, and the books say so.
 #[tokio::test]
 async fn every_record_ends_in_exactly_one_place() {
     let Server {
@@ -74,7 +106,9 @@ async fn every_record_ends_in_exactly_one_place() {
     } = server().await;
     let faults = vec![
         Fault::Closed,
+        Fault::WrongName,
         Fault::HalfClosed,
+        Fault::WrongName,
         Fault::Slow,
         Fault::Garbage,
     ];
@@ -97,7 +131,12 @@ async fn every_record_ends_in_exactly_one_place() {
         Answer::Status(425),
         Answer::Status(307),
     ]);
-    let (outbox, mut running) = begin(settings(&url), 1).await;
+    let dir = tempfile::TempDir::new().unwrap();
+    let settings = HttpSettings {
+        tls_ca_file: Some(all_authorities(&dir)),
+        ..settings(&url)
+    };
+    let (outbox, mut running) = begin(settings, 1).await;
     for _ in 0..6 {
         outbox.append(&[&["a", "b", "c"], &["b", "a"]]);
     }
@@ -208,6 +247,25 @@ async fn a_client_certificate_is_shown_where_one_is_configured() {
     let said = error.to_string();
     assert!(said.contains("tls_client_key_file"), "{said}");
     assert!(!said.contains("BEGIN"), "{said}");
+}
+
+/// The certificate that is shown in [`Fault::WrongName`] is wrong for its name alone.
+#[tokio::test]
+async fn the_other_hosts_certificate_is_refused_for_its_name() {
+    let mut task = JoinSet::new();
+    let url = front("http://127.0.0.1:9/", vec![Fault::WrongName], &mut task).await;
+    let dir = tempfile::TempDir::new().unwrap();
+    let settings = HttpSettings {
+        timeout: Duration::from_secs(10),
+        tls_ca_file: Some(all_authorities(&dir)),
+        ..settings(&url)
+    };
+    let batch = batch(b"none", b"{\"n\":1}\n");
+    let outcome = HttpSink::new(settings).unwrap().send(&batch).await;
+    let Outcome::Retry { reason } = &outcome else {
+        panic!("{outcome:?}")
+    };
+    assert!(reason.contains("not valid for name"), "{reason}");
 }
 
 /// A certificate for another name is no reason to give a record up: it is tried again.
