@@ -24,7 +24,9 @@ mod shape;
 mod trial;
 
 pub use edit::{FieldPath, HashKey, PathError};
-pub use expression::{EXPRESSION_BYTES_MAX, Expression, ExpressionError};
+pub use expression::{
+    EXPRESSION_BYTES_MAX, Expression, ExpressionError, NameKind, UnknownName, unknown_name,
+};
 pub use fold::{
     AggregateSpec, BOUNDS_MAX, BY_MAX, CellChange, DedupeSpec, EVERY_MAX_NS, Fold, FoldRules,
     Folded, KEYS_MAX, OpenWindows, ROWS_MAX, Row, VALUES_MAX,

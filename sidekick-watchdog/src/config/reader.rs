@@ -583,7 +583,7 @@ pub(super) fn unknown<'k>(what: &str, name: &str, known: impl Iterator<Item = &'
     format!("is an unknown {what}{}", did_you_mean(name, known))
 }
 
-fn did_you_mean<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> String {
+pub(super) fn did_you_mean<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> String {
     /// Below this similarity (Jaro-Winkler, 0 to 1) a suggestion confuses more than it helps.
     const SIMILARITY_MIN: f64 = 0.8;
     known

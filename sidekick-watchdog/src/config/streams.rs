@@ -2,6 +2,7 @@
 //!
 //! Read from the file only: a list has no place in the environment. Each key's mistakes are told at its own line.
 
+mod expression;
 mod fold;
 mod set;
 mod trial;
@@ -20,9 +21,10 @@ use super::secret;
 use super::value::Value;
 use crate::platform::is_readable_by_all;
 use crate::process::{
-    AggregateSpec, DedupeSpec, Expression, FieldPath, FoldRules, HashKey, Schema, Screen,
-    ScreenSpec, Shape, ShapeSpec, Trial, TrialRules,
+    AggregateSpec, DedupeSpec, FieldPath, FoldRules, HashKey, Schema, Screen, ScreenSpec, Shape,
+    ShapeSpec, Trial, TrialRules,
 };
+use expression::is_expression;
 
 /// Rules beyond this number are refused: each record is held against all of them.
 const RULES_MAX: usize = 256;
@@ -278,14 +280,6 @@ impl<'s> Item<'_, '_, 's> {
                 self.complain(name.span(), text, why);
             }
         }
-    }
-}
-
-#[expect(clippy::ptr_arg, reason = "checks get what is read")]
-fn is_expression(text: &String) -> Result<(), String> {
-    match Expression::compile(text) {
-        Ok(_) => Ok(()),
-        Err(why) => Err(format!("is no expression that can be used: {why}")),
     }
 }
 

@@ -4,6 +4,8 @@
 //! (seconds since 1970); a field of `data` also by its bare name, unless it is called like one of these. It has a bounded
 //! number of steps and no way to the outside.
 
+mod names;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
@@ -13,6 +15,7 @@ use minijinja::{Environment, Error, UndefinedBehavior, Value};
 use sidekick_ipc::value::fields::{Look, look};
 
 use super::Origin;
+pub use names::{NameKind, UnknownName, unknown_name};
 
 /// Steps that one evaluation may take; a comparison takes about five.
 const STEPS_MAX: u64 = 20_000;
@@ -57,7 +60,8 @@ impl fmt::Debug for Expression {
 }
 
 impl Expression {
-    /// Compiles `text`, of at most [`EXPRESSION_BYTES_MAX`] bytes.
+    /// Compiles `text`, of at most [`EXPRESSION_BYTES_MAX`] bytes. Whether its names mean something is [`unknown_name`]'s to
+    /// say.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -311,7 +315,7 @@ mod tests {
 
     use super::*;
 
-    fn view(data: &Godot) -> View {
+    pub(super) fn view(data: &Godot) -> View {
         let origin = Origin {
             stream: "duel.hit",
             source: "lobby-1",

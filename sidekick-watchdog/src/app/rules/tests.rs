@@ -155,6 +155,7 @@ async fn a_planned_batch_keeps_its_rules_over_reload_and_restart() {
     let version = rules.version();
     for bad in [
         "[[stream]]\nmatch = \"chat\"\nfilter = \"1 +\"\n".to_owned(),
+        "[[stream]]\nmatch = \"chat\"\nfilter = \"region | lenght\"\n".to_owned(),
         region("x") + "[[test]]\nname = \"t\"\nstream = \"chat\"\ninput = {}\nexpect = {}\n",
         "[[stream]\n".to_owned(),
     ] {

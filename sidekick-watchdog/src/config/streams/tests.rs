@@ -167,6 +167,34 @@ input = {}
     assert_eq!(complaints, expected);
 }
 
+/// Compiled without a word, they would be wrong for every record.
+#[test]
+fn names_that_mean_nothing_are_told_at_their_place() {
+    let text = r#"
+[[stream]]
+match = "chat"
+drop = "contains(text, 'secret')"
+filter = "text | lenght > 3"
+set = { a = 1, b = { expr = "text.strip()" } }
+"#;
+    let complaints = load(text, Path::new("/")).unwrap_err();
+    let wrong = "is no expression that can be used:";
+    assert_eq!(
+        complaints,
+        [
+            format!(
+                "sidekick.toml:4:8: stream.drop {wrong} there is no function \"contains\" (character 1); write: 'part' in text"
+            ),
+            format!(
+                "sidekick.toml:5:10: stream.filter {wrong} there is no filter \"lenght\" (character 8); did you mean \"length\"?"
+            ),
+            format!(
+                "sidekick.toml:6:20: stream.set of the field \"b\" {wrong} values have no methods, such as \"strip\" (character 6); write: text | trim"
+            ),
+        ]
+    );
+}
+
 #[test]
 fn rules_for_more_than_one_record_are_read() {
     let text = r#"
