@@ -53,6 +53,19 @@ impl Compression {
         }
     }
 
+    /// What one of our own bodies holds.
+    pub(super) fn decompress(self, body: &[u8]) -> io::Result<Vec<u8>> {
+        match self {
+            Compression::None => Ok(body.to_vec()),
+            Compression::Gzip => {
+                let mut decoder = flate2::write::GzDecoder::new(Vec::new());
+                decoder.write_all(body)?;
+                decoder.finish()
+            }
+            Compression::Zstd => zstd::stream::decode_all(body),
+        }
+    }
+
     /// Compresses `from` into `to`, as long as `goes_on` says so: `false` where it said no.
     pub(super) fn compress_file(
         self,

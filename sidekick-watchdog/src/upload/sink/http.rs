@@ -7,11 +7,12 @@
 //! | 429, 503 | all lanes of the sink wait, `Retry-After` is obeyed in both forms |
 //! | 408, 425, other 5xx, time-out, no connection | tried again without end |
 //! | 401 | the token file is read again; a new token is tried at once |
-//! | 401, 403, 404, 3xx | parked: shown, tried rarely, nothing dropped |
-//! | other 4xx | a record of the batch is bad: the lane looks for it and keeps it as a dead letter |
+//! | 400, 422 | a record of the batch is bad: the lane looks for it and keeps it as a dead letter |
+//! | other 4xx (401, 403, 404, 405, 415, …), 3xx | parked: shown, tried rarely, nothing dropped |
 //!
 //! The body of a batch and its `Idempotency-Key` are the same at every try, also after a restart, also when the
-//! configured compression has changed meanwhile: the plan's `extra` pins it.
+//! configured compression has changed meanwhile: the plan's `extra` pins it. Only where the backend answers 415 to that are
+//! the same lines packed as configured.
 //!
 //! A backend that remembers keys should look at the key before the size: a 413 for a batch that it took before (and whose
 //! answer was lost) brings the records again under the keys of the halves. What never changes is `(source, epoch, seq)`
@@ -232,7 +233,7 @@ impl HttpSink {
     }
 
     async fn try_once(&self, batch: &Batch) -> Outcome {
-        let Some(compression) = from_extra(&batch.plan.extra) else {
+        let Some(mut compression) = from_extra(&batch.plan.extra) else {
             let reason = format!("the plan {} names no compression known here", batch.key);
             return Outcome::Park { reason };
         };
@@ -240,16 +241,17 @@ impl HttpSink {
             Ok(token) => token,
             Err(reason) => return Outcome::Park { reason },
         };
+        let mut body = batch.body.clone();
         loop {
             let mut request = self
                 .client
                 .post(self.url.clone())
                 .header(CONTENT_TYPE, "application/x-ndjson")
                 .header("idempotency-key", &batch.key)
-                .body(self.body(&batch.body));
+                .body(self.body(&body));
             if let Some(pacer) = &self.settings.pacer {
                 // All lanes may be waiting for the line.
-                let line = pacer.span(batch.body.len()).saturating_mul(self.lanes());
+                let line = pacer.span(body.len()).saturating_mul(self.lanes());
                 request = request.timeout(self.settings.timeout.saturating_add(line));
             }
             if compression != Compression::None {
@@ -277,6 +279,19 @@ impl HttpSink {
                     Ok(_) => {}
                     Err(reason) => return Outcome::Park { reason },
                 }
+            }
+            let configured = self.settings.compression;
+            if status == StatusCode::UNSUPPORTED_MEDIA_TYPE && compression != configured {
+                // Another one was configured since the batch was planned: the same lines under the same key, else it
+                // would be in the way for ever.
+                match repack(body, compression, configured).await {
+                    Ok(packed) => (body, compression) = (packed, configured),
+                    Err(error) => {
+                        let reason = format!("cannot pack the batch {} anew: {error}", batch.key);
+                        return Outcome::Park { reason };
+                    }
+                }
+                continue;
             }
             return self.judge(response, batch.records(), token.as_ref()).await;
         }
@@ -329,12 +344,21 @@ impl HttpSink {
             401 | 403 => Outcome::Park {
                 reason: format!("{reason}; check [upload.http] token_file and headers"),
             },
-            404 => Outcome::Park {
-                reason: format!("{reason}; check [upload.http] url"),
-            },
-            code @ 400..=499 => Outcome::Refused {
+            // All that is said of a record; what another code says is true of whatever is sent.
+            code @ (400 | 413 | 422) => Outcome::Refused {
                 code: format!("HTTP {code}"),
                 reason,
+            },
+            415 => Outcome::Park {
+                reason: format!(
+                    "{reason}; check that the backend takes [upload] compression, and application/x-ndjson"
+                ),
+            },
+            404 | 405 | 410 | 411 | 414 | 421 | 426 => Outcome::Park {
+                reason: format!("{reason}; check [upload.http] url"),
+            },
+            407 => Outcome::Park {
+                reason: format!("{reason}; check the proxy of the watchdog's environment"),
             },
             _ => Outcome::Park { reason },
         }
@@ -429,6 +453,13 @@ impl Sink for HttpSink {
     fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome> {
         Box::pin(self.try_once(batch))
     }
+}
+
+/// The same lines in another compression.
+async fn repack(body: Bytes, from: Compression, to: Compression) -> io::Result<Bytes> {
+    let packed = tokio::task::spawn_blocking(move || to.compress(from.decompress(&body)?)).await;
+    let packed = packed.unwrap_or_else(|error| Err(io::Error::other(error)));
+    packed.map(Bytes::from)
 }
 
 /// What the client shows to the backend. Never tells what is in the files.

@@ -367,38 +367,41 @@ async fn answers_are_judged_as_documented() {
         url,
         _task,
     } = server().await;
-    let sink = HttpSink::new(settings(&url)).unwrap();
+    let sink = HttpSink::new(HttpSettings {
+        compression: Compression::None,
+        ..settings(&url)
+    });
+    let sink = sink.unwrap();
     let batch = batch(b"none", b"{\"stream\":\"a\",\"seq\":1}\n");
-    for (code, expected) in [
-        (200, "Taken"),
-        (202, "Taken"),
-        (204, "Taken"),
-        (301, "Park"),
-        (308, "Park"),
-        (400, "Refused"),
-        (401, "Park"),
-        (403, "Park"),
-        (404, "Park"),
-        (408, "Retry"),
-        (409, "Taken"),
-        (413, "TooLarge"),
-        (422, "Refused"),
-        (451, "Refused"),
-        (425, "Retry"),
-        (500, "Retry"),
-        (502, "Retry"),
-        (504, "Retry"),
-        (599, "Retry"),
-    ] {
+    for code in 200..600 {
+        let expected = match code {
+            200..300 | 409 => "Taken",
+            400 | 422 => "Refused",
+            413 => "TooLarge",
+            429 | 503 => "Wait",
+            408 | 425 | 500.. => "Retry",
+            _ => "Park",
+        };
         backend.script([Answer::Status(code)]);
         let outcome = format!("{:?}", sink.send(&batch).await);
         assert!(outcome.starts_with(expected), "{code}: {outcome}");
         let told = expected == "Taken" || outcome.contains(&format!("answered {code}"));
+        // These have no body.
+        let has_body = !matches!(code, 204 | 205 | 304);
         assert!(
-            told && (expected == "Taken" || outcome.contains("because")),
+            told && (expected == "Taken" || !has_body || outcome.contains("because")),
             "{code}: {outcome}"
         );
     }
+    // A record that is too large by itself cannot be halved.
+    let mut single = batch.clone();
+    single.rows.truncate(1);
+    backend.script([Answer::Status(413)]);
+    let outcome = format!("{:?}", sink.send(&single).await);
+    assert!(
+        outcome.contains("Refused { code: \"HTTP 413\""),
+        "{outcome}"
+    );
     backend.script([Answer::With(
         307,
         "location",
@@ -617,6 +620,36 @@ fn wrong_settings_are_refused_with_their_name() {
         shown.contains("X-Custom") && !shown.contains("yes"),
         "{shown}"
     );
+}
+
+/// A batch that was planned with a compression that the backend does not take goes through once another one is configured.
+#[tokio::test]
+async fn an_unsupported_compression_is_replaced_by_the_configured_one() {
+    let Server {
+        backend,
+        url,
+        _task,
+    } = server().await;
+    let sink = HttpSink::new(settings(&url)).unwrap();
+    for (planned, expected, tries) in [
+        ("gzip", "Park", 1),
+        ("none", "Taken", 2),
+        ("zstd", "Taken", 2),
+    ] {
+        backend.script([Answer::Status(415)]);
+        let mut batch = batch(planned.as_bytes(), b"{\"stream\":\"a\",\"seq\":1}\n");
+        batch.key = planned.into();
+        let lines = batch.body.to_vec();
+        batch.body = sink.encode(&batch.plan, lines.clone()).await.unwrap();
+        let outcome = format!("{:?}", sink.send(&batch).await);
+        assert!(outcome.starts_with(expected), "{planned}: {outcome}");
+        let requests = std::mem::take(&mut *backend.requests.lock().unwrap());
+        assert_eq!(requests.len(), tries, "{planned}");
+        assert!(requests.iter().all(|request| request.key == planned));
+        let last = requests.last().unwrap();
+        assert_eq!(last.encoding.as_deref(), Some("gzip"));
+        assert_eq!(decompress(last.encoding.as_deref(), &last.body), lines);
+    }
 }
 
 /// A plan of an unknown compression is not guessed at.
