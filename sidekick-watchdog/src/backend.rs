@@ -72,6 +72,9 @@ pub enum BackendError {
     /// The folder cannot be used.
     #[error("cannot use {0}: {1}")]
     Folder(PathBuf, io::Error),
+    /// Another process writes into the folder.
+    #[error("another backend stores into {0}; end that one, or name another folder with --dir")]
+    Locked(PathBuf),
     /// It broke.
     #[error("cannot answer any more: {0}")]
     Serve(io::Error),
@@ -122,7 +125,8 @@ pub async fn serve(
     }
     let store = match settings.place {
         Place::Folder(dir) => match FolderStore::open(&dir) {
-            Ok(store) => Store::Folder(Arc::new(store)),
+            Ok(Some(store)) => Store::Folder(Arc::new(store)),
+            Ok(None) => return Err(BackendError::Locked(dir)),
             Err(error) => return Err(BackendError::Folder(dir, error)),
         },
         Place::Postgres(server) => Store::Rows(Box::new(RowStore::new(server))),

@@ -20,7 +20,7 @@ pub enum ExitCode {
     /// the watchdog was asked to end: one that dies under a running engine ends nothing. Or the end came before everything
     /// recorded was committed.
     StoreUnusable = 6,
-    /// Another watchdog uses this data directory.
+    /// Another watchdog uses this data directory, or another `backend` its folder.
     Locked = 7,
     /// The runtime directory cannot be made or is not ours alone.
     RuntimeDir = 8,

@@ -224,6 +224,21 @@ fn refusals_say_what_is_wrong(server: &Postgres) {
     assert_eq!(finished.status.code(), Some(2), "{:?}", finished.lines);
 }
 
+/// Two at once would each cut off what the other has answered for.
+fn a_folder_is_refused_to_a_second_one(_: &Postgres) {
+    let setup = Setup::new();
+    let dir = setup.scratch().join("received");
+    let arguments = ["--dir", dir.to_str().expect("UTF-8")];
+    let first = Receiver::start(&setup, "127.0.0.1:0", &arguments);
+    let second = ["backend", "--listen", "127.0.0.1:0", "--dir", arguments[1]];
+    let finished = setup.run(&second, PATIENCE);
+    assert_eq!(finished.status.code(), Some(7), "{:?}", finished.lines);
+    let said = finished.lines.join("\n");
+    assert!(said.contains("another backend stores into"), "{said}");
+    let headers = "Content-Type: application/x-ndjson\r\n";
+    assert_eq!(first.post(headers, LINE.as_bytes()).0, 200);
+}
+
 fn main() -> ExitCode {
     if let Some(code) = engine::act_if_asked() {
         return code;
@@ -232,5 +247,6 @@ fn main() -> ExitCode {
         a_folder_has_each_record_once,
         a_database_has_each_record_once,
         refusals_say_what_is_wrong,
+        a_folder_is_refused_to_a_second_one,
     )
 }

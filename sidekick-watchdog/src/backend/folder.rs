@@ -11,7 +11,14 @@ use super::{StoreError, Stored};
 use crate::platform;
 
 #[derive(Debug)]
-pub(super) struct FolderStore(Mutex<Inner>);
+pub(super) struct FolderStore {
+    inner: Mutex<Inner>,
+    /// Its lock lasts as long as it.
+    _lock: File,
+}
+
+/// Who else writes cuts off what we have answered for.
+const LOCK_NAME: &str = "backend.lock";
 
 #[derive(Debug)]
 struct Inner {
@@ -30,9 +37,14 @@ struct Lines {
 
 impl FolderStore {
     /// Opens the folder, which is made where it is missing, and reads what is there. A line that was being written when
-    /// the process was killed was not answered for, and is cut off.
-    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+    /// the process was killed was not answered for, and is cut off. `None` where another process has the folder.
+    pub(super) fn open(dir: &Path) -> io::Result<Option<Self>> {
         platform::create_private_dir(dir)?;
+        // Before anything is read: the other one may be about to write.
+        let lock = open_private(&dir.join(LOCK_NAME))?;
+        if !platform::try_lock(&lock)? {
+            return Ok(None);
+        }
         let (mut known, mut known_keys) = (HashSet::new(), HashSet::new());
         let records = Lines::open(&dir.join("records.ndjson"), |line| {
             let record = Record::parse(line).map_err(io::Error::other)?;
@@ -50,13 +62,16 @@ impl FolderStore {
             known,
             known_keys,
         };
-        Ok(Self(Mutex::new(inner)))
+        Ok(Some(Self {
+            inner: Mutex::new(inner),
+            _lock: lock,
+        }))
     }
 
     /// Stores what of a batch is new, and makes it durable.
     pub(super) fn put(&self, key: &str, records: &[Record]) -> Result<Stored, StoreError> {
         // What a panic left half done is no line that counts: the file is cut to its length before each write.
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.known_keys.contains(key) {
             return Ok(Stored::Known);
         }
@@ -83,10 +98,7 @@ impl FolderStore {
 
 impl Lines {
     fn open(path: &Path, mut each: impl FnMut(&str) -> io::Result<()>) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true);
-        platform::set_private(&mut options);
-        let file = options.open(path)?;
+        let file = open_private(path)?;
         let mut reader = BufReader::new(&file);
         let (mut bytes, mut line) = (0, String::new());
         while reader.read_line(&mut line)? > 0 {
@@ -115,6 +127,13 @@ impl Lines {
     }
 }
 
+fn open_private(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true);
+    platform::set_private(&mut options);
+    options.open(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,17 +155,28 @@ mod tests {
             let records: Vec<Record> = seqs.iter().map(|seq| record(*seq)).collect();
             store.put(key, &records).unwrap()
         };
-        let store = FolderStore::open(dir.path()).unwrap();
+        let store = FolderStore::open(dir.path()).unwrap().unwrap();
         assert_eq!(put(&store, "k1", &[1, 2, 2]), Stored::New(2));
         assert_eq!(put(&store, "k1", &[9]), Stored::Known);
         drop(store);
         let path = dir.path().join("records.ndjson");
         let whole = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("{whole}{{\"source\":\"a\",\"ep")).unwrap();
-        let store = FolderStore::open(dir.path()).unwrap();
+        let store = FolderStore::open(dir.path()).unwrap().unwrap();
         assert_eq!(put(&store, "k1", &[1]), Stored::Known);
         assert_eq!(put(&store, "", &[2, 3]), Stored::New(1));
         drop(store);
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 3);
+    }
+    /// Two would each cut off what the other has appended, and has answered for.
+    #[test]
+    fn a_folder_is_had_by_one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = FolderStore::open(dir.path()).unwrap().unwrap();
+        assert!(FolderStore::open(dir.path()).unwrap().is_none());
+        assert_eq!(first.put("k1", &[record(1)]).unwrap(), Stored::New(1));
+        drop(first);
+        let next = FolderStore::open(dir.path()).unwrap().unwrap();
+        assert_eq!(next.put("k1", &[record(1)]).unwrap(), Stored::Known);
     }
 }

@@ -68,6 +68,7 @@ pub(super) fn run(args: &BackendArgs) -> ExitCode {
             match error {
                 BackendError::Open(_) => ExitCode::Usage,
                 BackendError::Listen(..) => ExitCode::Listen,
+                BackendError::Locked(_) => ExitCode::Locked,
                 BackendError::Folder(..) | BackendError::Serve(_) => ExitCode::Internal,
             }
         }
