@@ -12,7 +12,7 @@
 //! - [`api`]: answers operators over HTTP.
 //! - [`backend`]: a small receiver of what the HTTP sink sends, for trying things out and for tests.
 //! - [`postgres`]: how a PostgreSQL server is reached, and what its errors mean.
-//! - [`slab`], [`position`], [`books`], [`event`], [`schedule`], [`crash`], [`log_line`]: the words that these parts share.
+//! - [`slab`], [`position`], [`books`], [`event`], [`schedule`], [`crash`], [`log_line`], [`shown`]: the words that these parts share.
 //!
 //! Supervisor, intake, store, process and upload never import one another (a test enforces it).
 
@@ -37,6 +37,7 @@ pub mod process;
 pub mod registry;
 pub mod respawn;
 pub mod schedule;
+pub mod shown;
 pub mod slab;
 pub mod store;
 pub mod supervisor;

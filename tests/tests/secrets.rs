@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FLAG: &str = "--act-as-chat";
 
 const UPLOAD_TOKEN: &str = "sesame-upload-token";
+const UPLOAD_QUERY: &str = "sesame-upload-query";
 const HEADER: &str = "sesame-header-value";
 const API_TOKEN: &str = "sesame-api-token-0123456789";
 const DATABASE_PASSWORD: &str = "sesame-database-password";
@@ -32,8 +33,9 @@ const VARIABLE: &str = "sesame-of-the-environment";
 const DROPPED_FIELD: &str = "sesame.dropped.field";
 const HASHED_FIELD: &str = "sesame-hashed-field";
 
-const SECRETS: [&str; 10] = [
+const SECRETS: [&str; 11] = [
     UPLOAD_TOKEN,
+    UPLOAD_QUERY,
     HEADER,
     API_TOKEN,
     DATABASE_PASSWORD,
@@ -146,7 +148,7 @@ fn setup(rules: &str, backend: &str) -> Setup {
          [restart]\nbackoff_first = \"10ms\"\nbackoff_max = \"10ms\"\n\
          [upload]\nsinks = [\"http\", \"postgres\"]\nbatch_max_age = \"20ms\"\nbatch_max_records = 2\n\
          retry_first = \"10ms\"\nretry_max = \"100ms\"\n\
-         [upload.http]\nurl = \"http://{}/records\"\ntoken_file = \"upload.token\"\n\
+         [upload.http]\nurl = \"http://{}/records?key={UPLOAD_QUERY}\"\ntoken_file = \"upload.token\"\n\
          [upload.postgres]\nurl_file = \"database.url\"\n\
          [registry]\nurl = \"http://{}/\"\nport = 7711\nuser = \"lobby\"\npassword_file = \"registry.password\"\n\
          [api]\ntoken_file = \"api.token\"\n{rules}",
@@ -258,6 +260,7 @@ fn no_secret_is_said_or_kept_anywhere() {
     // They were asked for what would have them.
     for (what, part) in [
         ("config print", "X-Api-Key"),
+        ("config print", "/records?key=(hidden)"),
         ("config print", "GAME_KEY"),
         ("config print", "hash_key_file"),
         ("dead-letters show 1", "what is"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::reader::{Pass, any, between};
 use super::secret;
 use super::upload::{check_authorities, parse_url};
+use super::value::HiddenUrl;
 use crate::registry::Settings;
 
 /// Uro hides what has not beaten for 30 s: a beat may be late, and a restart must not show.
@@ -13,11 +14,11 @@ const BEAT_EVERY_MAX: Duration = Duration::from_secs(25);
 /// Where the server is listed, and as what; `None` without a url.
 pub(super) fn read(pass: &mut Pass<'_>, server: &str) -> Option<Settings> {
     let mut section = pass.section("registry");
-    let url: Option<String> = section.optional(
+    let url: Option<HiddenUrl> = section.optional(
         "url",
         "\"https://uro.example/api/v1\"",
         "Where the API of a registry of game servers (as V-Sekai's Uro) begins; the server is listed there while it serves.",
-        |url: &String| parse_url(url, "password_file").map(drop),
+        |url: &HiddenUrl| check_url(&url.0),
     );
     let address: Option<String> = section.optional(
         "address",
@@ -85,7 +86,7 @@ pub(super) fn read(pass: &mut Pass<'_>, server: &str) -> Option<Settings> {
             }
         }
     }
-    let url = url?;
+    let HiddenUrl(url) = url?;
     let Some(port) = port.and_then(|port| u16::try_from(port).ok()) else {
         pass.complain(
             "registry.port",
@@ -117,4 +118,16 @@ pub(super) fn read(pass: &mut Pass<'_>, server: &str) -> Option<Settings> {
         unlist_after,
         tls_ca_file,
     })
+}
+
+/// Paths are joined to it, so that a query would be sent to nobody.
+fn check_url(text: &str) -> Result<(), String> {
+    let url = parse_url(text, "password_file")?;
+    match url.query().or(url.fragment()) {
+        None => Ok(()),
+        Some(_) => Err(
+            "goes on after its path (?…), which is not sent; a secret goes into password_file"
+                .into(),
+        ),
+    }
 }

@@ -432,13 +432,17 @@ fn the_readme_lists_every_key_once() {
 #[test]
 fn what_is_printed_reads_back_and_hides_secrets() {
     let text = "[engine]\nenv = { DB_PASSWORD = \"hunter2\" }\n[upload]\nsinks = [\"http\"]\n\
-                [upload.http]\nurl = \"https://x.example/\"\nheaders = { X-Key = \"hunter2\" }\n";
+                [upload.http]\nurl = \"https://x.example/?token=hunter2\"\nheaders = { X-Key = \"hunter2\" }\n";
     let config = resolve(&sources(text)).unwrap();
     let printed = effective(&config, Path::new("/srv/game"));
     assert!(!printed.contains("hunter2"), "{printed}");
     assert!(!format!("{config:?}").contains("hunter2"));
     assert!(
         printed.contains("env = { DB_PASSWORD = \"(hidden)\" }  # sidekick.toml:2"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("url = \"https://x.example/?token=(hidden)\"  # sidekick.toml:6"),
         "{printed}"
     );
     assert!(
@@ -479,6 +483,23 @@ fn a_command_sink_names_its_program() {
             found.len() == 1 && found[0].starts_with(expected),
             "{found:#?}"
         );
+    }
+}
+
+/// Requests to a registry have no query: a secret in one would be sent to nobody, and is not repeated.
+#[test]
+fn a_registry_with_a_query_is_refused() {
+    for url in [
+        "https://uro.example/api?key=hunter2",
+        "https://uro.example/#hunter2",
+    ] {
+        let text = format!("[registry]\nurl = \"{url}\"\nport = 7711\n");
+        let found = complaints(&sources(&text)).join("\n");
+        assert!(
+            found.contains("sidekick.toml:2:7: registry.url goes on"),
+            "{found}"
+        );
+        assert!(!found.contains("hunter2"), "{found}");
     }
 }
 

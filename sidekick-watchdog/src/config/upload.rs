@@ -4,6 +4,7 @@
 pub mod command;
 pub mod postgres;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use url::Url;
 
 use super::reader::{Pass, any, between};
 use super::secret;
-use super::value::{DURATION_MAX, HiddenMap, Size, keywords};
+use super::value::{DURATION_MAX, HiddenMap, HiddenUrl, Size, keywords};
+use crate::shown;
 
 pub use command::CommandSinkConfig;
 pub use postgres::{PostgresMode, PostgresSinkConfig};
@@ -81,7 +83,7 @@ pub struct UploadConfig {
 }
 
 /// `[upload.http]`: the backend.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HttpSinkConfig {
     /// Where batches are sent by `POST`, `http` or `https`.
     pub url: Url,
@@ -95,6 +97,15 @@ pub struct HttpSinkConfig {
     pub tls_ca_file: Option<PathBuf>,
     /// The certificate that is shown to the backend, and its key, as PEM files.
     pub tls_client: Option<(PathBuf, PathBuf)>,
+}
+
+impl fmt::Debug for HttpSinkConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpSinkConfig")
+            .field("url", &shown::url(self.url.as_str()))
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
 }
 
 /// `[upload.file]`: NDJSON files.
@@ -209,11 +220,11 @@ impl UploadConfig {
 impl HttpSinkConfig {
     fn read(pass: &mut Pass<'_>, sinks: &[SinkKind]) -> Option<Self> {
         let mut section = pass.section("upload.http");
-        let url: Option<String> = section.optional(
+        let url: Option<HiddenUrl> = section.optional(
             "url",
             "\"https://backend.example/ingest\"",
             "Where batches are sent by POST.",
-            |url: &String| parse_url(url, "token_file").map(drop),
+            |url: &HiddenUrl| parse_url(&url.0, "token_file").map(drop),
         );
         let headers = section.get(
             "headers",
@@ -254,7 +265,7 @@ impl HttpSinkConfig {
         if let Some(Err(why)) = tls_ca_file.as_deref().map(check_authorities) {
             pass.complain("upload.http.tls_ca_file", format!("cannot be used: {why}"));
         }
-        let url = url.and_then(|url| parse_url(&url, "token_file").ok());
+        let url = url.and_then(|url| parse_url(&url.0, "token_file").ok());
         match url {
             Some(url) if wanted => Some(Self {
                 url,

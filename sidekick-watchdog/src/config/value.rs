@@ -13,6 +13,8 @@ use bytesize::ByteSize;
 use humantime_serde::re::humantime;
 use toml::de::DeValue;
 
+use crate::shown;
+
 /// The longest duration that any key takes: ten years, so that adding it to a clock never overflows.
 pub const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -357,6 +359,32 @@ impl Value for HiddenMap {
     fn to_toml(&self) -> toml::Value {
         let hide = |name: &String| (name.clone(), toml::Value::String("(hidden)".into()));
         toml::Value::Table(self.0.keys().map(hide).collect())
+    }
+}
+
+/// A URL, of which neither login nor the query's values are shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HiddenUrl(pub String);
+
+impl fmt::Debug for HiddenUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shown::url(&self.0))
+    }
+}
+
+impl Value for HiddenUrl {
+    fn expected() -> String {
+        "a URL as a string".into()
+    }
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        let text = value.as_str().ok_or_else(|| wrong_type::<Self>(value))?;
+        Self::from_text(text)
+    }
+    fn from_text(text: &str) -> Result<Self, String> {
+        String::from_text(text).map(Self)
+    }
+    fn to_toml(&self) -> toml::Value {
+        toml::Value::String(shown::url(&self.0))
     }
 }
 

@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use super::SinkKind;
 use crate::config::reader::{Pass, any, between};
-use crate::config::value::{Value, keywords};
+use crate::config::value::{HiddenUrl, Value, keywords};
 use crate::platform::is_readable_by_all;
 use crate::postgres::{self, ServerSettings};
 use crate::upload::sink::postgres::{TableName, TableRule, Value as Column, check_name};
@@ -40,11 +40,11 @@ pub struct PostgresSinkConfig {
 impl PostgresSinkConfig {
     pub(super) fn read(pass: &mut Pass<'_>, sinks: &[SinkKind]) -> Option<Self> {
         let mut section = pass.section("upload.postgres");
-        let url: Option<String> = section.optional(
+        let url: Option<HiddenUrl> = section.optional(
             "url",
             "\"postgres://sidekick@db.example/game\"",
             "The database, without a password. TLS is on but to this machine; ?sslmode=disable turns it off.",
-            |url: &String| postgres::check_url(url),
+            |url: &HiddenUrl| postgres::check_url(&url.0),
         );
         let url_file = section.optional_path(
             "url_file",
@@ -156,7 +156,7 @@ impl PostgresSinkConfig {
         }
         Some(Self {
             server: ServerSettings {
-                url,
+                url: url.map(|url| url.0),
                 url_file,
                 password_file,
                 tls_ca_file,

@@ -38,6 +38,7 @@ use uuid::Uuid;
 use super::{Batch, BoxFuture, Compression, Outcome, PrepareError, Sink};
 use crate::causes::in_full;
 use crate::position::Position;
+use crate::shown;
 use crate::upload::pace::Pacer;
 use crate::upload::plan::Plan;
 use crate::upload::retry::retry_after;
@@ -82,7 +83,7 @@ impl fmt::Debug for HttpSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
         f.debug_struct("HttpSettings")
-            .field("url", &self.url)
+            .field("url", &shown::url(&self.url))
             .field("headers", &headers)
             .field("token_file", &self.token_file)
             .field("timeout", &self.timeout)
@@ -102,7 +103,7 @@ pub enum HttpSinkError {
     /// The URL cannot be used.
     #[error("url {url:?} cannot be used: {reason}")]
     Url {
-        /// As configured.
+        /// As configured, but for its secrets.
         url: String,
         /// Why.
         reason: String,
@@ -137,12 +138,22 @@ pub enum HttpSinkError {
 }
 
 /// Posts batches.
-#[derive(Debug)]
 pub struct HttpSink {
     settings: HttpSettings,
     url: Url,
+    /// What of the URL must be shown nowhere.
+    url_secrets: Vec<String>,
     client: Client,
     shared: Mutex<Shared>,
+}
+
+impl fmt::Debug for HttpSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpSink")
+            .field("settings", &self.settings)
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What the lanes share.
@@ -177,7 +188,7 @@ impl HttpSink {
         // An error means that there is one already, and any will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let wrong_url = |reason: String| HttpSinkError::Url {
-            url: settings.url.clone(),
+            url: shown::url(&settings.url),
             reason,
         };
         let url = Url::parse(&settings.url).map_err(|error| wrong_url(error.to_string()))?;
@@ -226,6 +237,7 @@ impl HttpSink {
             .map_err(|error| HttpSinkError::Client(in_full(&error)))?;
         Ok(Self {
             settings,
+            url_secrets: shown::secrets(&url),
             url,
             client,
             shared: Mutex::default(),
@@ -370,6 +382,7 @@ impl HttpSink {
         let headers = self.settings.headers.iter();
         headers
             .map(|(_, value)| value.as_str())
+            .chain(self.url_secrets.iter().map(String::as_str))
             .chain(token)
             .collect()
     }

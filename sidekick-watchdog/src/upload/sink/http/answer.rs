@@ -5,14 +5,14 @@
 
 use reqwest::Response;
 
+use crate::shown::HIDDEN;
+
 /// How much of an answer is read: enough to keep the connection, never what a broken backend might send.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// How much of a refusal is shown.
 pub(super) const REASON_BYTES_MAX: usize = 300;
 /// Shorter values hide nothing, and would tear words apart.
 const SECRET_BYTES_MIN: usize = 4;
-/// What is shown in a secret's place.
-const HIDDEN: &str = "(hidden)";
 
 /// `text` without any of `secrets`.
 pub(super) fn hide(text: &str, secrets: &[&str]) -> String {

@@ -620,6 +620,9 @@ fn wrong_settings_are_refused_with_their_name() {
         shown.contains("X-Custom") && !shown.contains("yes"),
         "{shown}"
     );
+    let sink = HttpSink::new(settings("http://x/?key=hunter2")).unwrap();
+    assert!(!format!("{sink:?}").contains("hunter2"));
+    assert!(sink.secrets(None).contains(&"hunter2"));
 }
 
 /// A batch that was planned with a compression that the backend does not take goes through once another one is configured.
