@@ -127,6 +127,12 @@ impl LiveRules {
         *self.store.lock().unwrap_or_else(PoisonError::into_inner) = store;
     }
 
+    /// A copy: the lock is not held while the store is waited for, since the plane closes meanwhile if it has to.
+    fn store(&self) -> Option<(Arc<Store>, Handle)> {
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        store.clone()
+    }
+
     async fn put(&self, store: &Store, text: String) -> Result<u32, StoreError> {
         let current = store.set_rules(text).await?;
         let mut by_version = BTreeMap::from([(0, Arc::new(Shape::default()))]);
@@ -185,11 +191,9 @@ impl LiveRules {
             let found = differences.join("; ");
             return Err(refused(format!("test {name:?} fails: {found}")));
         }
-        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        let store = store.clone();
-        let version = match &store {
+        let version = match self.store() {
             Some((store, runtime)) => runtime
-                .block_on(self.put(store, text))
+                .block_on(self.put(&store, text))
                 .map_err(|error| ReloadError::NotNow(error.to_string()))?,
             // The next plane puts them into its store.
             None => 0,

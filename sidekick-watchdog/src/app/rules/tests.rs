@@ -225,3 +225,48 @@ fn intake_gets_the_rules_of_now() {
     rules.reload().unwrap();
     assert!(rules.filter().is_none());
 }
+
+/// A plane closes on one of the runtime's threads: it must not wait there for a reload that waits for the store.
+#[test]
+fn a_plane_leaves_while_a_reload_waits_for_its_store() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "");
+    let rules = Arc::new(live(dir.path()));
+    // Nothing of this store goes on but while this thread drives it.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let store = runtime.block_on(async {
+        let config = StoreConfig::new(dir.path().join("data"));
+        let store = Arc::new(Store::open(config).await.unwrap());
+        rules.join(&store).await.unwrap();
+        store
+    });
+    let holders = Arc::strong_count(&store);
+    let reloading = {
+        let rules = Arc::clone(&rules);
+        std::thread::spawn(move || rules.reload())
+    };
+    while Arc::strong_count(&store) == holders && !reloading.is_finished() {
+        std::thread::yield_now();
+    }
+    let (sender, left) = std::sync::mpsc::channel();
+    let leaving = {
+        let rules = Arc::clone(&rules);
+        std::thread::spawn(move || {
+            rules.leave();
+            let _ = sender.send(());
+        })
+    };
+    let has_left = left.recv_timeout(std::time::Duration::from_secs(10));
+    runtime.block_on(async {
+        while !reloading.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        store.shutdown().await;
+    });
+    leaving.join().unwrap();
+    reloading.join().unwrap().unwrap();
+    assert_eq!(has_left, Ok(()));
+}
