@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use sidekick_ipc::frame::RESERVED_STREAM_PREFIX;
+
 /// Where a column's value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
@@ -156,6 +158,13 @@ pub(super) fn fits(pattern: &str, name: &str) -> bool {
     rest.ends_with(last)
 }
 
+/// As for `[[stream]]` rules: the watchdog's own streams are meant only by a pattern that names them.
+fn means(pattern: &str, stream: &str) -> bool {
+    fits(pattern, stream)
+        && (!stream.starts_with(RESERVED_STREAM_PREFIX)
+            || pattern.starts_with(RESERVED_STREAM_PREFIX))
+}
+
 /// A table that rows are written to.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
@@ -251,7 +260,7 @@ impl Tables {
         let rule = self
             .rules
             .iter()
-            .position(|rule| fits(&rule.pattern, stream));
+            .position(|rule| means(&rule.pattern, stream));
         rule.and_then(|rule| u16::try_from(rule + 2).ok())
             .unwrap_or(RECORDS)
     }
@@ -395,6 +404,29 @@ mod tests {
             ("*.x", "y.x", true),
         ] {
             assert_eq!(fits(pattern, name), is_fit, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn own_streams_go_where_they_are_named() {
+        let rule = |pattern: &str, table: &str| TableRule {
+            pattern: pattern.into(),
+            table: TableName::parse(table).unwrap(),
+            columns: Vec::new(),
+        };
+        let records = TableName::parse("sidekick_records").unwrap();
+        let tables = Tables::new(
+            &records,
+            &[rule("*", "mine"), rule("sidekick.c*", "crashes")],
+        );
+        for (stream, table) in [
+            ("chat", "\"mine\""),
+            ("sidekick", "\"mine\""),
+            ("sidekick.end", "\"sidekick_records\""),
+            ("sidekick.crash", "\"crashes\""),
+        ] {
+            let index = usize::from(tables.of_stream(stream));
+            assert_eq!(tables.targets[index].table.to_string(), table, "{stream}");
         }
     }
 
