@@ -23,7 +23,7 @@ const ROUNDS_DEFAULT: u64 = 12;
 /// Kills after which the broken variant must have doubled something.
 const BROKEN_ROUNDS_MAX: u32 = 60;
 
-/// Takes a while, so that many kills fall between its steps. What it forgets or says wrongly comes before them.
+/// How each program begins. It takes a while, so that many kills fall between its steps.
 const STORE: &str = "\
     cd batches || exit 78\n\
     env | grep ^SIDEKICK_ | cut -d= -f1 | sort > ../environment\n\

@@ -270,9 +270,46 @@ mod tests {
         ) {
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn who_is_cancelled_ends_or_never_begins() {
+        let day = Duration::from_secs(86_400);
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let begun = dir.path().join("begun");
+        let mut command = shell(&format!("touch {}; sleep 1000", begun.display()));
         let cancel = Waker::new().expect("a descriptor");
-        cancel.wake();
-        let cancelled = run_helper(&mut shell("sleep 1000"), day, Some(&cancel), None);
-        assert_eq!(cancelled.expect("run"), HelperEnd::Cancelled);
+        let mut run = || run_helper(&mut command, day, Some(&cancel), None).expect("run");
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                while !begun.exists() {
+                    std::thread::yield_now();
+                }
+                cancel.wake();
+            });
+            assert_eq!(run(), HelperEnd::Cancelled);
+        });
+        std::fs::remove_file(&begun).expect("it began");
+        assert_eq!(run(), HelperEnd::Cancelled, "still woken");
+        assert!(!begun.exists());
+    }
+
+    /// Where two talk to one pipe, and one of them never ends, only what was said until the helper's end is waited for.
+    #[test]
+    fn what_a_helper_says_is_heard_to_its_end_and_no_longer() {
+        let day = Duration::from_secs(86_400);
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let script = "setsid sh -c 'echo $$ >&2; echo words >&2; touch left; exec sleep 1000' & \
+                      while ! test -e left; do :; done; exit 3";
+        let mut command = shell(script);
+        command.current_dir(dir.path());
+        command.stderr(std::process::Stdio::piped());
+        let (end, said) = run_helper_heard(&mut command, day, None, None).expect("run");
+        assert_eq!(end, HelperEnd::Code(3));
+        let said = String::from_utf8(said).expect("UTF-8");
+        let (pid, words) = said.split_once('\n').expect("two lines");
+        let left = super::super::process::Process::open(pid.parse().expect("a number"), None);
+        left.expect("it left the group").kill();
+        assert_eq!(words, "words\n");
     }
 }

@@ -260,9 +260,9 @@ async fn a_dropped_send_leaves_nothing() {
     until(|| is_gone(pid).then_some(())).await;
 }
 
-/// A send that is dropped before its turn comes starts nothing.
+/// A send that is dropped before its program runs, or just when it does, keeps no other from running.
 #[tokio::test]
-async fn a_send_that_is_dropped_early_starts_nothing() {
+async fn a_send_that_is_dropped_early_is_in_nobodys_way() {
     let dir = TempDir::new().unwrap();
     let sink = sink(&dir, "echo ran >> runs");
     let batch = batch("{}\n");
