@@ -330,7 +330,7 @@ impl<O: Outbox> Lane<O> {
     /// what the rules refuse.
     async fn next_batch(&mut self) -> Result<Ready, OutboxError> {
         loop {
-            self.replay_all().await?;
+            self.replay_some().await?;
             if !self.wait_until_due().await? {
                 continue;
             }
@@ -369,9 +369,6 @@ impl<O: Outbox> Lane<O> {
         let mut drive = self.courier.drive.clone();
         let mut unsaved_since = None;
         loop {
-            if self.has_replay() {
-                return Ok(false);
-            }
             if self.is_due() {
                 return Ok(true);
             }
@@ -384,6 +381,9 @@ impl<O: Outbox> Lane<O> {
                     self.save_watermark().await?;
                 }
                 continue;
+            }
+            if self.has_replay() {
+                return Ok(false);
             }
             let due_at = match self.filler.opened_at() {
                 Some(opened_at) => Some(opened_at + self.settings.batch_max_age),
@@ -734,7 +734,7 @@ impl<O: Outbox> Lane<O> {
             () = marked => {}
         }
         self.replays_seen = None;
-        self.replay_all().await
+        self.replay_some().await
     }
 
     /// Commits the watermark of a lane that has nothing to send.

@@ -13,6 +13,9 @@ use crate::upload::plan::{Plan, Replay};
 use crate::upload::shape::{BY_RULES, Shaped, Shaper, Stored};
 use crate::upload::sink::{Batch, PrepareError, Row, Sink};
 
+/// So many letters are sent again before a batch that is due.
+const REPLAYS_IN_A_ROW: u32 = 16;
+
 /// The row of a letter, as the rules of `version` have it; otherwise code and reason.
 fn row_of(
     letter: &Letter,
@@ -73,9 +76,13 @@ impl<O: Outbox> Lane<O> {
         is_marked
     }
 
-    /// Sends all marked dead letters of this lane. No batch of it may be planned.
-    pub(super) async fn replay_all(&mut self) -> Result<(), OutboxError> {
-        while self.has_replay() {
+    /// Sends marked dead letters of this lane, a few at most: what was recorded since has its turn between. No batch of it may
+    /// be planned.
+    pub(super) async fn replay_some(&mut self) -> Result<(), OutboxError> {
+        for _ in 0..REPLAYS_IN_A_ROW {
+            if !self.has_replay() {
+                break;
+            }
             let sink = self.courier.sink.clone();
             let Some(replay) = self.outbox.next_replay(sink.name(), self.place.lane) else {
                 continue;

@@ -605,3 +605,40 @@ async fn a_letter_holds_its_record() {
     assert_eq!(Record::parse(frame.payload).unwrap().stream, "b");
     assert_eq!((letter.head.first_seq, letter.head.count), (4, 1));
 }
+
+/// A long row of replays does not hold up what was recorded since.
+#[tokio::test(start_paused = true)]
+async fn replays_and_new_records_take_turns() {
+    let fuse = Fuse::new();
+    let outbox = Arc::new(FakeOutbox::new(fuse.clone(), &[("fake", 1)]));
+    for _ in 0..20 {
+        outbox.append(&[&["a", "a", "a", "a"]]);
+    }
+    let sink = Arc::new(Mending {
+        bad: FakeSink {
+            poison: (1..=80).collect(),
+            ..steady(1, &fuse)
+        },
+        well: steady(1, &fuse),
+        is_well: AtomicBool::new(false),
+    });
+    let mut running = start(outbox.clone(), vec![sink.clone()], small_batches()).await;
+    settle(&mut running, &outbox).await;
+    assert_eq!(dead(&outbox).len(), 80);
+    sink.is_well.store(true, Ordering::Relaxed);
+    for _ in 0..10 {
+        outbox.append(&[&["a", "a", "a", "a"]]);
+    }
+    mark_all(&outbox);
+    settle(&mut running, &outbox).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(dead(&outbox), Vec::<u64>::new());
+    check_books(&outbox).unwrap();
+    let seen = sink.well.seen.lock().unwrap();
+    let is_replay = |key: &String| key.ends_with("/replay-1");
+    assert_eq!(seen.taken.iter().filter(|key| is_replay(key)).count(), 80);
+    // Replays before each batch.
+    let batches = seen.taken.split(|key| !is_replay(key)).map(<[_]>::len);
+    let batches: Vec<usize> = batches.collect();
+    assert!(batches.iter().all(|replays| *replays <= 16), "{batches:?}");
+}
