@@ -14,6 +14,7 @@ use sidekick_tests::journal;
 use sidekick_tests::process;
 use sidekick_tests::project::Project;
 use sidekick_tests::receiver::{Fault, Receiver};
+use sidekick_tests::verdicts::stop_cleanly;
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
 const KILLS_DEFAULT: u32 = 20;
@@ -127,17 +128,7 @@ fn what_was_recorded_arrives_whatever_is_killed(godot: &Godot) {
     }
     wait_until_connected(&watchdog);
     receiver.clear_plan();
-    let finished = watchdog.stop(PATIENCE);
-    assert_eq!(
-        finished.status.code(),
-        Some(0),
-        "{}",
-        finished.lines.join("\n")
-    );
-    assert!(
-        setup.descendants(None).is_empty(),
-        "something was left running"
-    );
+    let finished = stop_cleanly(&setup, watchdog);
 
     let requests = receiver.requests();
     for (fault, _) in FAULTS {
