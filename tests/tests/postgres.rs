@@ -1,8 +1,9 @@
 //! Kills the watchdog, PostgreSQL, the connection and the engine at random moments, and holds the rows against what the
 //! engines themselves say they recorded: each record is one row, none is missing.
 //!
-//! `HARNESS_ROUNDS` sets the number of kills (12 by default; hundreds are fine), `HARNESS_SEED` repeats a run's choices.
-//! The table of records has no key here, which would hide a record that came twice. Each commit takes a while, so that
+//! `HARNESS_ROUNDS` sets the number of kills (12 by default; hundreds are fine), shared among the ways in which rows are
+//! written; `HARNESS_SEED` repeats a run's choices. Where the way allows it the table of records has no key, which would
+//! hide a record that came twice. Each commit takes a while, so that
 //! many kills of the watchdog fall between the commit and its answer.
 
 use std::process::ExitCode;
@@ -43,9 +44,31 @@ const STAND_STILL: &str = "create function stand_still() returns trigger languag
      old.log_index; new.item = old.item; return new; end $$; \
      create trigger stand_still before update on sidekick_progress for each row execute function stand_still()";
 
+/// How rows are written: name, what the table needs for it, settings.
+const WAYS: [(&str, &str, &str); 3] = [
+    ("copy", "", ""),
+    (
+        "columns",
+        // The table of records becomes one of the user's own, with columns of which one has another name.
+        "create table others (like sidekick_records); alter table sidekick_records rename data to said",
+        "table = \"others\"\n[[upload.postgres.tables]]\nmatch = \"*\"\ntable = \"sidekick_records\"\ncolumns = { source = \
+         \"$source\", epoch = \"$epoch\", seq = \"$seq\", stream = \"$stream\", time = \"$time\", incarnation = \
+         \"$incarnation\", said = \"$data\" }\n",
+    ),
+    (
+        "insert",
+        "alter table sidekick_records add primary key (source, epoch, seq)",
+        "mode = \"insert\"\n",
+    ),
+];
+
 const CUT: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'sidekick-watchdog'";
 
 fn set_up(database: &Database<'_>) -> Setup {
+    set_up_with(database, "")
+}
+
+fn set_up_with(database: &Database<'_>, settings: &str) -> Setup {
     database.query(TABLES);
     let mut setup = Setup::new();
     let game = Game {
@@ -55,7 +78,7 @@ fn set_up(database: &Database<'_>) -> Setup {
     setup.set_engine(game.command_line());
     setup.set_config(&format!(
         "[upload]\nsinks = [\"postgres\"]\nbatch_max_age = \"50ms\"\nbatch_max_records = 200\nretry_first = \"10ms\"\n\
-         retry_max = \"200ms\"\n[upload.postgres]\nurl = \"{}\"\n\
+         retry_max = \"200ms\"\n[upload.postgres]\nurl = \"{}\"\n{settings}\
          [restart]\nbackoff_first = \"10ms\"\nbackoff_max = \"50ms\"\ncrash_loop_deaths = 1000\n\
          [shutdown]\nupload_grace = \"60s\"\n",
         database.url()
@@ -133,10 +156,26 @@ fn each_record_is_one_row_whatever_is_killed(server: &Postgres) {
     let seed = number("HARNESS_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("{rounds} kills, HARNESS_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let database = server.database("kills");
-    let setup = set_up(&database);
+    for (way, (name, table, settings)) in (0..).zip(WAYS) {
+        let database = server.database(&format!("kills_{name}"));
+        let setup = set_up_with(&database, settings);
+        database.query(table);
+        let ways = WAYS.len() as u64;
+        let rounds = rounds / ways + u64::from(way < rounds % ways);
+        println!("{name}, {rounds} kills");
+        kill_at_random(server, &database, &setup, rounds, &mut random);
+    }
+}
+
+fn kill_at_random(
+    server: &Postgres,
+    database: &Database<'_>,
+    setup: &Setup,
+    rounds: u64,
+    random: &mut fastrand::Rng,
+) {
     let mut watchdog = setup.start();
-    wait_for_rows(&database, &watchdog);
+    wait_for_rows(database, &watchdog);
     let started = Instant::now();
     let (mut kills, mut order) = ([0; 4], Vec::new());
     for round in 0..rounds {
@@ -169,10 +208,10 @@ fn each_record_is_one_row_whatever_is_killed(server: &Postgres) {
         }
         // Every third time the next one comes whenever it comes.
         if round % 3 != 0 {
-            wait_for_rows(&database, &watchdog);
+            wait_for_rows(database, &watchdog);
         }
     }
-    wait_for_rows(&database, &watchdog);
+    wait_for_rows(database, &watchdog);
     println!(
         "killed: watchdog {}, PostgreSQL {}, connection {}, engine {} times in {:?}",
         kills[0],
@@ -181,11 +220,11 @@ fn each_record_is_one_row_whatever_is_killed(server: &Postgres) {
         kills[3],
         started.elapsed()
     );
-    let finished = stop_cleanly(&setup, watchdog);
-    let faults = faults(&database, &setup);
+    let finished = stop_cleanly(setup, watchdog);
+    let faults = faults(database, setup);
     assert!(
         faults.is_empty(),
-        "HARNESS_SEED={seed}: {faults:#?}\n{}",
+        "{faults:#?}\n{}",
         finished.lines.join("\n")
     );
 }
