@@ -13,8 +13,8 @@ use sidekick_tests::watchdog::{Setup, Watchdog};
 
 /// The engine records so many, of two streams.
 const RECORDS: u64 = 10_000;
-/// The number of the bad one.
-const BAD: u64 = 5000;
+/// The number of the bad one, amid a batch.
+const BAD: u64 = 4711;
 /// As much as a batch may hold.
 const BATCH: u64 = 1000;
 
