@@ -123,7 +123,7 @@ pub(super) fn read(pass: &mut Pass<'_>, server: &str) -> Option<Settings> {
 /// Paths are joined to it, so that a query would be sent to nobody.
 fn check_url(text: &str) -> Result<(), String> {
     let url = parse_url(text, "password_file")?;
-    match url.query().or(url.fragment()) {
+    match url.query().or_else(|| url.fragment()) {
         None => Ok(()),
         Some(_) => Err(
             "goes on after its path (?…), which is not sent; a secret goes into password_file"
