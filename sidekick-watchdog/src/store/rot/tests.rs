@@ -3,14 +3,15 @@
 use std::fs;
 use std::path::Path;
 
-use sidekick_ipc::frame::frames;
+use sidekick_ipc::frame::append_frame;
 
-use super::super::Store;
 use super::super::StoreConfig;
 use super::super::view::LogView;
+use super::super::wal::WalError;
+use super::super::{Store, folding, read};
 use super::*;
 use crate::books::Counts;
-use crate::slab::Slab;
+use crate::slab::{RingCheckpoint, Slab, SlabHead};
 
 /// What a reader of the store sees of a session: numbers of records and of holes, each as often as it comes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
