@@ -7,10 +7,13 @@ extends Node2D
 ## [codeblock lang=text]
 ## client: joined {"tick":…,"player":…,"score":…}
 ## client: lost {"gap_ms":…}
-## client: resumed {"gap_ms":…,"tick":…,"tick_before":…,"tick_began":…,"player":…,"player_before":…,"score":…,"score_before":…}
+## client: resumed {"gap_ms":…,"tick":…,"tick_before":…,"tick_began":…,"player":…,"player_before":…,"score":…,"score_before":…,
+##                  "incarnation":…,"incarnation_before":…}
 ## [/codeblock]
-## [code]gap_ms[/code] is the time from the last word of the dead server to the first state of the match that the next one told,
+## [code]gap_ms[/code] is the time from the last word of the lost server to the first state of the match that the next one told,
 ## [code]tick_began[/code] the tick at which that one took the match up: what lies between it and [code]tick_before[/code] is played again.
+## A server that was only silent for a while is lost as well: with it the match goes on under the same [code]incarnation[/code] (0: it has no
+## watchdog).
 
 const Feed := preload("res://shared/feed.gd")
 const Reconnect := preload("res://addons/sidekick/client/sidekick_reconnect.gd")
@@ -32,6 +35,9 @@ var _told_usec := 0
 var _before := {}
 ## The tick at which the server took the match up; unknown until it says so.
 var _began_at := UNKNOWN
+## Who serves us, as it says itself; and who told us of the match last.
+var _server := UNKNOWN
+var _incarnation := UNKNOWN
 var _is_told := false
 var _gap_ms := 0.0
 var _worst_gap_ms := 0.0
@@ -44,7 +50,7 @@ func _init() -> void:
 
 
 func _ready() -> void:
-	_feed.began.connect(func(tick: int) -> void: _began_at = tick)
+	_feed.began.connect(_on_began)
 	_feed.told.connect(_on_told)
 	_feed.shown.connect(_on_shown)
 	_reconnect.lost.connect(_on_lost)
@@ -81,25 +87,33 @@ func _make_peer() -> MultiplayerPeer:
 	return peer
 
 
+func _on_began(incarnation: int, tick: int) -> void:
+	_server = incarnation
+	_began_at = tick
+
+
 func _on_told(tick: int, player: int, score: int, health: int) -> void:
+	_reconnect.heard()
+	# It overtook what the server says of itself: nobody knows yet whose it is.
+	if _began_at == UNKNOWN:
+		return
 	var now_usec := Time.get_ticks_usec()
 	if not _is_told:
 		_is_told = true
 		_say("joined", {"tick": tick, "player": player, "score": score})
 	elif not _before.is_empty():
-		if _began_at == UNKNOWN:
-			return
 		_gap_ms = (now_usec - _told_usec) / 1000.0
 		_worst_gap_ms = maxf(_worst_gap_ms, _gap_ms)
 		_before.merge({"gap_ms": snappedf(_gap_ms, 0.1), "tick": tick, "tick_began": _began_at, "player": player, "score": score})
+		_before["incarnation"] = _server
 		_say("resumed", _before)
 		_before = {}
+	_incarnation = _server
 	_tick = tick
 	_player = player
 	_score = score
 	_health = health
 	_told_usec = now_usec
-	_reconnect.heard()
 
 
 func _on_shown(positions: PackedVector2Array, healths: PackedInt32Array) -> void:
@@ -109,7 +123,8 @@ func _on_shown(positions: PackedVector2Array, healths: PackedInt32Array) -> void
 
 func _on_lost(gap_ms: float) -> void:
 	_began_at = UNKNOWN
-	_before = {"tick_before": _tick, "player_before": _player, "score_before": _score}
+	if _is_told:
+		_before = {"tick_before": _tick, "player_before": _player, "score_before": _score, "incarnation_before": _incarnation}
 	_say("lost", {"gap_ms": snappedf(gap_ms, 0.1)})
 
 

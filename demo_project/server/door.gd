@@ -54,7 +54,7 @@ func _physics_process(_delta: float) -> void:
 
 
 func _on_session_opened(token: String, peer: int) -> void:
-	_feed.begin(peer, _began_at)
+	_feed.begin(peer, Sidekick.get_incarnation(), _began_at)
 	if not seats.has(token):
 		seats[token] = _best_free_player()
 		Sidekick.record(&"join", {"tick": _arena.tick, "player": seats[token]})

@@ -1,17 +1,17 @@
 extends Node
 ## What the server tells its clients about the match. The node is at the same path in both scenes.
 
-## Said once to whoever comes in: the tick at which this server process took the match up.
-signal began(tick: int)
+## Said once to whoever comes in: which server process this is, and the tick at which it took the match up.
+signal began(incarnation: int, tick: int)
 ## The match as the server knows it, each tick, and how the client's own player is doing.
 signal told(tick: int, player: int, score: int, health: int)
 ## Where everybody is, some times a second.
 signal shown(positions: PackedVector2Array, health: PackedInt32Array)
 
 
-## Server: says to a client that has come in where the match was taken up.
-func begin(peer: int, tick: int) -> void:
-	_begin.rpc_id(peer, tick)
+## Server: says to a client that has come in who serves it, and where the match was taken up.
+func begin(peer: int, incarnation: int, tick: int) -> void:
+	_begin.rpc_id(peer, incarnation, tick)
 
 
 ## Server: tells one client.
@@ -25,8 +25,8 @@ func show(peer: int, positions: PackedVector2Array, health: PackedInt32Array) ->
 
 
 @rpc("authority", "call_remote", "reliable")
-func _begin(tick: int) -> void:
-	began.emit(tick)
+func _begin(incarnation: int, tick: int) -> void:
+	began.emit(incarnation, tick)
 
 
 @rpc("authority", "call_remote", "unreliable_ordered")

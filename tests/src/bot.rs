@@ -64,4 +64,18 @@ impl Bot {
     pub fn wait(&self, what: &str, number: usize, deadline: Duration) -> Option<Value> {
         wait::poll(deadline, || self.words(what).into_iter().nth(number - 1))
     }
+
+    /// Waits until the match goes on with the next server, for the `number`th time, from 1; `None` when `deadline` passes
+    /// first. A server that was silent for a while, as on a busy machine, is the same one.
+    pub fn wait_for_the_next_server(&self, number: usize, deadline: Duration) -> Option<Value> {
+        wait::poll(deadline, || {
+            let words = self.words("resumed").into_iter();
+            words.filter(is_of_another_server).nth(number - 1)
+        })
+    }
+}
+
+/// Whether the server with which the match `resumed` is another process than the one that was lost.
+pub fn is_of_another_server(resumed: &Value) -> bool {
+    resumed["incarnation"] != resumed["incarnation_before"]
 }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use sidekick_tests::bot::Bot;
+use sidekick_tests::bot::{Bot, is_of_another_server};
 use sidekick_tests::godot::Godot;
 use sidekick_tests::ports;
 use sidekick_tests::process;
 use sidekick_tests::project::{Engine, Options, Project};
-use sidekick_tests::watchdog::Setup;
+use sidekick_tests::watchdog::{Setup, Watchdog};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// The interval of the demo's State node (0.1 s at 60 ticks a second), the tick in which it was due, and the one that the client saw.
@@ -25,6 +25,13 @@ fn client(godot: &Godot, project: &Project, port: u16, arguments: &[&str]) -> Bo
 fn said(bot: &Bot, what: &str, number: usize) -> Value {
     bot.wait(what, number, DEADLINE)
         .unwrap_or_else(|| panic!("no {what} {number}: {:#?}", bot.running.lines.all()))
+}
+
+/// The `number`th time, from 1, that the match went on with another server.
+#[track_caller]
+fn gone_on(bot: &Bot, number: usize) -> Value {
+    bot.wait_for_the_next_server(number, DEADLINE)
+        .unwrap_or_else(|| panic!("no server {number}: {:#?}", bot.running.lines.all()))
 }
 
 fn serve(godot: &Godot, project: &Project, port: u16) -> Engine {
@@ -66,7 +73,7 @@ fn a_client_goes_on_with_the_next_server(godot: &Godot) {
 }
 
 /// The arena keeps nothing by itself: with its State node the match goes on after each `kill -9` where it was, up to a checkpoint
-/// interval, and each client gets the player that it had.
+/// interval, and each client gets the player that it had. A server that only stood still is no other one.
 fn the_match_goes_on_after_each_kill(godot: &Godot) {
     let project = Project::demo();
     let mut setup = Setup::new();
@@ -81,6 +88,7 @@ fn the_match_goes_on_after_each_kill(godot: &Godot) {
     ];
     let joined: Vec<Value> = bots.iter().map(|bot| said(bot, "joined", 1)).collect();
     assert_ne!(joined[0]["player"], joined[1]["player"]);
+    stand_still(&setup, &watchdog, &bots);
     let mut tick = 0;
     for number in 1..=5 {
         // A while after the last: what is kept must be newer than what was restored.
@@ -90,7 +98,7 @@ fn the_match_goes_on_after_each_kill(godot: &Godot) {
             setup.signal(engine, Signal::KILL);
         }
         for (bot, joined) in bots.iter().zip(&joined) {
-            let word = said(bot, "resumed", number);
+            let word = gone_on(bot, number);
             let value = |name: &str| word[name].as_f64().unwrap_or(f64::NAN) as i64;
             let lost = value("tick_before") - value("tick_began");
             assert!(lost <= LOST_TICKS_MAX, "{lost} ticks are missing: {word}");
@@ -98,11 +106,36 @@ fn the_match_goes_on_after_each_kill(godot: &Godot) {
             assert_eq!(word["player"], joined["player"], "{word}");
             assert!(value("tick_began") > tick, "it does not move: {word}");
         }
-        tick = said(&bots[0], "resumed", number)["tick"]
+        tick = gone_on(&bots[0], number)["tick"]
             .as_f64()
             .unwrap_or_default() as i64;
     }
     watchdog.stop(DEADLINE);
+}
+
+/// Stops the server until all clients have lost it.
+fn stand_still(setup: &Setup, watchdog: &Watchdog, bots: &[Bot]) {
+    let signal = |signal: Signal| {
+        for engine in setup.engines(Some(watchdog)) {
+            setup.signal(engine, signal);
+        }
+    };
+    // A busy machine may have done the same before.
+    let number = |bot: &Bot| bot.words("lost").len() + 1;
+    let numbers: Vec<usize> = bots.iter().map(number).collect();
+    signal(Signal::STOP);
+    for (bot, number) in bots.iter().zip(&numbers) {
+        said(bot, "lost", *number);
+    }
+    signal(Signal::CONT);
+    for (bot, number) in bots.iter().zip(&numbers) {
+        let word = said(bot, "resumed", *number);
+        assert!(!is_of_another_server(&word), "{word}");
+        assert!(
+            word["tick"].as_f64() >= word["tick_before"].as_f64(),
+            "{word}"
+        );
+    }
 }
 
 /// A restart while players are on: the new server is booted first, and goes on with the match and everybody's player.
@@ -121,7 +154,7 @@ fn a_restart_by_way_of_a_standby_keeps_the_match(godot: &Godot) {
     });
     let restarted = setup.run(&["restart"], DEADLINE);
     assert!(restarted.status.success(), "{:#?}", restarted.lines);
-    let word = said(&bot, "resumed", 1);
+    let word = gone_on(&bot, 1);
     let value = |name: &str| word[name].as_f64().unwrap_or(f64::NAN) as i64;
     let lost = value("tick_before") - value("tick_began");
     assert!(lost <= LOST_TICKS_MAX, "{lost} ticks are missing: {word}");
