@@ -76,14 +76,23 @@ impl Artifact {
     }
 }
 
+/// Names a watchdog to test in place of one that is built here, such as a shipped one.
+const WATCHDOG_VARIABLE: &str = "HARNESS_WATCHDOG";
+/// Names a library to test in place of the unoptimized one that is built here.
+const EXTENSION_VARIABLE: &str = "HARNESS_EXTENSION";
+
 static BUILT: Mutex<Option<HashMap<(Artifact, Profile), PathBuf>>> = Mutex::new(None);
 
-/// The extension's library. The unoptimized one has the F1 help in it, as the one that debug builds load.
+/// The extension's library. The unoptimized one has the F1 help in it, as the one that debug builds load; `HARNESS_EXTENSION`
+/// names another one in its place.
 ///
 /// # Panics
 /// When it does not compile.
 pub fn extension(profile: Profile) -> PathBuf {
     let has_help = profile == Profile::Debug;
+    if has_help && let Some(path) = std::env::var_os(EXTENSION_VARIABLE) {
+        return PathBuf::from(path);
+    }
     built(
         if has_help {
             Artifact::ExtensionWithHelp
@@ -107,10 +116,22 @@ pub fn extension_with_help(profile: Profile) -> PathBuf {
 /// # Panics
 /// When it does not compile.
 pub fn watchdog(profile: Profile) -> PathBuf {
-    match std::env::var_os("HARNESS_WATCHDOG") {
+    match std::env::var_os(WATCHDOG_VARIABLE) {
         Some(path) => PathBuf::from(path),
         None => built(Artifact::Watchdog, profile),
     }
+}
+
+/// Builds what tests use; the variables with which they take that and build nothing themselves. Where tests run beside another cargo,
+/// it would link anew what they are about to copy.
+///
+/// # Panics
+/// When something does not compile.
+pub fn ready_made() -> [(&'static str, PathBuf); 2] {
+    [
+        (EXTENSION_VARIABLE, extension(Profile::Debug)),
+        (WATCHDOG_VARIABLE, watchdog(Profile::Debug)),
+    ]
 }
 
 /// Builds extension and watchdog and puts both where the addon looks for them: its folder `bin/`, under the

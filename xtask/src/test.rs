@@ -8,14 +8,14 @@ use std::error::Error;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
 use clap::Args;
 use serde_json::Value;
-use sidekick_tests::build::Profile;
+use sidekick_tests::build::{self, Profile};
 use sidekick_tests::folders::repository;
 
 use crate::{godot, install};
@@ -84,10 +84,12 @@ fn run_lanes(options: &Options) -> io::Result<Tally> {
             rest.push((format!("the model {model}"), loom(&model)));
         }
     }
+    // Two lanes that build get in each other's way: one links a program while the other copies it.
+    let built = build::ready_made();
     let filter = options.filter.as_deref();
     thread::scope(|scope| {
-        let beside = scope.spawn(|| run_lane("godot | ", godot, filter));
-        let mut tally = run_lane("other | ", rest, filter)?;
+        let beside = scope.spawn(|| run_lane("godot | ", godot, filter, &built));
+        let mut tally = run_lane("other | ", rest, filter, &built)?;
         let beside = beside.join().unwrap_or_else(|_| {
             let error = io::Error::other("the lane of tests with a Godot panicked");
             Err(error)
@@ -97,15 +99,17 @@ fn run_lanes(options: &Options) -> io::Result<Tally> {
     })
 }
 
-/// One command after the other.
+/// One command after the other, each with what is built for it.
 fn run_lane(
     lane: &str,
     commands: Vec<(String, Command)>,
     filter: Option<&str>,
+    built: &[(&str, PathBuf)],
 ) -> io::Result<Tally> {
     let mut tally = Tally::default();
     for (what, mut command) in commands {
         command.arg("--").args(filter);
+        command.envs(built.iter().map(|(name, path)| (name, path)));
         run_tests(&what, lane, command, &mut tally)?;
     }
     Ok(tally)
@@ -359,6 +363,19 @@ mod tests {
         }
         assert!(godot.is_disjoint(&other));
         assert_eq!(chosen(&["a".to_owned()].into()), ["--test", "a"]);
+    }
+
+    /// Nothing is built while lanes run beside each other.
+    #[test]
+    fn a_lane_is_given_what_is_built() {
+        let built = [("HARNESS_WATCHDOG", PathBuf::from("/built"))];
+        let lane = |built: &[(&str, PathBuf)]| {
+            let mut command = Command::new("sh");
+            command.args(["-c", "test \"$HARNESS_WATCHDOG\" = /built"]);
+            run_lane("", vec![("a test".to_owned(), command)], None, built).unwrap()
+        };
+        assert!(lane(&built).broken.is_empty());
+        assert!(!lane(&[]).broken.is_empty());
     }
 
     #[test]
