@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sidekick_ipc::frame::{Gap, gap_cause};
 
 use crate::position::Position;
 use crate::slab::SlabHead;
@@ -97,6 +98,60 @@ impl Counts {
     }
 }
 
+/// Records that the engine refused, by cause. They never had a sequence number, so no books of a sink tell of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Refused {
+    /// The ring, and the spill files where they are allowed, had no room.
+    pub full: u64,
+    /// The spill file could not be written.
+    pub spill_failed: u64,
+    /// The quota of the disk was nearly used up.
+    pub quota: u64,
+    /// The engine died before it could tell why, or told a cause that is not known here.
+    pub unknown: u64,
+}
+
+impl Refused {
+    /// Each cause and how many there were of it.
+    pub fn causes(&self) -> [(&'static str, u64); 4] {
+        [
+            ("full", self.full),
+            ("spill_failed", self.spill_failed),
+            ("quota", self.quota),
+            ("unknown", self.unknown),
+        ]
+    }
+
+    /// Whether there was none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds what a gap tells. Its numbers are the engine's word.
+    pub fn note(&mut self, gap: &Gap) {
+        let count = match gap.cause {
+            gap_cause::FULL => &mut self.full,
+            gap_cause::SPILL_FAILED => &mut self.spill_failed,
+            gap_cause::QUOTA => &mut self.quota,
+            _ => &mut self.unknown,
+        };
+        *count = count.saturating_add(gap.count);
+    }
+
+    /// Adds what `other` counts.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in [
+            (&mut self.full, other.full),
+            (&mut self.spill_failed, other.spill_failed),
+            (&mut self.quota, other.quota),
+            (&mut self.unknown, other.unknown),
+        ] {
+            *mine = mine.saturating_add(theirs);
+        }
+    }
+}
+
 /// The books of one sink.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkBooks {
@@ -121,14 +176,15 @@ impl SinkBooks {
         self.counts.numbers().saturating_add(self.dead)
     }
 
-    /// Numbers that the sink has not dealt with, of `committed` in all; `None` where it is not known what it began with.
+    /// Numbers committed since the sink began, of `committed` in all; `None` where it is not known what it began with.
+    pub fn accepted(&self, committed: u64) -> Option<u64> {
+        Some(committed.saturating_sub(self.since?))
+    }
+
+    /// Numbers of these that the sink has not dealt with.
     pub fn pending(&self, committed: u64) -> Option<u64> {
-        let since = self.since?;
-        Some(
-            committed
-                .saturating_sub(since)
-                .saturating_sub(self.numbers()),
-        )
+        let accepted = self.accepted(committed)?;
+        Some(accepted.saturating_sub(self.numbers()))
     }
 }
 

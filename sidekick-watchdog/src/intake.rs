@@ -24,6 +24,7 @@ use sidekick_ipc::tree::{Pattern, StoreQuery, StoreResult, WatchBatch};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+use crate::books::Refused;
 use crate::platform::{FileWatch, Waitable, Waker, wait};
 use crate::slab::{OpAt, RingCheckpoint, Slab};
 
@@ -164,6 +165,9 @@ pub trait Committer: Send + Sync + 'static {
 
     /// Resolves when the state changes after this call. Polled by any thread, woken by any.
     fn changed(&self) -> Changed;
+
+    /// So many records were refused by an engine, as gaps tell that are committed now.
+    fn refused(&self, _refused: &Refused) {}
 
     /// What judges records before they are stored, as of now; `None` when none is to be judged.
     fn filter(&self) -> Option<Arc<dyn Filter>> {

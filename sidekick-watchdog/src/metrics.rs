@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::books::SinkBooks;
+use crate::books::{Refused, SinkBooks};
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -38,10 +38,10 @@ pub struct OutcomeLabel {
     pub reason: String,
 }
 
-/// The label of deaths.
+/// The label of deaths and refusals.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CauseLabel {
-    /// [`crate::event::DeathCause::label`].
+    /// [`crate::event::DeathCause::label`], or one of [`Refused::causes`].
     pub cause: String,
 }
 
@@ -56,10 +56,16 @@ pub struct Metrics {
     pub records: Family<OutcomeLabel, Counter>,
     /// Dead letters that wait for somebody.
     pub dead_letters: Family<SinkLabel, Gauge>,
+    /// Sequence numbers committed since a sink began; missing while that is not known.
+    pub records_accepted: Family<SinkLabel, Counter>,
+    /// Sequence numbers whose records are dead letters now.
+    pub records_dead: Family<SinkLabel, Gauge>,
     /// Sequence numbers that a sink has not dealt with; missing while that is not known.
     pub records_pending: Family<SinkLabel, Gauge>,
     /// Records that the library refused (full ring and the like), as gap records tell.
     pub records_refused: Counter,
+    /// What of them gap records told that are committed, by cause.
+    pub records_refused_by_cause: Family<CauseLabel, Counter>,
     /// Records that are known to be missing (damage in shared memory), as hole records tell.
     pub records_missing: Counter,
     /// Records that not every sink has taken yet, whether committed or still in the ring.
@@ -129,8 +135,11 @@ impl Metrics {
             records_uploaded: Family::default(),
             records: Family::default(),
             dead_letters: Family::default(),
+            records_accepted: Family::default(),
+            records_dead: Family::default(),
             records_pending: Family::default(),
             records_refused: Counter::default(),
+            records_refused_by_cause: Family::default(),
             records_missing: Counter::default(),
             backlog_records: Gauge::default(),
             engine_starts: Counter::default(),
@@ -183,6 +192,16 @@ impl Metrics {
             metrics.dead_letters.clone(),
         );
         r.register(
+            "records_accepted",
+            "Sequence numbers committed since a sink began",
+            metrics.records_accepted.clone(),
+        );
+        r.register(
+            "records_dead",
+            "Sequence numbers whose records are dead letters now",
+            metrics.records_dead.clone(),
+        );
+        r.register(
             "records_pending",
             "Sequence numbers that a sink has not dealt with",
             metrics.records_pending.clone(),
@@ -191,6 +210,11 @@ impl Metrics {
             "records_refused",
             "Records that the library refused",
             metrics.records_refused.clone(),
+        );
+        r.register(
+            "records_refused_by_cause",
+            "Records that the library refused, as gap records told of them",
+            metrics.records_refused_by_cause.clone(),
         );
         r.register(
             "records_missing",
@@ -329,6 +353,8 @@ impl Metrics {
             metrics.log_lines_dropped.clone(),
         );
         metrics.registry = Arc::new(registry);
+        // Alerts want to see a first refusal rise from 0.
+        metrics.refused(&Refused::default());
         metrics
     }
 
@@ -385,8 +411,26 @@ impl Metrics {
             family.get_or_create_owned(&label).set(value);
         };
         gauge(&self.dead_letters, books.letters_now);
+        gauge(&self.records_dead, books.dead);
+        if let Some(accepted) = books.accepted(committed) {
+            raise_to(&self.records_accepted.get_or_create_owned(&label), accepted);
+        }
         if let Some(pending) = books.pending(committed) {
             gauge(&self.records_pending, pending);
+        }
+    }
+
+    /// Counts records that the library refused. Their numbers are another process's word: a counter stops at its end.
+    pub fn refused(&self, refused: &Refused) {
+        for (cause, count) in refused.causes() {
+            let cause = cause.to_owned();
+            let counter = self
+                .records_refused_by_cause
+                .get_or_create_owned(&CauseLabel { cause });
+            let more = |total: u64| Some(total.saturating_add(count));
+            let _ = counter
+                .inner()
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         }
     }
 
@@ -413,7 +457,42 @@ pub fn raise_to(counter: &Counter, total: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::books::Counts;
     use crate::event::DeathCause;
+
+    /// What was accepted can be held against the sum of what became of it; nothing is told where it is not known.
+    #[test]
+    fn the_books_of_a_sink_are_told_with_their_total() {
+        let metrics = Metrics::new();
+        let mut books = SinkBooks {
+            counts: Counts {
+                records: 3,
+                notes: 1,
+                dropped: [("filter".to_owned(), 2)].into(),
+                ..Counts::default()
+            },
+            dead: 1,
+            letters: 5,
+            letters_now: 2,
+            ..SinkBooks::default()
+        };
+        metrics.tell_books("http", &books, 20);
+        assert!(
+            !metrics
+                .encode()
+                .contains("sidekick_records_accepted_total{")
+        );
+        books.since = Some(10);
+        metrics.tell_books("http", &books, 20);
+        let text = metrics.encode();
+        for line in [
+            "sidekick_records_accepted_total{sink=\"http\"} 10",
+            "sidekick_records_dead{sink=\"http\"} 1",
+            "sidekick_records_pending{sink=\"http\"} 3",
+        ] {
+            assert!(text.contains(&format!("{line}\n")), "{line}\n{text}");
+        }
+    }
 
     #[test]
     fn the_text_names_what_was_counted() {
@@ -426,6 +505,13 @@ mod tests {
         metrics.uploaded("file").inc_by(4);
         metrics.store_fsync_last_seconds.set(0.0002);
         metrics.store_fsyncs.inc();
+        for (full, quota) in [(u64::MAX, 1), (9, 2)] {
+            metrics.refused(&Refused {
+                full,
+                quota,
+                ..Refused::default()
+            });
+        }
         let text = metrics.encode();
         for line in [
             "sidekick_engine_starts_total 2",
@@ -436,6 +522,9 @@ mod tests {
             "sidekick_records_uploaded_total{sink=\"file\"} 4",
             "sidekick_store_fsync_last_seconds 0.0002",
             "sidekick_store_fsyncs_total 1",
+            "sidekick_records_refused_by_cause_total{cause=\"quota\"} 3",
+            "sidekick_records_refused_by_cause_total{cause=\"full\"} 18446744073709551615",
+            "sidekick_records_refused_by_cause_total{cause=\"unknown\"} 0",
             "sidekick_ring_records 0",
             "sidekick_standby_up 0",
             "sidekick_standby_parked 0",

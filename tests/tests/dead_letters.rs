@@ -162,7 +162,10 @@ fn a_dead_letter_is_shown_replayed_and_dropped() {
     assert_eq!(committed, Some(Some(total)), "{after}");
     let (code, metrics) = watchdog.get("/metrics").expect("an answer");
     assert_eq!(code, 200);
+    assert_eq!(after["accepted"], total, "{after}");
+    let accepted = format!("sidekick_records_accepted_total{{sink=\"http\"}} {total}");
     for line in [
+        accepted.as_str(),
         "sidekick_records_total{sink=\"http\",outcome=\"uploaded\",reason=\"\"} 1",
         "sidekick_records_total{sink=\"http\",outcome=\"dropped\",reason=\"operator\"} 1",
         "sidekick_dead_letters{sink=\"http\"} 0",

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::books::Refused;
+
 /// How many deaths [`EngineStatus::last_deaths`] keeps, the newest last.
 pub const DEATHS_KEPT: usize = 16;
 
@@ -223,6 +225,8 @@ pub struct SessionStatus {
     pub backlog: u64,
     /// Records that the library refused.
     pub refused: u64,
+    /// Why: what gap records told of them that this watchdog has committed. The rest is not told yet, or was told to one before.
+    pub refused_by: Refused,
     /// Records known to be missing.
     pub holes: u64,
 }
@@ -353,10 +357,12 @@ pub struct SinkStatus {
 }
 
 /// The books of one sink: of the sequence numbers committed since it began, exactly
-/// `uploaded + notes + lost + requests + dropped + dead + pending`.
+/// `accepted = uploaded + notes + lost + requests + dropped + dead + pending`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BooksStatus {
+    /// Sequence numbers committed since the sink began; `None` where that is not known, as `pending`.
+    pub accepted: Option<u64>,
     /// Records that the backend took.
     pub uploaded: u64,
     /// Numbers of rows at the backend that tell of records refused by the engine or of a session's unknown tail.

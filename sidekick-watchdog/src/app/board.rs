@@ -200,7 +200,8 @@ impl Board {
         self.refresh_engine();
         self.holes_ended += progress.holes.load(Ordering::Relaxed);
         if let Some(current) = self.current.take_if(|current| current.launch == launch) {
-            self.refused_ended += current.link.heartbeat.read().refused_count;
+            let refused = current.link.heartbeat.read().refused_count;
+            self.refused_ended = self.refused_ended.saturating_add(refused);
         }
     }
 

@@ -11,10 +11,12 @@ use sidekick_ipc::tree::{ErrorKind, Pattern, StoreQuery, StoreResult, WatchBatch
 use uuid::Uuid;
 
 use crate::api::operator::Stage;
+use crate::books::Refused;
 use crate::intake::{
     Asker, Changed, CommitError, Committer, Filter, PendingAppend, SessionEnding, SessionOpening,
     SessionResume,
 };
+use crate::metrics::Metrics;
 use crate::slab::{OpAt, Slab};
 use crate::store::{AppendError, AppendTicket, Refusal, Store, StoreError};
 
@@ -29,6 +31,7 @@ pub(super) struct StoreCommitter {
     pub(super) runtime: Handle,
     pub(super) names: Names,
     pub(super) rules: Arc<LiveRules>,
+    pub(super) metrics: Metrics,
 }
 
 impl StoreCommitter {
@@ -106,6 +109,10 @@ impl Committer for StoreCommitter {
             tap.stored(&slab);
             Ok(())
         })
+    }
+
+    fn refused(&self, refused: &Refused) {
+        self.metrics.refused(refused);
     }
 
     fn end(&self, ending: &SessionEnding) -> Result<(), CommitError> {

@@ -32,6 +32,7 @@ use crate::config::Config;
 use crate::crash::CrashReport;
 use crate::crash::keep::CrashFolder;
 use crate::intake::{Intake, IntakeConfig, IntakeEvent};
+use crate::metrics::Metrics;
 use crate::process::OpenWindows;
 use crate::slab::{Slab, SlabHead};
 use crate::store::{Store, StoreConfig};
@@ -54,6 +55,7 @@ pub(super) struct Setup {
     pub(super) tree: Arc<OpenTree>,
     /// What the API asks for dead letters.
     pub(super) letters: Arc<OpenLetters>,
+    pub(super) metrics: Metrics,
 }
 
 /// An open data plane. To drop it without closing it leaves its threads to themselves.
@@ -324,6 +326,7 @@ fn spawn_intake(store: &Arc<Store>, setup: &Setup, names: Names) -> Result<Intak
             runtime: Handle::current(),
             names,
             rules: Arc::clone(&setup.rules),
+            metrics: setup.metrics.clone(),
         }),
         Arc::new(move |event| {
             // Intake's threads may wait for us: the main loop never waits for them while it takes events.

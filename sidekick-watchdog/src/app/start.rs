@@ -135,7 +135,7 @@ pub(super) async fn serve(
     tasks.spawn(keep_history);
     let serve = api.serve(
         board.subscribe(),
-        metrics,
+        metrics.clone(),
         Some(operator.clone()),
         async move {
             let _ = ended.wait_for(|ended| *ended).await;
@@ -168,6 +168,7 @@ pub(super) async fn serve(
         events,
         tree: operator.open_tree(),
         letters: operator.open_letters(),
+        metrics: metrics.clone(),
     };
     let first_sinks = Mutex::new(Some(sinks));
     let opener: Opener = Box::new(move || {

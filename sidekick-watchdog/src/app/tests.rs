@@ -86,6 +86,7 @@ async fn sessions_of_an_old_name_are_drained_and_ended_under_it() {
         names: names.clone(),
         runtime: tokio::runtime::Handle::current(),
         rules: LiveRules::none(&rules::tests::config_of("", dir.path()).unwrap()),
+        metrics: Metrics::new(),
     };
     let open = move |epoch| {
         committer

@@ -102,11 +102,12 @@ fn table(status: &Status) -> String {
         line(
             "session",
             format!(
-                "{recorded}committed {}, uploaded {}, backlog {}, refused {}, missing {}{} ({})",
+                "{recorded}committed {}, uploaded {}, backlog {}, refused {}{}, missing {}{} ({})",
                 session.committed,
                 session.uploaded,
                 session.backlog,
                 session.refused,
+                refused_words(session),
                 session.holes,
                 request_words(session),
                 session.epoch
@@ -305,6 +306,19 @@ fn folding_words(folding: &FoldingStatus) -> String {
     words
 }
 
+/// Why records were refused, as far as that is told.
+fn refused_words(session: &SessionStatus) -> String {
+    let causes = session.refused_by.causes().into_iter();
+    let words: Vec<String> = causes
+        .filter(|(_, count)| *count > 0)
+        .map(|(cause, count)| format!("{cause} {count}"))
+        .collect();
+    match words.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", words.join(", ")),
+    }
+}
+
 /// What is counted as recorded, committed and uploaded without being a record.
 fn request_words(session: &SessionStatus) -> String {
     match session.requests {
@@ -333,6 +347,7 @@ fn registry_words(registry: &RegistryStatus) -> String {
 mod tests {
     use super::*;
     use crate::api::{Death, SinkStatus};
+    use crate::books::Refused;
 
     #[test]
     fn the_table_tells_what_matters_and_lets_no_control_characters_through() {
@@ -403,6 +418,26 @@ mod tests {
             let table = table_of(requests);
             assert!(table.contains(words), "{table}");
         }
+    }
+
+    #[test]
+    fn causes_of_refusals_are_named() {
+        let table = table(&Status {
+            session: Some(SessionStatus {
+                refused: 15,
+                refused_by: Refused {
+                    full: 10,
+                    quota: 2,
+                    ..Refused::default()
+                },
+                ..SessionStatus::default()
+            }),
+            ..Status::default()
+        });
+        assert!(
+            table.contains("refused 15 (full 10, quota 2), missing"),
+            "{table}"
+        );
     }
 
     #[test]

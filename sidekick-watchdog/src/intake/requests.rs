@@ -3,10 +3,13 @@
 
 use std::collections::HashMap;
 
-use sidekick_ipc::frame::{FLAG_CONTINUED, FLAG_MORE, FRAME_HEADER_BYTES, FrameHeader, FrameKind};
+use sidekick_ipc::frame::{
+    FLAG_CONTINUED, FLAG_MORE, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Gap,
+};
 use sidekick_ipc::tree::codec::REQUEST_PAYLOAD_BYTES_MAX;
 use sidekick_ipc::tree::{CheckpointKind, StoreQuery, WordsError, decode_request, peek_checkpoint};
 
+use crate::books::Refused;
 use crate::slab::OpAt;
 
 /// A question of the game.
@@ -27,6 +30,8 @@ pub(super) struct Listed {
     pub(super) ops: Vec<OpAt>,
     /// The queries, in their order.
     pub(super) queries: Vec<Asked>,
+    /// Records that the engine refused, as gaps among the frames tell.
+    pub(super) refused: Refused,
     /// There is something besides queries.
     pub(super) has_more_than_queries: bool,
     /// Frames that are no records but requests, or parts of them, and were not read before.
@@ -55,7 +60,12 @@ pub(super) fn list(frames: &[u8], last_op: &mut u64, seen: u64) -> Listed {
         let begun = open.take();
         let kind = match FrameKind::from_u16(header.kind) {
             Some(kind @ (FrameKind::Op | FrameKind::Query)) => kind,
-            _ => {
+            other => {
+                if other == Some(FrameKind::Gap)
+                    && let Some(gap) = read_gap(frames, begins, &header)
+                {
+                    listed.refused.note(&gap);
+                }
                 listed.has_more_than_queries = true;
                 continue;
             }
@@ -103,6 +113,11 @@ pub(super) fn list(frames: &[u8], last_op: &mut u64, seen: u64) -> Listed {
     }
     coalesce(frames, &mut listed.ops);
     listed
+}
+
+fn read_gap(frames: &[u8], begins: usize, header: &FrameHeader) -> Option<Gap> {
+    let end = begins.saturating_add(header.len as usize);
+    Gap::parse(frames.get(begins..end)?).ok()
 }
 
 /// The header of the frame at `at`, if a whole one lies there.

@@ -22,6 +22,7 @@ struct Seen {
     next_seq: HashMap<Uuid, u64>,
     checkpoints: HashMap<Uuid, RingCheckpoint>,
     ended: Vec<SessionEnding>,
+    refused: Refused,
     later_left: u32,
     /// A session that is refused for good.
     refuses: Option<Uuid>,
@@ -126,6 +127,10 @@ impl Committer for Memory {
         self.with(|seen| seen.ended.push(ending.clone()));
         self.wake_all();
         Ok(())
+    }
+
+    fn refused(&self, refused: &Refused) {
+        self.with(|seen| seen.refused.add(refused));
     }
 
     fn query(&self, asker: &Asker, query: &StoreQuery) -> StoreResult {
@@ -515,12 +520,10 @@ fn damage_in_the_last_record_ends_the_session_with_a_gap() {
     assert_eq!(progress.holes.load(Ordering::Relaxed), 1);
 }
 
-/// The engine dies before there is room for the frame that would tell of them.
-#[test]
-fn refusals_that_no_frame_told_of_are_told_at_the_end() {
-    let dir = directory();
+/// A session whose ring is full, and which has refused so many records.
+fn full_session(dir: &Path, refusals: u64) -> Session {
     let engine = Session::create(SessionOptions {
-        runtime_dir: dir.path().to_owned(),
+        runtime_dir: dir.to_owned(),
         launch: 1,
         incarnation: 1,
         ring_bytes: 64 << 10,
@@ -533,10 +536,61 @@ fn refusals_that_no_frame_told_of_are_told_at_the_end() {
     })
     .unwrap();
     let mut refused = 0;
-    while refused < 11 {
+    while refused < refusals {
         refused += u64::from(engine.record("stream", &[7; 4000]).is_err());
         engine.on_frame(Phase::Running);
     }
+    engine
+}
+
+fn refused_full(count: u64) -> Refused {
+    Refused {
+        full: count,
+        ..Refused::default()
+    }
+}
+
+/// The engine tells of them once there is room again. The disk is full then, so what it tells is read more than once.
+#[test]
+fn refusals_that_a_frame_tells_of_are_counted_once_by_their_cause() {
+    let dir = directory();
+    let engine = full_session(dir.path(), 7);
+    let memory = Arc::new(Memory::default());
+    let (told, is_told) = std::sync::mpsc::channel();
+    let told = Mutex::new(told);
+    let intake = start_with(dir.path(), &memory, 1 << 20, move |event| {
+        if let IntakeEvent::Attached(AttachedSession { progress, .. })
+        | IntakeEvent::Ended { progress, .. } = event
+        {
+            told.lock().unwrap().send(progress).unwrap();
+        }
+    });
+    let progress = is_told.recv_timeout(PATIENCE).unwrap();
+    let last = engine.last_seq();
+    let epoch = engine.epoch();
+    let has = |last| memory.comes(PATIENCE, |seen| seen.next_seq.get(&epoch) > Some(&last));
+    assert!(has(last));
+    assert!(progress.refused_by().is_empty(), "nothing is told of yet");
+    memory.with(|seen| seen.later_left = 2);
+    // Room is given back a moment after it is committed.
+    while engine.last_seq() == last {
+        engine.on_frame(Phase::Running);
+        std::thread::yield_now();
+    }
+    let last = engine.record("stream", b"x").unwrap();
+    assert!(has(last));
+    drop(engine);
+    let progress = is_told.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(progress.refused_by(), refused_full(7));
+    assert_eq!(memory.with(|seen| seen.refused), refused_full(7));
+    intake.stop();
+}
+
+/// The engine dies before there is room for the frame that would tell of them.
+#[test]
+fn refusals_that_no_frame_told_of_are_told_at_the_end() {
+    let dir = directory();
+    let engine = full_session(dir.path(), 11);
     let last = engine.last_seq();
     drop(engine);
     let (ending, committed, progress) = ends(dir.path());
@@ -545,6 +599,7 @@ fn refusals_that_no_frame_told_of_are_told_at_the_end() {
     assert_eq!(told(&ending), (vec![(11, cause)], false));
     assert_eq!(ending.last.unwrap().head.first_seq, last + 1);
     assert_eq!(progress.refused_untold.load(Ordering::Relaxed), 11);
+    assert_eq!(progress.refused_by(), refused_full(11));
     assert_eq!(progress.committed.load(Ordering::Relaxed), last + 1);
 }
 

@@ -25,6 +25,25 @@ fn count(status: &Value, path: &str) -> u64 {
     status.pointer(path).and_then(Value::as_u64).unwrap_or(0)
 }
 
+/// The books of the sink add up to what was accepted.
+#[track_caller]
+fn assert_balanced(status: &Value) {
+    let books = &status["upload"]["sinks"][0]["books"];
+    let dropped = books["dropped"].as_object().into_iter().flatten();
+    let parts = ["uploaded", "notes", "lost", "requests", "dead", "pending"];
+    let sum = parts
+        .map(|name| books[name].as_u64())
+        .into_iter()
+        .sum::<Option<u64>>();
+    let dropped: u64 = dropped.filter_map(|(_, count)| count.as_u64()).sum();
+    assert!(sum.is_some(), "{status}");
+    assert_eq!(
+        books["accepted"].as_u64(),
+        sum.map(|sum| sum + dropped),
+        "{status}"
+    );
+}
+
 #[track_caller]
 fn wait_for_level(watchdog: &Watchdog<'_>, level: &str) -> Value {
     watchdog.wait_for_status(level, 3 * PATIENCE, |status| {
@@ -63,6 +82,11 @@ fn a_log_near_its_quota_takes_what_is_to_be_kept_and_uploads_make_room() {
             (refused > 0 && went_on && status["store"]["quota"] == "low").then_some(())
         },
     );
+    // Told of by the gaps, which find room in the ring all the while.
+    let status = watchdog.wait_for_status("why they were refused", PATIENCE, |status| {
+        (count(status, "/session/refused_by/quota") > 0).then(|| status.clone())
+    });
+    assert_balanced(&status);
 
     receiver.come_up();
     let status = wait_for_level(&watchdog, "fine");
@@ -71,6 +95,17 @@ fn a_log_near_its_quota_takes_what_is_to_be_kept_and_uploads_make_room() {
     watchdog.wait_for_status("every stream is recorded again", 3 * PATIENCE, |status| {
         (count(status, "/session/uploaded") >= RECORDS_MAX).then_some(())
     });
+    let refused = watchdog.wait_for_status("all causes are told", PATIENCE, |status| {
+        assert_balanced(status);
+        let refused = count(status, "/session/refused");
+        (count(status, "/session/refused_by/quota") == refused).then_some(refused)
+    });
+    let metrics = watchdog.get("/metrics").expect("an answer").1;
+    let by_quota = r#"sidekick_records_refused_by_cause_total{cause="quota"}"#;
+    assert!(
+        metrics.contains(&format!("{by_quota} {refused}\n")),
+        "{metrics}"
+    );
     let finished = stop_cleanly(&setup, watchdog);
     let log = finished.lines.join("\n");
     let warned = log.find("more than 75 % of [store] disk_quota");

@@ -288,7 +288,7 @@ impl Board {
                 .ring_records
                 .set(i64::try_from(self.waiting).unwrap_or(i64::MAX));
             holes += current.progress.holes.load(Ordering::Relaxed);
-            refused += beat.refused_count;
+            refused = refused.saturating_add(beat.refused_count);
             // While the next engine starts, this is the session of the last one.
             if current.launch == self.status.engine.incarnation {
                 self.status.engine.frame = Some(beat.frames);
@@ -302,6 +302,7 @@ impl Board {
                 requests: is_read_whole.then_some(requests),
                 backlog: recorded.max(committed).saturating_sub(uploaded),
                 refused: beat.refused_count,
+                refused_by: current.progress.refused_by(),
                 holes: current.progress.holes.load(Ordering::Relaxed),
             });
         }

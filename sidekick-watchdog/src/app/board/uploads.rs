@@ -86,6 +86,7 @@ impl Board {
 fn books_status(books: &SinkBooks, committed: u64) -> BooksStatus {
     let counts = &books.counts;
     BooksStatus {
+        accepted: books.accepted(committed),
         uploaded: counts.records,
         notes: counts.notes,
         lost: counts.lost,

@@ -332,6 +332,7 @@ impl World {
                 events,
                 letters: Arc::new(OpenLetters::new()),
                 tree: Arc::new(OpenTree::new()),
+                metrics: crate::metrics::Metrics::new(),
             },
             folder,
             backends: [

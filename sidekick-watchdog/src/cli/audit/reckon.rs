@@ -140,7 +140,7 @@ pub(super) fn account(
     let expected = expect(view, sink, &rules)?;
     let mut account = SinkAccount {
         name: sink.to_owned(),
-        accepted: books.since.map(|since| committed.saturating_sub(since)),
+        accepted: books.accepted(committed),
         uploaded: books.counts.records,
         notes: books.counts.notes,
         requests: books.counts.requests,

@@ -9,6 +9,7 @@ use tracing::{error, warn};
 
 use super::super::{CommitError, SessionEnding, SessionOpening, SessionResume};
 use super::{Drain, Outcome};
+use crate::books::Refused;
 use crate::slab::{RingCheckpoint, Slab, SlabHead};
 
 /// What became of going on to a session's next ring file.
@@ -160,6 +161,9 @@ impl Drain {
         self.progress
             .refused_untold
             .store(refused, Ordering::Relaxed);
+        let mut by_cause = Refused::default();
+        untold.iter().for_each(|gap| by_cause.note(gap));
+        self.count_refused(&by_cause);
         if refused > 0 {
             warn!(epoch = %self.progress.epoch, count = refused, "the engine died before it told of records that it refused; a gap is uploaded for them");
         }

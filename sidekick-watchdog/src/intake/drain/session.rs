@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use sidekick_ipc::attach::{Attachment, ReaderCheckpoint};
@@ -13,6 +13,7 @@ use super::super::answers::Answers;
 use super::super::bell::Bell;
 use super::super::{Asker, CommitError, Committer, IntakeConfig, IntakeEvent};
 use super::{Drain, Outcome};
+use crate::books::Refused;
 
 /// A session's counts, for status and metrics. Written by its drain thread, read by anyone.
 #[derive(Debug, Default)]
@@ -39,8 +40,22 @@ pub struct SessionProgress {
     pub tail_unknown: AtomicBool,
     /// Records that the engine refused and did not live to tell of; told at the session's end.
     pub refused_untold: AtomicU64,
+    /// Records that the engine refused, as gaps tell that are committed. Counted since this watchdog reads.
+    pub refused_by: Mutex<Refused>,
     /// Why the store takes no records just now; they wait in the ring.
     pub waits: Mutex<Option<String>>,
+}
+
+impl SessionProgress {
+    /// What is known of why records were refused.
+    pub fn refused_by(&self) -> Refused {
+        *(self.refused_by.lock()).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn count_refused(&self, refused: &Refused) {
+        let counted = self.refused_by.lock();
+        counted.unwrap_or_else(PoisonError::into_inner).add(refused);
+    }
 }
 
 /// A session's turn to be opened: after those that were found before it. The store takes no session below the highest

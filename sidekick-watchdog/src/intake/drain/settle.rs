@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::super::{CommitError, PendingAppend};
 use super::{Drain, REFUSED_PAUSE};
+use crate::books::Refused;
 
 /// Slabs that may be on their way to the disk at once, so that small ones, too, are put together: in the ring, where
 /// they take no memory. Their bytes have a bound of their own ([`IntakeConfig::in_flight_bytes_max`]).
@@ -24,11 +25,21 @@ pub(super) struct InFlight {
     pub(super) checkpoint: ReaderCheckpoint,
     /// Numbers in it that are holes.
     pub(super) lost: u64,
+    /// What its gaps tell.
+    pub(super) refused: Refused,
     /// Bytes of its frames.
     pub(super) bytes: usize,
 }
 
 impl Drain {
+    /// Counts what committed gaps tell.
+    pub(super) fn count_refused(&self, refused: &Refused) {
+        if !refused.is_empty() {
+            self.progress.count_refused(refused);
+            self.committer.refused(refused);
+        }
+    }
+
     /// Waits until one more slab may be sent.
     pub(super) fn settle_for_one(&mut self) -> Result<(), CommitError> {
         let bytes = self.config.slab_bytes_max;
@@ -98,6 +109,7 @@ impl Drain {
                     self.progress.holes.fetch_add(first.lost, Ordering::Relaxed);
                     warn!(epoch = %self.progress.epoch, count = first.lost, "records are lost; a gap is uploaded in their place");
                 }
+                self.count_refused(&first.refused);
                 if std::mem::take(&mut self.refusals) > 0 {
                     self.set_waits(None);
                     info!(epoch = %self.progress.epoch, "records are taken again");

@@ -10,6 +10,7 @@ use super::super::filter::{self, Filter, FilterOrigin};
 use super::super::{CommitError, requests};
 use super::Drain;
 use super::settle::InFlight;
+use crate::books::Refused;
 use crate::slab::{OpAt, RingCheckpoint, Slab, SlabHead};
 
 /// Queries alone wait for company ([`super::HELD_MAX`]) until so many bytes of them are there.
@@ -22,6 +23,7 @@ pub(super) struct Held {
     pub(super) count: u64,
     pub(super) checkpoint: ReaderCheckpoint,
     pub(super) lost: u64,
+    pub(super) refused: Refused,
     pub(super) since: Instant,
 }
 
@@ -56,6 +58,7 @@ impl Drain {
             count: 0,
             checkpoint: ReaderCheckpoint::default(),
             lost: 0,
+            refused: Refused::default(),
             since: Instant::now(),
         };
         if let Some(earlier) = self.held.take() {
@@ -91,6 +94,7 @@ impl Drain {
         held.count = held.count.saturating_add(drained.count);
         held.checkpoint = drained.checkpoint;
         held.lost = held.lost.saturating_add(drained.lost);
+        held.refused.add(&new.refused);
         self.next_seq = held.first_seq.saturating_add(held.count);
         self.progress
             .recorded
@@ -161,6 +165,7 @@ impl Drain {
             has_ops,
             checkpoint: held.checkpoint,
             lost: held.lost,
+            refused: held.refused,
             bytes,
         });
     }

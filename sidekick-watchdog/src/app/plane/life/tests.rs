@@ -99,6 +99,7 @@ fn life(folder: &std::path::Path, closer: Closer) -> Life {
         events,
         letters: Arc::new(crate::app::letters::OpenLetters::new()),
         tree: Arc::new(OpenTree::new()),
+        metrics: crate::metrics::Metrics::new(),
     };
     let opener: Opener = Box::new(move || Box::pin(Plane::open(setup.clone(), Vec::new())));
     let mut life = Life::begin(opener);
