@@ -218,8 +218,7 @@ fn bridge_lost(
 
 /// A damaged entry without its damaged records, where that can be told.
 fn salvage_entry(log: &LogReader, entry: &LostEntry, standing: Standing) -> Option<Kept> {
-    let mut remains = log.remains(entry).into_iter();
-    let salvaged = remains.find_map(|payload| salvage(&payload, standing))?;
+    let salvaged = salvage(&log.remains(entry)?, standing)?;
     let Salvaged {
         payload,
         is_applicable,

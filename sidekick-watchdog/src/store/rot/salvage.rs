@@ -5,8 +5,8 @@
 //! its size. Nothing else moves: positions, plans, marks and the places of ops stay what they were.
 //!
 //! The lane of a record tells of its hole, if the name of its stream is sure: that has no crc of its own, and so has to be
-//! one that an intact record of the entry has, too. Where it is not, or where nobody knows how many items lay there, an entry
-//! is salvaged only as long as no lane stands amid it. Else it is given up as a whole.
+//! one that an intact record of the entry has, too. Where it is not, an entry is salvaged only as long as no lane stands amid
+//! it, and has nothing of it in memory. Else it is given up as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -119,7 +119,7 @@ impl Readers {
     /// Where they stand towards the entry at `index`.
     pub(super) fn towards(&self, index: u64) -> Standing {
         let mut standing = Standing {
-            is_anybodys: true,
+            is_anybodys: !self.are_running,
             is_fresh: self.folded < index,
             is_applied: self.applied >= index,
         };
@@ -139,7 +139,7 @@ impl Readers {
             };
             let is_apart = !lanes.iter().all(has_passed) && !lanes.iter().all(is_before);
             standing.is_fresh &= !is_apart;
-            standing.is_anybodys &= lanes.len() <= 1 || !is_apart && !self.are_running;
+            standing.is_anybodys &= lanes.len() <= 1 || !is_apart;
         }
         standing
     }
@@ -198,8 +198,9 @@ pub(super) fn salvage(payload: &[u8], standing: Standing) -> Option<Salvaged> {
                 damage.is_record && (streams.contains(*stream) || broken::get(Without::SureStreams))
             };
             let stream = stream.filter(is_sure);
+            // Another frame may have become one that looks like a record, and may have been no item.
             let is_known = stream.is_some()
-                || standing.is_anybodys && (damage.is_record || standing.is_fresh)
+                || standing.is_anybodys && standing.is_fresh
                 || broken::get(Without::Standing);
             if !is_known {
                 return None;
@@ -295,11 +296,14 @@ fn whole<'a>(
 /// Where the frame behind a damaged one begins, and its number; the slab's end, where there is none.
 fn next_whole(bytes: &[u8], bad: usize, head: &SlabHead, seq: u64) -> Option<(usize, u64)> {
     let behind = seq.checked_add(1)?..head.next_seq();
-    // Most likely the length is still what it was.
+    // Most likely the length is still what it was. What a record holds may look like a frame, and is none.
     let claimed = claim(bytes, bad).map(|header| bad.saturating_add(header.frame_bytes()));
+    let next = behind.start..behind.start.saturating_add(1);
+    if let Some(at) = claimed.filter(|at| whole(bytes, *at, head, next).is_some()) {
+        return Some((at, behind.start));
+    }
     let from = bad.checked_add(FRAME_HEADER_BYTES)?;
-    let places = claimed.into_iter().chain((from..bytes.len()).step_by(8));
-    for at in places {
+    for at in (from..bytes.len()).step_by(8) {
         if let Some(frame) = whole(bytes, at, head, behind.clone()) {
             return Some((at, frame.header.seq));
         }

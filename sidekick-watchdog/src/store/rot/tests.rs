@@ -230,6 +230,88 @@ async fn one_byte_anywhere_costs_one_entry_and_its_numbers_are_told() {
     assert!(with_loss > 30 && refused < 5);
 }
 
+/// A store with a session of equal slabs, and the entries of the first and last of them.
+async fn write_equal(dir: &Path) -> (u64, u64) {
+    let store = Store::open(config(dir)).await.unwrap();
+    store.set_sinks(vec![("file".into(), 1)]).await.unwrap();
+    let epoch = Uuid::from_u128(1);
+    store.session_opened("s", epoch, 1, 5).await.unwrap();
+    let first = store.stats().applied + 1;
+    for number in 0..20 {
+        store.append(slab(1, 1 + number * 5, 5)).await.unwrap();
+    }
+    let last = store.stats().applied;
+    store.shutdown().await;
+    (first, last)
+}
+
+/// How many bytes the payload has of the frame at `at` of a segment.
+fn payload_bytes(segment: &[u8], at: u64) -> u64 {
+    let len = segment[at as usize..].first_chunk::<4>().unwrap();
+    u64::from(u32::from_le_bytes(*len))
+}
+
+/// What lies there is an older entry, whole but for a bit: it is not taken for the one that lay there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_entry_is_not_taken_for_the_damaged_one() {
+    for is_replayed in [false, true] {
+        for byte in [4, 39, 60, 400] {
+            let dir = tempfile::tempdir().unwrap();
+            let data = dir.path();
+            let (first, _) = write_equal(data).await;
+            let (log, _) = LogReader::beside(&data.join("log"), &mut |_, _| {}).unwrap();
+            let place = |index| log.place(index).unwrap();
+            let ((segment, from), (_, at)) = (place(first + 7), place(first + 8));
+            let path = data.join("log").join(segment_name(segment));
+            let mut bytes = fs::read(&path).unwrap();
+            let len = payload_bytes(&bytes, from);
+            assert_eq!(len, payload_bytes(&bytes, at), "entries of one size");
+            bytes.copy_within(from as usize..(from + 40 + len) as usize, at as usize);
+            bytes[at as usize + byte] ^= 1;
+            fs::write(&path, bytes).unwrap();
+            if is_replayed {
+                fs::remove_dir_all(data.join("state")).unwrap();
+            }
+            let store = Store::open(config(data)).await.unwrap();
+            let sights = look(&store).await;
+            let sight = &sights[&Uuid::from_u128(1)];
+            let lost: Vec<u64> = (41..=45).collect();
+            assert_eq!(sight.lost, lost, "replayed: {is_replayed}, byte {byte}");
+            let next = BTreeMap::from([(Uuid::from_u128(1), 101)]);
+            assert_eq!(complaint(&sights, &next), None);
+            store.shutdown().await;
+        }
+    }
+}
+
+/// Damage from one entry into the next costs a record of each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neighbors_are_salvaged_both() {
+    for is_replayed in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path();
+        let (first, _) = write_equal(data).await;
+        let (log, _) = LogReader::beside(&data.join("log"), &mut |_, _| {}).unwrap();
+        for (number, frame) in [(7, 4), (8, 0), (9, 2)] {
+            let (segment, at) = log.place(first + number).unwrap();
+            let path = data.join("log").join(segment_name(segment));
+            let end = at + 40 + payload_bytes(&fs::read(&path).unwrap(), at);
+            let frames_at = end - 5 * 232;
+            rot(&path, frames_at + frame * 232 + 100, 1);
+        }
+        if is_replayed {
+            fs::remove_dir_all(data.join("state")).unwrap();
+        }
+        let store = Store::open(config(data)).await.unwrap();
+        let sights = look(&store).await;
+        let sight = &sights[&Uuid::from_u128(1)];
+        assert_eq!(sight.lost, [40, 41, 48], "replayed: {is_replayed}");
+        let next = BTreeMap::from([(Uuid::from_u128(1), 101)]);
+        assert_eq!(complaint(&sights, &next), None);
+        store.shutdown().await;
+    }
+}
+
 /// What a sink had taken of an entry before the damage came is not told as lost, and what tells of the rest comes behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_uploaded_of_a_lost_entry_is_not_lost() {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 
-use super::frame::{EntryId, FRAME_HEAD_BYTES, FrameHead, Kind, PAYLOAD_BYTES_MAX};
+use super::frame::{EntryId, FRAME_HEAD_BYTES, FrameHead, Kind, PAYLOAD_BYTES_MAX, frame_bytes};
 use super::recovery::{Reading, recover};
 use super::scan::Damage;
 use super::segment::{self, Segment, read_exact_at};
@@ -15,6 +15,8 @@ use crate::position::Loss;
 
 /// How often somebody beside the writer begins anew: files are recycled while he reads, and a batch is half written.
 const GUEST_TRIES: usize = 5;
+/// Over so many damaged frames in a row their heads are followed.
+const CHAINED_MAX: usize = 16;
 
 /// What can be read of a log, by its owner or beside it.
 #[derive(Clone, Debug)]
@@ -146,41 +148,39 @@ impl LogReader {
         inner.lost.values().any(|entry| !entry.is_salvaged)
     }
 
-    /// What lies where the payload of the damaged entry `lost` has to be: as far as its head says, and as far as the next whole
-    /// frame. Nothing of it is certain; empty where nothing can be read.
-    pub(crate) fn remains(&self, lost: &LostEntry) -> Vec<Bytes> {
-        let Damage {
-            segment, from, to, ..
-        } = lost.damage;
-        let (file, is_alone) = {
-            let inner = self.shared.lock();
-            let Some(segment) = inner.segments.get(&segment) else {
-                return Vec::new();
-            };
-            let here = inner.lost.values().filter(|entry| {
-                let damage = &entry.damage;
-                (damage.segment, damage.from) == (segment.number, from)
-            });
-            (Arc::clone(segment), here.count() <= 1)
-        };
-        let mut head = [0; FRAME_HEAD_BYTES];
-        let is_read = read_exact_at(&file.file, &mut head, from).is_ok();
-        let claim =
-            FrameHead::parse(&head).filter(|head| is_read && head.id.index == lost.id.index);
-        let claimed = claim.map(|claim| claim.len as usize);
-        let between = to
-            .saturating_sub(from)
-            .saturating_sub(FRAME_HEAD_BYTES as u64);
-        let between = usize::try_from(between).ok().filter(|_| is_alone);
-        let lengths = claimed.into_iter().chain(between);
-        let lengths = lengths.filter(|len| (1..=2 * BATCH_BYTES_MAX).contains(len));
-        let bytes = |len| {
-            let mut bytes = vec![0; len];
-            let offset = from + FRAME_HEAD_BYTES as u64;
-            let read = read_exact_at(&file.file, &mut bytes, offset);
-            read.ok().map(|()| Bytes::from(bytes))
-        };
-        lengths.filter_map(bytes).collect()
+    /// What lies where the payload of the damaged entry `lost` has to be, if the frames' heads prove that it is this entry's: each
+    /// names the crc of the one before it, up to a frame that is whole. What an older entry left there names another one.
+    pub(crate) fn remains(&self, lost: &LostEntry) -> Option<Bytes> {
+        let segment = self
+            .shared
+            .lock()
+            .segments
+            .get(&lost.damage.segment)
+            .cloned()?;
+        let file = &segment.file;
+        let (mut at, mut previous, mut found) = (lost.damage.from, None, None);
+        for _ in 0..CHAINED_MAX {
+            let mut head_bytes = [0; FRAME_HEAD_BYTES];
+            read_exact_at(file, &mut head_bytes, at).ok()?;
+            let head = FrameHead::parse(&head_bytes)?;
+            let len = Some(head.len as usize).filter(|len| *len <= 2 * BATCH_BYTES_MAX)?;
+            let mut frame = vec![0; FRAME_HEAD_BYTES + len];
+            read_exact_at(file, &mut frame, at).ok()?;
+            if let Some(previous) = previous {
+                if !head.follows(previous) {
+                    return None;
+                }
+                if head.verify(&frame, segment.salt) {
+                    return found;
+                }
+            }
+            if head.kind == Kind::Normal && head.id.index == lost.id.index {
+                found = Some(Bytes::from(frame).slice(FRAME_HEAD_BYTES..));
+            }
+            previous = Some(head.crc);
+            at += frame_bytes(len) as u64;
+        }
+        None
     }
 
     /// What is known of the lost entry at `index`.

@@ -206,7 +206,13 @@ impl Recovered {
             None => self.purged.map_or(0, |id| id.index + 1),
         };
         for index in from..next.index {
-            self.lose(index, first, Some(next));
+            // Where it says so itself, in its own place.
+            let claims = |damage: &&Damage| {
+                let claim = damage.claim.filter(|claim| claim.kind.is_entry());
+                claim.is_some_and(|claim| claim.id.index == index)
+            };
+            let own = open.iter().find(claims);
+            self.lose(index, own.unwrap_or(first), Some(next));
         }
     }
 
