@@ -168,13 +168,18 @@ impl Arrivals {
     }
 
     fn take_file(&mut self, path: &Path, sources: &BTreeSet<String>) -> io::Result<()> {
-        let file = Compression::open(path)?;
+        let file = Compression::open(path).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })?;
         let mut reader = BufReader::new(file);
         let mut line = Vec::new();
         let mut number = 0_u64;
         loop {
             line.clear();
-            reader.read_until(b'\n', &mut line)?;
+            if let Err(error) = reader.read_until(b'\n', &mut line) {
+                self.complain(format!("{}: {error}", path.display()));
+                return Ok(());
+            }
             number += 1;
             // What has no end is being written.
             if line.pop() != Some(b'\n') {

@@ -2,17 +2,21 @@
 //!
 //! Nothing waits for it, and a kill at any instruction loses nothing: the compressed file has its name only when it is
 //! whole and durable, and the plain one goes after that. Who sees both for a moment reads one of them. What was left is
-//! taken up at the next start, or when the next file is complete.
+//! taken up at the next start, or when the next file is complete. A plain file beside a compressed one that holds anything
+//! else is somebody's: both stay.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
+
+use tracing::warn;
 
 use super::{PREFIX, SUFFIX, in_context};
 use crate::platform;
 use crate::upload::sink::Compression;
 
 const TEMPORARY: &str = "packed.tmp";
+const CHUNK_BYTES: usize = 128 << 10;
 
 /// Compresses all complete files of `dir`, as long as `goes_on` says so.
 ///
@@ -59,11 +63,22 @@ fn pack(
     compression: Compression,
     goes_on: &dyn Fn() -> bool,
 ) -> io::Result<bool> {
-    let mut is_packed = false;
+    let mut packed = None;
     for name in packed_names(path) {
-        is_packed |= in_context("look at", &name, |name| name.try_exists())?;
+        if in_context("look at", &name, |name| name.try_exists())? {
+            packed = Some(name);
+        }
     }
-    if !is_packed {
+    if let Some(packed) = packed {
+        // Killed before the plain one was gone; or somebody packs or unpacks it.
+        if !in_context("compare", path, |path| is_same(path, &packed, goes_on))? {
+            if goes_on() {
+                let (plain, packed) = (path.display(), packed.display());
+                warn!(%plain, %packed, "a complete file is there twice with different contents; both are left alone");
+            }
+            return Ok(goes_on());
+        }
+    } else {
         let temporary = dir.join(TEMPORARY);
         let mut name = path.as_os_str().to_owned();
         name.push(compression.suffix());
@@ -91,6 +106,32 @@ fn pack(
     }
     in_context("remove", path, |path| std::fs::remove_file(path))?;
     Ok(true)
+}
+
+/// Whether the file at `packed` is whole and holds what the one at `plain` does.
+fn is_same(plain: &Path, packed: &Path, goes_on: &dyn Fn() -> bool) -> io::Result<bool> {
+    let mut plain = BufReader::with_capacity(CHUNK_BYTES, File::open(plain)?);
+    let Ok(packed) = Compression::open(packed) else {
+        return Ok(false);
+    };
+    let mut packed = BufReader::with_capacity(CHUNK_BYTES, packed);
+    while goes_on() {
+        let left = plain.fill_buf()?;
+        // What cannot be unpacked is not the same.
+        let Ok(right) = packed.fill_buf() else {
+            return Ok(false);
+        };
+        let bytes = left.len().min(right.len());
+        if bytes == 0 {
+            return Ok(left.len() == right.len());
+        }
+        if left.get(..bytes) != right.get(..bytes) {
+            return Ok(false);
+        }
+        plain.consume(bytes);
+        packed.consume(bytes);
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -209,6 +250,32 @@ mod tests {
                 (names.contains("records-0.ndjson.gz"), names.len()),
                 (is_renamed, 3)
             );
+        }
+    }
+
+    /// Somebody packs or unpacks a file: it stays, whatever stands beside it under the other name.
+    #[test]
+    fn a_file_beside_another_content_is_left_alone() {
+        let dir = folder();
+        let dir = dir.path();
+        let plain = std::fs::read(dir.join("records-0.ndjson")).unwrap();
+        let packed = Compression::Gzip.compress(plain.clone()).unwrap();
+        let gz = dir.join("records-0.ndjson.gz");
+        let cut = packed.len() / 2;
+        let beside: [(&[u8], &[u8]); 4] = [
+            (&plain, b""),
+            (&plain, &packed[..cut]),
+            (&plain[..plain.len() / 2], &packed),
+            (b"", &packed),
+        ];
+        for (left, right) in beside {
+            std::fs::write(dir.join("records-0.ndjson"), left).unwrap();
+            std::fs::write(&gz, right).unwrap();
+            pack_all(dir, Compression::Gzip, &|| true).unwrap();
+            assert_eq!(std::fs::read(dir.join("records-0.ndjson")).unwrap(), left);
+            assert_eq!(std::fs::read(&gz).unwrap(), right);
+            // The others are not kept waiting.
+            assert!(names(dir).contains("records-1.ndjson.gz"));
         }
     }
 }
