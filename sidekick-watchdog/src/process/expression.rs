@@ -27,6 +27,9 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     environment.set_fuel(Some(STEPS_MAX));
     // `data.player.name` of a record without a player is undefined, and no reason to stop.
     environment.set_undefined_behavior(UndefinedBehavior::Chainable);
+    // Templates want them. Here they are fields, as likely as any other.
+    environment.remove_global("debug");
+    environment.remove_global("namespace");
     environment
 });
 
@@ -377,6 +380,19 @@ mod tests {
                 continue;
             }
             assert_eq!(holds, Ok(true), "{yes}");
+        }
+    }
+
+    #[test]
+    fn fields_may_be_called_like_what_templates_call() {
+        let field = |name| Godot::Dictionary(vec![(text(name), Godot::Int(12))]);
+        for name in ["debug", "namespace"] {
+            let (with, without) = (view(&field(name)), view(&hit()));
+            let compile = |text: String| Expression::compile(&text).unwrap();
+            assert_eq!(compile(format!("{name} == 12")).holds(&with), Ok(true));
+            let is_defined = compile(format!("{name} is defined"));
+            assert_eq!(is_defined.holds(&without), Ok(false));
+            assert!(compile(format!("{name}()")).holds(&without).is_err());
         }
     }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use minijinja::Value;
-use minijinja::machinery::ast::{CallArg, CallType, Expr, Filter};
+use minijinja::machinery::ast::{CallArg, CallType, Expr};
 use minijinja::machinery::{Span, parse_expr};
 
 use super::{ENVIRONMENT, ExpressionError};
@@ -205,7 +205,7 @@ fn look_through(expr: &Expr<'_>) -> Result<(), Unknown> {
         Expr::Var(var) => look_up(NameKind::Field, var.id, var.span()),
         Expr::Filter(filter) => {
             look_up(NameKind::Filter, filter.name, filter.span())?;
-            named_in_text(filter).map_or(Ok(()), |(kind, name, span)| look_up(kind, &name, span))
+            look_up_named(filter.name, &filter.args)
         }
         Expr::Test(test) => look_up(NameKind::Test, test.name, test.span()),
         Expr::Call(call) => match call.identify_call() {
@@ -218,17 +218,25 @@ fn look_through(expr: &Expr<'_>) -> Result<(), Unknown> {
     }
 }
 
-/// `map('upper')`, `select('odd')`, `selectattr('level', 'gt', 3)`: filters and tests that are named in a text.
-fn named_in_text(filter: &Filter<'_>) -> Option<(NameKind, String, Span)> {
-    let (kind, at) = match filter.name {
+/// `map('upper')`, `select('odd')`, `selectattr('level', 'gt', 3)`: filters and tests that are named in a text. Behind a
+/// filter's name are its own arguments: `map('map', 'upper')`.
+fn look_up_named(filter: &str, args: &[CallArg<'_>]) -> Result<(), Unknown> {
+    let (kind, at) = match filter {
         "map" => (NameKind::Filter, 0),
         "select" | "reject" => (NameKind::Test, 0),
         "selectattr" | "rejectattr" => (NameKind::Test, 1),
-        _ => return None,
+        _ => return Ok(()),
     };
-    match filter.args.get(at)? {
-        CallArg::Pos(Expr::Const(name)) => Some((kind, name.value.as_str()?.into(), name.span())),
-        _ => None,
+    let Some(CallArg::Pos(Expr::Const(text))) = args.get(at) else {
+        return Ok(());
+    };
+    let Some(name) = text.value.as_str() else {
+        return Ok(());
+    };
+    look_up(kind, name, text.span())?;
+    match kind {
+        NameKind::Filter => look_up_named(name, args.get(at + 1..).unwrap_or_default()),
+        _ => Ok(()),
     }
 }
 
@@ -331,6 +339,12 @@ mod tests {
             ("tags | map('uper')", Filter, "uper", 13),
             ("tags | select('od')", Test, "od", 16),
             ("tags | rejectattr('a', 'od')", Test, "od", 25),
+            ("tags | map('map', 'uper')", Filter, "uper", 20),
+            ("tags | map('map', 'map', 'uper')", Filter, "uper", 27),
+            ("tags | map('select', 'od')", Test, "od", 23),
+            ("tags | map('selectattr', 'a', 'od')", Test, "od", 32),
+            ("debug()", Function, "debug", 1),
+            ("namespace(a=1)", Function, "namespace", 1),
         ] {
             assert_eq!(unknown(text), Some((kind, name.into(), at)), "{text}");
         }
@@ -343,6 +357,8 @@ mod tests {
             "data.range > 5 and data['range'] > 5 and player.range > 5",
             "tags | map(attribute='lenght') | list == []",
             "tags | map(kind) | list",
+            "tags | map('map', 'upper') | map('join', 'x') | map('select', 'odd') | map('map') | list",
+            "debug and namespace == 'a'",
             "tags | select | selectattr('lenght') | reject('odd') | list",
             "text | e == '' and count is equalto 3 and text | d('') | count",
             "text is startingwith 'a' and 'a' in text and range(3) | sum == 3",
@@ -362,6 +378,8 @@ mod tests {
                 assert!(!kind.has(&format!("{name}x")), "{kind:?} {name}x");
             }
         }
+        let functions: Vec<_> = ENVIRONMENT.globals().map(|(name, _)| name).collect();
+        assert_eq!(functions, FUNCTIONS);
     }
 
     /// A batch may have been planned with it: it is made again as it was.
