@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::courier::{Courier, Delivered};
 use super::fill::{Draft, Filler};
-use super::letter::Buried;
+use super::letter::{Buried, LetterRow};
 use super::losses::Losses;
 use super::suspect::Suspect;
 use super::{Drive, LaneEnd};
@@ -63,6 +63,7 @@ pub(super) struct Lane<O> {
     pub(super) courier: Courier,
     /// Where a bad record is looked for.
     suspect: Option<Suspect>,
+    letters: LetterRow,
     /// The log's end when marked dead letters were looked for.
     pub(super) replays_seen: Option<u64>,
     /// Bytes of lines in the next batch, at most; shrinks when the backend finds batches too large.
@@ -129,6 +130,7 @@ impl<O: Outbox> Lane<O> {
             filler,
             courier,
             suspect: None,
+            letters: LetterRow::default(),
             replays_seen: None,
             bytes_max,
             open_plan: state.plan,
@@ -686,19 +688,10 @@ impl<O: Outbox> Lane<O> {
 
     /// Keeps a dead letter. `false` where there is no room for it, after a pause in which others may have gone.
     async fn commit_dead(&mut self, letter: Letter, counts: Counts) -> Result<bool, OutboxError> {
-        let (sink, lane) = (self.courier.sink.name().to_owned(), self.place.lane);
-        warn!(
-            sink,
-            lane,
-            stream = letter.stream,
-            code = letter.code,
-            reason = letter.reason,
-            "a record was refused for good; kept as a dead letter"
-        );
         let position = letter.position;
         let dead = Dead {
-            sink,
-            lane,
+            sink: self.courier.sink.name().to_owned(),
+            lane: self.place.lane,
             counts,
             letter,
         };
@@ -712,6 +705,7 @@ impl<O: Outbox> Lane<O> {
                 Err(error) => self.courier.commit_failed(error).await?,
             }
         }
+        self.letters.note(&dead, Instant::now());
         self.open_plan = None;
         self.courier.settled();
         self.courier

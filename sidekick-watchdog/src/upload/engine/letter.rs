@@ -1,11 +1,19 @@
 //! Records on their way to become dead letters, and back.
 
+use std::time::Duration;
+
 use sidekick_ipc::frame::{FrameKind, Hole, append_frame, hole_cause};
+use tokio::time::Instant;
+use tracing::warn;
 
 use crate::books::Letter;
 use crate::position::Position;
 use crate::slab::SlabHead;
 use crate::upload::encode::{Item, What, Written};
+use crate::upload::plan::Dead;
+
+/// A lane that keeps no letter for so long begins a new row: one that comes later is news.
+const ROW_PAUSE: Duration = Duration::from_secs(600);
 
 /// A record that may have to be kept, with all that it takes to write its row again.
 #[derive(Clone, Debug)]
@@ -71,5 +79,36 @@ impl Buried {
             frame: self.frame,
         }
         .bounded()
+    }
+}
+
+/// The letters that a lane has kept in a row: whoever refuses one record may refuse ten thousand.
+#[derive(Debug, Default)]
+pub(super) struct LetterRow {
+    count: u64,
+    last: Option<Instant>,
+}
+
+impl LetterRow {
+    /// `dead` is kept. One line of log; ever more rarely as the row goes on.
+    pub(super) fn note(&mut self, dead: &Dead, now: Instant) {
+        let goes_on = self
+            .last
+            .is_some_and(|last| now.duration_since(last) < ROW_PAUSE);
+        self.count = if goes_on { self.count + 1 } else { 1 };
+        self.last = Some(now);
+        if self.count.is_power_of_two() {
+            let Dead { sink, lane, .. } = dead;
+            let letter = &dead.letter;
+            warn!(
+                sink,
+                lane,
+                in_a_row = self.count,
+                stream = letter.stream,
+                code = letter.code,
+                reason = letter.reason,
+                "a record was refused for good; kept as a dead letter"
+            );
+        }
     }
 }

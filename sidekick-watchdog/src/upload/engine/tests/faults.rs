@@ -2,6 +2,8 @@
 //! case the books add up: what was committed is uploaded, dead, dropped for a reason, or told of.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -263,6 +265,51 @@ async fn broken_lane_that_drops_what_is_refused_would_be_noticed() {
     assert!(caught >= 6, "{caught} of 8");
 }
 
+/// The log of this thread, while it lives.
+struct Log {
+    file: File,
+    _listener: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    fn listen() -> Self {
+        let file = tempfile::tempfile().unwrap();
+        let writer = Mutex::new(file.try_clone().unwrap());
+        let listener = tracing_subscriber::fmt().with_writer(writer).json();
+        let _listener = tracing::subscriber::set_default(listener.finish());
+        Self { file, _listener }
+    }
+
+    /// The how manieth letter of a row each line tells of.
+    fn kept(&self) -> Vec<u64> {
+        let mut text = String::new();
+        (&self.file).rewind().unwrap();
+        (&self.file).read_to_string(&mut text).unwrap();
+        let lines = text
+            .lines()
+            .map(|line| -> serde_json::Value { serde_json::from_str(line).unwrap() });
+        let counts = lines.map(|line| line["fields"]["in_a_row"].as_u64());
+        counts.flatten().collect()
+    }
+}
+
+/// A backend that refuses all records: the log tells of it in a few lines.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_letters_are_a_few_lines_of_log() {
+    let fuse = Fuse::new();
+    let outbox = Arc::new(FakeOutbox::new(fuse.clone(), &[("fake", 1)]));
+    outbox.append(&[&["a"; 1000]]);
+    let sink = Arc::new(FakeSink {
+        poison: (1..=1000).collect(),
+        ..steady(1, &fuse)
+    });
+    let log = Log::listen();
+    let mut running = start(outbox.clone(), vec![sink], small_batches()).await;
+    settle(&mut running, &outbox).await;
+    assert_eq!(dead(&outbox).len(), 1000);
+    assert_eq!(log.kept(), [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]);
+}
+
 /// No room for another dead letter: the lane stands still and says why, drops nothing, and goes on when there is room.
 #[tokio::test(start_paused = true)]
 async fn full_dead_letters_park_the_lane() {
@@ -274,6 +321,7 @@ async fn full_dead_letters_park_the_lane() {
         poison: BTreeSet::from([2, 3]),
         ..steady(1, &fuse)
     });
+    let log = Log::listen();
     let mut running = start(outbox.clone(), vec![sink.clone()], small_batches()).await;
     let is_parked = |status: &crate::upload::UploadStatus| {
         status.sinks.first().is_some_and(
@@ -283,9 +331,13 @@ async fn full_dead_letters_park_the_lane() {
     running.status.wait_for(is_parked).await.unwrap();
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!((dead(&outbox), sink.records().len()), (vec![2], 1));
+    // What is not kept yet is not told as kept, however often it is tried.
+    assert_eq!(log.kept(), [1]);
     outbox.state.lock().unwrap().letters_max = 2;
     settle(&mut running, &outbox).await;
     assert_eq!(dead(&outbox), [2, 3]);
+    // After an hour it is news again.
+    assert_eq!(log.kept(), [1, 1]);
     check(&outbox, &sink).unwrap();
     check_books(&outbox).unwrap();
     assert_eq!(running.status.borrow().sinks[0].state, SinkState::Ok);
