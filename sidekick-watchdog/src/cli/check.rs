@@ -19,6 +19,9 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
             "warning: [engine] standby = 1 boots a second engine: the game must await Sidekick.when_active() before it binds its port",
         );
     }
+    if let Some(Err(why)) = super::doctor::find_uploader(&config) {
+        super::complain(format_args!("warning: [upload.command] {why}"));
+    }
     let failing = match config.streams.failing_trials(&config.name) {
         Ok(failing) => failing,
         Err(why) => {

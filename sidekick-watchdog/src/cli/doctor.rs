@@ -165,11 +165,24 @@ fn find_program(program: &str, folder: &Path, setting: &str) -> Result<PathBuf, 
     std::env::split_paths(&path)
         .map(|dir| folder.join(dir).join(program))
         .find(|path| is_executable(path))
-        .ok_or_else(|| {
-            format!(
+        .ok_or_else(|| match folder.join(program).is_file() {
+            true => format!(
+                "{program:?} is in no folder of PATH; for the one in {folder:?} write \"./{program}\" in {setting}"
+            ),
+            false => format!(
                 "{program:?} is in no folder of PATH; install it, or give its whole path in {setting}"
-            )
+            ),
         })
+}
+
+/// Where the program of `[upload.command]` lies, where there is one. Only looks; also for `check`.
+pub(super) fn find_uploader(config: &Config) -> Option<Result<PathBuf, String>> {
+    let command = config.upload.command.as_ref()?;
+    let folder = config.engine.working_dir.clone();
+    let folder = folder.unwrap_or_else(super::working_dir);
+    let program = command.run.first().map_or("", String::as_str);
+    let found = find_program(program, &folder, "[upload.command] run");
+    Some(found.map_err(|why| format!("{why}; records would wait until then")))
 }
 
 fn port(config: &Config) -> Finding {
@@ -229,21 +242,11 @@ fn sinks(config: &Config) -> Vec<Finding> {
     if let Some(postgres) = &config.upload.postgres {
         findings.push(database(postgres));
     }
-    if let Some(command) = &config.upload.command {
-        let folder = config.engine.working_dir.clone();
-        let folder = folder.unwrap_or_else(super::working_dir);
-        let program = command.run.first().map_or("", String::as_str);
-        // What is wrong with it is no failure: records wait for it.
-        findings.push(
-            match find_program(program, &folder, "[upload.command] run") {
-                Ok(path) => fine("upload.command", path.display().to_string()),
-                Err(why) => warning(
-                    "upload.command",
-                    format!("{why}; records would wait until then"),
-                ),
-            },
-        );
-    }
+    // What is wrong with it is no failure: records wait for it.
+    findings.extend(find_uploader(config).map(|found| match found {
+        Ok(path) => fine("upload.command", path.display().to_string()),
+        Err(why) => warning("upload.command", why),
+    }));
     if config.upload.sinks.is_empty() {
         findings.push(warning(
             "upload",
@@ -327,5 +330,8 @@ mod tests {
         )
         .unwrap_err();
         assert!(error.contains("PATH"), "{error}");
+        std::fs::rename(&file, folder.path().join("no-such-program")).unwrap();
+        let error = find_program("no-such-program", folder.path(), "x").unwrap_err();
+        assert!(error.contains("write \"./no-such-program\""), "{error}");
     }
 }

@@ -15,7 +15,7 @@
 //! next one begins only then. One that a killed watchdog left running is ended before the next watchdog runs any.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,8 @@ use tokio::sync::Mutex;
 
 use super::{Batch, BoxFuture, Outcome, Sink};
 use crate::platform::{
-    HelperEnd, RunLock, Waker, keep_own_variables, memory_file, run_helper_heard,
+    HelperEnd, NO_EXECUTABLE_FORMAT, RunLock, Waker, keep_own_variables, memory_file,
+    run_helper_heard,
 };
 
 /// How much is shown of what it said.
@@ -98,7 +99,7 @@ impl CommandSink {
             let lock = RunLock::take(&path, "[upload.command] run")?;
             let ended = run_helper_heard(&mut command, limit, Some(&cancel), Some(lock.inherited));
             lock.file.note_end();
-            ended
+            ended.map_err(|error| explain(&command, &error))
         });
         run.await
             .unwrap_or_else(|error| Err(io::Error::other(error)))
@@ -113,6 +114,27 @@ impl Sink for CommandSink {
     fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome> {
         Box::pin(async { judge(self.run(batch).await) })
     }
+}
+
+/// Why it could not be started, with its name and what to do.
+fn explain(command: &Command, error: &io::Error) -> io::Error {
+    let program = command.get_program().to_string_lossy();
+    let has_folder = command.get_current_dir().is_none_or(Path::is_dir);
+    let remedy = match error.kind() {
+        _ if !has_folder => "set [engine] working_dir to an existing folder".to_owned(),
+        io::ErrorKind::NotFound if program.contains('/') => {
+            "correct its path (a relative one begins in the engine's folder), or install the interpreter it names".to_owned()
+        }
+        io::ErrorKind::NotFound => {
+            format!("no folder of PATH has it: write \"./{program}\" for one in the engine's folder, or a whole path")
+        }
+        io::ErrorKind::PermissionDenied => "make it executable (chmod +x)".to_owned(),
+        _ if error.raw_os_error() == Some(NO_EXECUTABLE_FORMAT) => {
+            "it is no program for this system; a script begins with a line like #!/bin/sh".to_owned()
+        }
+        _ => "check the system's limits".to_owned(),
+    };
+    io::Error::new(error.kind(), format!("{program:?}: {error}; {remedy}"))
 }
 
 fn judge(ended: io::Result<(HelperEnd, Vec<u8>)>) -> Outcome {

@@ -130,10 +130,11 @@ async fn a_program_that_cannot_be_started_parks() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("no_program");
     fs::write(&file, "\0").unwrap();
-    for (program, mode) in [
-        ("/nowhere/program", 0o700),
-        ("./no_program", 0o600),
-        ("./no_program", 0o700),
+    for (program, mode, remedy) in [
+        ("/nowhere/program", 0o700, "correct its path"),
+        ("no_program", 0o700, "write \"./no_program\" for one in"),
+        ("./no_program", 0o600, "make it executable (chmod +x)"),
+        ("./no_program", 0o700, "it is no program for this system"),
     ] {
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         let settings = CommandSettings {
@@ -144,7 +145,9 @@ async fn a_program_that_cannot_be_started_parks() {
         let Outcome::Park { reason } = outcome else {
             panic!("{program} {mode:o}: {outcome:?}");
         };
-        assert!(reason.contains("cannot be started: "), "{reason}");
+        let named = format!("[upload.command] run cannot be started: {program:?}: ");
+        assert!(reason.starts_with(&named), "{reason}");
+        assert!(reason.contains(remedy), "{reason}");
     }
 }
 
