@@ -7,7 +7,9 @@
 //!
 //! - the id is kept in a file and used again by the next watchdog; not in the store, on which no listing shall hang;
 //! - a beat that is refused (404, 410: no such row; other 4xx: not ours to change) is followed by a `DELETE` of that row and a new
-//!   `POST`; one that meets an error of the registry's own (5xx) is tried again;
+//!   `POST`; one that meets an error of the registry's own (5xx) is tried again. A row that is gone may be answered so, too: after half a
+//!   minute of 500s (502 to 504 are a proxy's) it gets a `DELETE`, whatever becomes of that, and a `POST`. Where that is not taken either, the
+//!   row is beaten for as before, so that a registry that is down as a whole has it afterwards;
 //! - a `POST` that is taken and answered without an id is not repeated for the same engine: each would leave a row for ever, and the
 //!   list that `GET` gives has no ids either;
 //! - a 401 is followed by a new login, once.
@@ -17,6 +19,7 @@
 //! A `POST` whose answer was lost leaves a row that nobody beats for: it is hidden after 30 s.
 
 mod client;
+mod doubt;
 mod listing;
 
 use std::path::{Path, PathBuf};

@@ -37,6 +37,8 @@ pub struct Known {
     is_silent: bool,
     /// Beats and removals meet an error of its own.
     is_failing: bool,
+    /// So do those for a row that there is not.
+    misses_with_500: bool,
     token: Option<String>,
 }
 
@@ -88,6 +90,11 @@ impl Shards {
         lock(&self.known).is_failing = is_failing;
     }
 
+    /// Beats and removals of a row that there is not meet a 500 from now on, in place of a 404.
+    pub fn miss_with_500(&self) {
+        lock(&self.known).misses_with_500 = true;
+    }
+
     /// Loses its rows, as after a restore from an old backup.
     pub fn forget(&self) {
         lock(&self.known).rows.clear();
@@ -111,12 +118,12 @@ async fn log_in(State(known): Shared, Json(body): Json<Value>) -> Response {
     Json(json!({"data": {"access_token": token}})).into_response()
 }
 
-/// The error that it has of its own, where it has one.
-fn failure(known: &mut Known) -> Option<Response> {
-    known.failed += u64::from(known.is_failing);
-    known
-        .is_failing
-        .then(|| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+/// The error that it has of its own at a beat or a removal of this row, where it has one.
+fn failure(known: &mut Known, id: &str) -> Option<Response> {
+    let is_missed = known.misses_with_500 && !known.rows.contains_key(id);
+    let fails = known.is_failing || is_missed;
+    known.failed += u64::from(fails);
+    fails.then(|| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
 /// Whether the request carries the token.
@@ -158,7 +165,7 @@ async fn update(
     if !may(&mut known, &headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    if let Some(failure) = failure(&mut known) {
+    if let Some(failure) = failure(&mut known, &id) {
         return failure;
     }
     let Some(row) = known.rows.get_mut(&id) else {
@@ -177,7 +184,7 @@ async fn remove(State(known): Shared, Path(id): Path<String>, headers: HeaderMap
     if !may(&mut known, &headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    if let Some(failure) = failure(&mut known) {
+    if let Some(failure) = failure(&mut known, &id) {
         return failure;
     }
     match known.rows.remove(&id) {

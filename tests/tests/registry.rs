@@ -13,7 +13,8 @@ use sidekick_tests::verdicts::trial;
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::Setup;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// More than the half a minute for which a registry may fail before a row is made anew.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Longer than the first two pauses between tries.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -32,6 +33,10 @@ fn main() -> ExitCode {
         trial(
             "an_error_of_the_registrys_own_hides_nothing_for_long",
             failing,
+        ),
+        trial(
+            "a_lost_row_that_is_answered_with_a_500_is_made_anew",
+            missed,
         ),
         trial("a_wrong_password_is_told_and_stops_nothing", wrong_password),
     ];
@@ -195,6 +200,30 @@ fn failing() {
     shards.fail(false);
     until("no row", &shards, |known| known.rows.is_empty());
     watchdog.stop(PATIENCE);
+}
+
+/// A row that is gone meets the same 500 at its beats and at its removal, for ever: once it cannot be seen any more anyway, there is
+/// another one.
+fn missed() {
+    let shards = Shards::start();
+    shards.miss_with_500();
+    let setup = setup(&shards, "20s", PASSWORD);
+    let watchdog = setup.start();
+    until("beats", &shards, |known| beats(known, "1") > 0);
+    shards.forget();
+    let known = until("beats for a new row", &shards, |known| {
+        beats(known, "2") > 1
+    });
+    assert_eq!((known.created, known.rows.len()), (2, 1));
+    let id = watchdog.wait_for_status("a listed server", PATIENCE, |status| {
+        let listed = &status["registry"];
+        let id = listed["id"].as_str().filter(|_| listed["error"].is_null());
+        id.map(str::to_owned)
+    });
+    assert_eq!(id, "2");
+    let finished = watchdog.stop(PATIENCE);
+    assert!(finished.status.success(), "{:?}", finished.lines);
+    assert!(shards.known().rows.is_empty());
 }
 
 fn wrong_password() {

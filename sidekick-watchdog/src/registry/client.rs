@@ -44,7 +44,7 @@ pub enum ClientError {
         /// The HTTP status.
         status: u16,
     },
-    /// It has an error of its own, which says nothing of the row.
+    /// It has an error of its own, which by itself says nothing of the row.
     #[error("the registry answers {status}; tried again")]
     Failed {
         /// The HTTP status, from 500 on.

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::Presence;
 use super::client::{Answer, ClientError};
+use super::doubt::Doubt;
 
 /// The first wait after a failure; doubled up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -13,7 +14,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// The wait where not one beat was taken of so many rows in a row: another one would be refused as well, and the registry
 /// keeps them all.
 const REFUSED_ROWS_MAX: u32 = 2;
-const REFUSED_RETRY: Duration = Duration::from_secs(600);
+pub(super) const ROW_RETRY: Duration = Duration::from_secs(600);
 /// How often a row is taken off of a registry that fails at it. It stays there then, which no client sees: nobody beats for it.
 const REMOVAL_FAILURES_MAX: u32 = 8;
 
@@ -58,6 +59,8 @@ pub(super) struct Listing {
     refused: Option<String>,
     /// Rows in a row of which no beat was taken.
     refused_rows: u32,
+    /// What is made of beats at which the registry failed.
+    doubt: Doubt,
     /// Removals in a row at which the registry failed.
     failed_removals: u32,
     /// A row whose id the registry did not tell.
@@ -88,6 +91,7 @@ impl Listing {
             id,
             refused: None,
             refused_rows: 0,
+            doubt: Doubt::default(),
             failed_removals: 0,
             nameless: None,
             shown: None,
@@ -117,6 +121,10 @@ impl Listing {
     }
 
     fn wanted(&mut self, now: Instant, presence: Presence) -> Step {
+        // Only a server that serves is worth another row.
+        if presence != Presence::Up {
+            self.doubt.interrupt();
+        }
         if presence == Presence::Away {
             if let Some(nameless) = &mut self.nameless {
                 nameless.engine_left = true;
@@ -141,7 +149,7 @@ impl Listing {
             // Nobody is to be sent to a server that will end.
             None if wanted == Status::Draining => Step::WaitUntil(None),
             None => self.create(now),
-            Some(id) => {
+            Some(id) => self.doubt.step(id).unwrap_or_else(|| {
                 let due = self.beaten_at.map(|at| at + self.beat_every);
                 let status = (self.shown != Some(wanted)).then_some(wanted);
                 match due.filter(|due| *due > now && status.is_none()) {
@@ -151,15 +159,15 @@ impl Listing {
                         status,
                     },
                 }
-            }
+            }),
         }
     }
 
     fn create(&self, now: Instant) -> Step {
         match &self.nameless {
             Some(row) if !row.engine_left => Step::WaitUntil(None),
-            Some(row) if row.made_at + REFUSED_RETRY > now => {
-                Step::WaitUntil(Some(row.made_at + REFUSED_RETRY))
+            Some(row) if row.made_at + ROW_RETRY > now => {
+                Step::WaitUntil(Some(row.made_at + ROW_RETRY))
             }
             _ => Step::Create,
         }
@@ -169,12 +177,14 @@ impl Listing {
     pub(super) fn done(&mut self, now: Instant, step: &Step, result: Result<Answer, ClientError>) {
         match (step, result) {
             (Step::Create, Ok(answer)) => {
+                self.doubt.row_is_made(now);
                 self.id = answer.id;
                 self.nameless = None;
                 self.shown = Some(Status::Online);
                 self.beaten_at = Some(now);
             }
             (Step::Create, Err(ClientError::NoId)) => {
+                self.removed();
                 self.nameless = Some(Nameless {
                     made_at: now,
                     engine_left: false,
@@ -184,19 +194,39 @@ impl Listing {
                 self.shown = status.or(self.shown);
                 self.beaten_at = Some(now);
                 self.refused_rows = 0;
+                self.doubt = Doubt::default();
             }
             (Step::Beat { id, .. }, Err(ClientError::Refused { .. })) => {
                 self.refused = Some(id.clone());
                 self.removed();
+                self.doubt.interrupt();
                 self.refused_rows = self.refused_rows.saturating_add(1);
                 // Else at once: clients do not see it now.
                 if self.refused_rows >= REFUSED_ROWS_MAX {
-                    self.retry_at = Some(now + REFUSED_RETRY);
+                    self.retry_at = Some(now + ROW_RETRY);
+                }
+                return;
+            }
+            (Step::Beat { .. }, Err(ClientError::Failed { .. })) => {
+                match self.doubt.beat_failed(now) {
+                    true => self.retry_at = None,
+                    false => self.retry_later(now),
                 }
                 return;
             }
             // Whether it was there or not: it is not now.
-            (Step::Forget { .. }, Ok(_) | Err(ClientError::Refused { .. })) => self.refused = None,
+            (Step::Forget { .. }, Ok(_) | Err(ClientError::Refused { .. })) => {
+                match self.doubt.row_is_gone(now) {
+                    true => self.removed(),
+                    false => self.refused = None,
+                }
+            }
+            (Step::Forget { .. }, Err(ClientError::Failed { .. }))
+                if self.doubt.removal_failed() =>
+            {
+                // On with the other row; the time between tries stays what it is.
+                return;
+            }
             (Step::Remove { .. }, Ok(_) | Err(ClientError::Refused { .. })) => self.removed(),
             (Step::Forget { .. }, Err(ClientError::Failed { .. })) if self.gives_row_up() => {
                 self.refused = None;
@@ -206,13 +236,18 @@ impl Listing {
             }
             (Step::WaitUntil(_), _) => return,
             (_, Err(_)) => {
-                let doubled = RETRY_FIRST.saturating_mul(1 << self.failures.min(16));
-                self.failures = self.failures.saturating_add(1);
-                self.retry_at = Some(now + doubled.min(RETRY_MAX));
+                self.doubt.interrupt();
+                self.retry_later(now);
                 return;
             }
         }
         (self.failures, self.failed_removals, self.retry_at) = (0, 0, None);
+    }
+
+    fn retry_later(&mut self, now: Instant) {
+        let doubled = RETRY_FIRST.saturating_mul(1 << self.failures.min(16));
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = Some(now + doubled.min(RETRY_MAX));
     }
 
     /// Counts a removal at which the registry failed; whether it was the last.
@@ -242,6 +277,10 @@ mod tests {
         takes_beats: bool,
         /// Beats and removals meet an error of its own.
         fails: bool,
+        /// So does every other request.
+        is_down: bool,
+        /// So does one for a row that there is not.
+        misses_with_500: bool,
         /// It says under which id a row is.
         tells_ids: bool,
         steps: Vec<Step>,
@@ -256,6 +295,8 @@ mod tests {
                 ids: 0,
                 takes_beats: true,
                 fails: false,
+                is_down: false,
+                misses_with_500: false,
                 tells_ids: true,
                 steps: Vec::new(),
             }
@@ -281,8 +322,12 @@ mod tests {
         }
 
         fn answer(&mut self, step: &Step) -> Result<Answer, ClientError> {
+            let failed = || ClientError::Failed { status: 500 };
             let refused = || ClientError::Refused { status: 404 };
+            let misses_with_500 = self.misses_with_500;
+            let missing = || if misses_with_500 { failed() } else { refused() };
             match step {
+                _ if self.is_down => return Err(failed()),
                 Step::Create if !self.tells_ids => {
                     self.ids += 1;
                     return Err(ClientError::NoId);
@@ -294,14 +339,16 @@ mod tests {
                     let id = Some(self.ids.to_string());
                     return Ok(Answer { id });
                 }
-                _ if self.fails => return Err(ClientError::Failed { status: 500 }),
+                _ if self.fails => return Err(failed()),
                 Step::Beat { .. } if !self.takes_beats => return Err(refused()),
                 Step::Beat { id, .. } => {
                     let row = self.rows.iter_mut().find(|row| row.0 == *id);
-                    row.ok_or_else(refused)?.1 = self.now;
+                    row.ok_or_else(missing)?.1 = self.now;
                 }
-                Step::Forget { id } => self.rows.retain(|row| row.0 != *id),
-                Step::Remove { id } => self.rows.retain(|row| row.0 != *id),
+                Step::Forget { id } | Step::Remove { id } => {
+                    let row = self.rows.iter().position(|row| row.0 == *id);
+                    self.rows.remove(row.ok_or_else(missing)?);
+                }
                 Step::WaitUntil(_) => {}
             }
             Ok(Answer { id: None })
@@ -416,18 +463,60 @@ mod tests {
         assert_eq!(world.fresh(), 1);
     }
 
-    /// An error of the registry's own says nothing of the row: it is the same one afterwards, and not long afterwards.
+    /// A registry that is in trouble as a whole has the row afterwards, however long it takes, and shows it soon.
     #[test]
     fn a_registry_that_fails_for_a_moment_keeps_the_row() {
         let mut world = World::new(None);
         world.run(Presence::Up, Duration::from_secs(15));
-        for seconds in [3, 30, 3600] {
-            world.fails = true;
+        for (seconds, is_down) in [(3, false), (30, false), (30, true), (7200, true)] {
+            (world.fails, world.is_down) = (!is_down, is_down);
             world.run(Presence::Up, Duration::from_secs(seconds));
-            world.fails = false;
+            (world.fails, world.is_down) = (false, false);
             world.run(Presence::Up, RETRY_MAX);
             assert_eq!((world.fresh(), world.ids), (1, 1), "after {seconds} s");
+            world.steps.clear();
         }
+    }
+
+    /// Some registries answer a beat and a removal for a row that is gone with a 500.
+    #[test]
+    fn a_row_that_is_gone_and_is_answered_with_a_500_is_made_anew() {
+        let mut world = World::new(Some("of yesterday"));
+        world.misses_with_500 = true;
+        for ids in 1..5 {
+            world.run(Presence::Up, Duration::from_secs(30));
+            assert_eq!(world.ids, ids - 1, "too soon");
+            world.run(Presence::Up, Duration::from_secs(15));
+            assert_eq!((world.fresh(), world.ids), (1, ids));
+            world.run(Presence::Up, Duration::from_secs(60));
+            assert_eq!((world.fresh(), world.ids), (1, ids));
+            world.rows.clear();
+        }
+    }
+
+    /// It lists whatever it is given and fails at the rest. Once it is well, the server shows at once, without a rest.
+    #[test]
+    fn a_registry_that_fails_at_beats_alone_is_not_filled_with_rows() {
+        let mut world = World::new(None);
+        world.fails = true;
+        world.run(Presence::Up, Duration::from_secs(3600));
+        assert!((3..=1 + 2 + 6).contains(&world.ids), "{} rows", world.ids);
+        world.fails = false;
+        world.run(Presence::Up, RETRY_MAX);
+        assert_eq!(world.fresh(), 1);
+    }
+
+    /// Neither is another row made for a server that drains, nor is one dropped at which the registry fails.
+    #[test]
+    fn no_row_is_made_in_doubt_of_one_that_drains() {
+        let mut world = World::new(None);
+        world.run(Presence::Up, Duration::from_secs(15));
+        world.fails = true;
+        world.run(Presence::Up, Duration::from_secs(30));
+        world.run(Presence::Draining, Duration::from_secs(3600));
+        let forgets = |step: &Step| matches!(step, Step::Forget { .. });
+        assert!(!world.steps.iter().any(forgets));
+        assert_eq!(world.ids, 1);
     }
 
     /// A row that the registry fails to take off is tried again, and neither for ever nor in the way of the next row.
@@ -448,7 +537,8 @@ mod tests {
         let mut world = World::new(Some("of yesterday"));
         world.listing.refused = world.listing.id.take();
         world.fails = true;
-        world.run(Presence::Up, Duration::from_secs(3600));
+        // The eighth try comes after 91 s.
+        world.run(Presence::Up, Duration::from_secs(100));
         assert_eq!(world.ids, 1);
     }
 
@@ -467,7 +557,7 @@ mod tests {
         assert!((2..=1 + 6).contains(&world.ids), "{} rows", world.ids);
         world.tells_ids = true;
         world.run(Presence::Away, Duration::from_secs(1));
-        world.run(Presence::Up, REFUSED_RETRY);
+        world.run(Presence::Up, ROW_RETRY);
         assert_eq!(world.fresh(), 1);
     }
 
