@@ -1,7 +1,7 @@
 //! The lock of one run of a helper: by it a watchdog finds the one that a killed watchdog left running.
 //!
 //! As an engine does, the helper inherits it with all that it starts. Its file says when the helper is over: what that
-//! left running on purpose is nobody's to end.
+//! left running on purpose is not this lock's to end (a watchdog that lives ends it with the engine: `kill_strays`).
 
 use std::fs::{self, File};
 use std::io;
