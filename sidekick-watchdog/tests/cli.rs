@@ -500,3 +500,22 @@ fn line(incarnation: u32, text: &str) -> LogLine {
         ..LogLine::default()
     }
 }
+
+/// The machine that checks may be another one than that which serves: a warning, and no more.
+#[test]
+fn check_warns_of_an_uploader_that_is_not_there() {
+    let folder = TempDir::new().unwrap();
+    let config = "[engine]\ncommand = [\"sh\"]\n[upload]\nsinks = [\"command\"]\n[upload.command]\nrun = [\"up.sh\"]\n";
+    std::fs::write(folder.path().join("sidekick.toml"), config).unwrap();
+    std::fs::write(folder.path().join("up.sh"), "").unwrap();
+    let output = run(folder.path(), &["check"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains(
+            "warning: [upload.command] \"up.sh\" is in no folder of PATH; for the one in"
+        ),
+        "{said}"
+    );
+    assert!(said.contains("write \"./up.sh\""), "{said}");
+}
