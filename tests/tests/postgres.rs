@@ -1,7 +1,7 @@
 //! Kills the watchdog, PostgreSQL, the connection and the engine at random moments, and holds the rows against what the
 //! engines themselves say they recorded: each record is one row, none is missing.
 //!
-//! `HARNESS_ROUNDS` sets the number of kills (12 by default; hundreds are fine), shared among the ways in which rows are
+//! `HARNESS_ROUNDS` sets the number of kills (100 by default; thousands are fine), shared among the ways in which rows are
 //! written; `HARNESS_SEED` repeats a run's choices. Where the way allows it the table of records has no key, which would
 //! hide a record that came twice. Each commit takes a while, so that
 //! many kills of the watchdog fall between the commit and its answer.
@@ -19,7 +19,7 @@ use sidekick_tests::verdicts::{PATIENCE, journals, stop_cleanly, stop_unaudited}
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
-const ROUNDS_DEFAULT: u64 = 12;
+const ROUNDS_DEFAULT: u64 = 100;
 /// Records in a frame of the engine.
 const PER_FRAME: u64 = 10;
 /// Damaged logs.
