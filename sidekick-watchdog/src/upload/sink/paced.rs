@@ -97,22 +97,6 @@ mod tests {
             3
         }
 
-        fn prepare<'a>(
-            &'a self,
-            _group: &'a Uuid,
-            _first: Position,
-        ) -> BoxFuture<'a, Result<Vec<u8>, PrepareError>> {
-            Box::pin(async { Ok(Vec::new()) })
-        }
-
-        fn encode<'a>(
-            &'a self,
-            _plan: &'a Plan,
-            rows: Vec<u8>,
-        ) -> BoxFuture<'a, Result<Bytes, PrepareError>> {
-            Box::pin(async { Ok(rows.into()) })
-        }
-
         fn send<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Outcome> {
             Box::pin(async {
                 let came = (Instant::now(), batch.body.len());
