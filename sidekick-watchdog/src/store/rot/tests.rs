@@ -145,7 +145,7 @@ fn rot(path: &Path, at: u64, by: u8) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_byte_anywhere_costs_one_entry_and_its_numbers_are_told() {
+async fn one_byte_anywhere_costs_one_record_or_entry_and_its_numbers_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let whole = dir.path().join("whole");
     let next = write(&whole).await;
@@ -255,7 +255,8 @@ fn payload_bytes(segment: &[u8], at: u64) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_entry_is_not_taken_for_the_damaged_one() {
     for is_replayed in [false, true] {
-        for byte in [4, 39, 60, 400] {
+        // Of the crc, of the index (which makes it the other one's, or none), of the commands, of a record.
+        for byte in [4, 32, 39, 60, 400] {
             let dir = tempfile::tempdir().unwrap();
             let data = dir.path();
             let (first, _) = write_equal(data).await;
@@ -268,6 +269,8 @@ async fn an_older_entry_is_not_taken_for_the_damaged_one() {
             assert_eq!(len, payload_bytes(&bytes, at), "entries of one size");
             bytes.copy_within(from as usize..(from + 40 + len) as usize, at as usize);
             bytes[at as usize + byte] ^= 1;
+            let claims_to_be_it = bytes[at as usize + 32] == (first + 8) as u8;
+            assert_eq!(claims_to_be_it, byte == 32);
             fs::write(&path, bytes).unwrap();
             if is_replayed {
                 fs::remove_dir_all(data.join("state")).unwrap();
