@@ -32,6 +32,8 @@ use bytes::Bytes;
 pub use error::WalError;
 pub use frame::EntryId;
 pub(crate) use frame::Kind;
+#[cfg(test)]
+pub(crate) use frame::broken;
 use index::Index;
 pub(crate) use options::Rot;
 pub use options::WalOptions;

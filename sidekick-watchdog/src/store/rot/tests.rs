@@ -7,7 +7,7 @@ use sidekick_ipc::frame::append_frame;
 
 use super::super::StoreConfig;
 use super::super::view::LogView;
-use super::super::wal::WalError;
+use super::super::wal::{WalError, broken};
 use super::super::{Store, folding, read};
 use super::*;
 use crate::books::Counts;
@@ -272,6 +272,16 @@ async fn an_older_entry_is_not_taken_for_the_damaged_one() {
             let claims_to_be_it = bytes[at as usize + 32] == (first + 8) as u8;
             assert_eq!(claims_to_be_it, byte == 32);
             fs::write(&path, bytes).unwrap();
+            if claims_to_be_it {
+                let (log, _) = LogReader::beside(&data.join("log"), &mut |_, _| {}).unwrap();
+                let entry = log.lost()[&(first + 8)].clone();
+                assert!(log.remains(&entry).is_none());
+                // Who does not follow the heads takes it.
+                broken::WITHOUT.set(Some(broken::Without::Chain));
+                let is_taken = log.remains(&entry).is_some();
+                broken::WITHOUT.set(None);
+                assert!(is_taken);
+            }
             if is_replayed {
                 fs::remove_dir_all(data.join("state")).unwrap();
             }
