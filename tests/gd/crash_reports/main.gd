@@ -2,6 +2,9 @@ extends Node
 ## Dies of one thing after the other: the user arguments name what, one for each incarnation; after the last it plays on.
 
 const FRAME := 10
+## Sends a signal to this process once its main thread takes signals. glibc blocks them in a thread that starts a process until
+## it has started; one that comes meanwhile goes to another thread, whose crash has no script backtrace.
+const KILL_MAIN := "until grep -q 'SigBlk:.0000000000000000' /proc/{pid}/task/{pid}/status; do :; done; kill -{signal} {pid}"
 
 var _act := ""
 var _frames := 0
@@ -50,7 +53,7 @@ func _do() -> void:
 
 
 func _kill(signal_name: String) -> void:
-	OS.execute("/bin/kill", ["-" + signal_name, str(OS.get_process_id())])
+	OS.execute("/bin/sh", ["-c", KILL_MAIN.format({"pid": OS.get_process_id(), "signal": signal_name})])
 	OS.delay_msec(10_000)
 
 

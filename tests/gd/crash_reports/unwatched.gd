@@ -20,8 +20,7 @@ func _process(_delta: float) -> void:
 		if FileAccess.file_exists(OS.get_cmdline_user_args()[0]):
 			print("nobody watches")
 			push_error("about to die unseen")
-			OS.execute("/bin/kill", ["-SEGV", str(OS.get_process_id())])
-			OS.delay_msec(10_000)
+			OS.crash("unseen")
 		return
 	var death: Dictionary = Sidekick.get_last_death()
 	if not death.is_empty():
