@@ -55,26 +55,20 @@ pub fn journals(setup: &Setup) -> PathBuf {
     folder
 }
 
-/// Asks the watchdog to end; it does so with 0, leaves nothing running, and an audit of what it leaves finds that the books
-/// balance: accepted = uploaded + dead + dropped + lost + pending, and number by number what the destinations hold.
+/// Asks the watchdog to end; it does so with 0, leaves nothing running, and the books balance.
 #[track_caller]
 pub fn stop_cleanly(setup: &Setup, watchdog: Watchdog<'_>) -> Finished {
-    let finished = stop_unaudited(setup, watchdog);
-    assert_books_balance(setup);
-    finished
-}
-
-/// An audit finds that the books balance.
-#[track_caller]
-pub fn assert_books_balance(setup: &Setup) {
-    let audit = setup.run(&["audit"], PATIENCE);
-    assert_eq!(audit.status.code(), Some(0), "{}", audit.lines.join("\n"));
+    ended_cleanly(setup, watchdog.stop(PATIENCE))
 }
 
 /// As [`stop_cleanly`], where the test took away or damaged what an audit would read.
 #[track_caller]
 pub fn stop_unaudited(setup: &Setup, watchdog: Watchdog<'_>) -> Finished {
-    let finished = watchdog.stop(PATIENCE);
+    ended_cleanly(setup, watchdog.stop_unaudited(PATIENCE))
+}
+
+#[track_caller]
+fn ended_cleanly(setup: &Setup, finished: Finished) -> Finished {
     let log = finished.lines.join("\n");
     assert_eq!(finished.status.code(), Some(0), "{log}");
     assert!(!log.contains("panicked"), "{log}");

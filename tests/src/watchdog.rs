@@ -31,6 +31,8 @@ fn is_state_helper_or_ending(pid: u32) -> bool {
 
 /// How long one answer over HTTP may take.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long an audit may take.
+const AUDIT_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// What is set up for one or more watchdogs, one after the other.
 #[derive(Debug)]
@@ -373,12 +375,31 @@ impl Watchdog<'_> {
         Some((code, body.to_owned()))
     }
 
-    /// Asks it to end with SIGTERM and waits for that.
+    /// Asks it to end with SIGTERM and waits for that. Where it ended well, an audit of what it leaves has to find that the
+    /// books balance: accepted = uploaded + dead + dropped + lost + pending, and number by number what the destinations hold.
+    ///
+    /// # Panics
+    /// When it does not end within `deadline`, or the books do not balance; the text has the whole log.
+    #[track_caller]
+    pub fn stop(self, deadline: Duration) -> Finished {
+        let setup = self.setup;
+        let finished = self.stop_unaudited(deadline);
+        if finished.status.success() {
+            let audit = setup.run(&["audit"], AUDIT_TIME_MAX);
+            let told = [audit.lines.as_slice(), &finished.lines]
+                .concat()
+                .join("\n");
+            assert_eq!(audit.status.code(), Some(0), "the books: {told}");
+        }
+        finished
+    }
+
+    /// As [`Watchdog::stop`], where the test took away or damaged what an audit would read.
     ///
     /// # Panics
     /// When it does not end within `deadline`; the text has the whole log.
     #[track_caller]
-    pub fn stop(mut self, deadline: Duration) -> Finished {
+    pub fn stop_unaudited(mut self, deadline: Duration) -> Finished {
         self.running.signal(Signal::TERM);
         self.wait(deadline)
     }
