@@ -147,6 +147,7 @@ fn a_reload_is_told_whatever_comes_of_it() {
         setup.set_config("[[stream]]\nmatch = \"a\"\ndrop = \"1 +\"\n");
         watchdog.running.signal(Signal::HUP);
         told(&manager);
+        setup.set_config("");
     }
     watchdog.stop(PATIENCE);
     manager.wait_for("STOPPING=1");
