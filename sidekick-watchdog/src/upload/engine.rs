@@ -3,6 +3,7 @@
 //! Nothing is spawned here. [`Engine::tasks`] gives named futures that the app spawns and joins.
 
 mod courier;
+mod draft;
 mod fill;
 mod lane;
 mod letter;

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 
 use sidekick_ipc::frame::Record;
 
+use super::encode::{Item, What};
 use crate::slab::SlabHead;
 
 /// The code of a dead letter that the rules as a whole would not send.
@@ -23,6 +24,22 @@ pub struct Stored<'a> {
     pub monotonic_ns: u64,
     /// Stream and value.
     pub record: Record<'a>,
+}
+
+impl<'a> Stored<'a> {
+    /// The record that `item` of the slab with `head` is; `None` where it is none.
+    pub(super) fn of(head: &'a SlabHead, game_version: &'a str, item: &Item<'a>) -> Option<Self> {
+        let What::Record(record) = item.what else {
+            return None;
+        };
+        Some(Self {
+            head,
+            game_version,
+            seq: item.seq,
+            monotonic_ns: item.monotonic_ns,
+            record,
+        })
+    }
 }
 
 /// What a [`Shaper`] makes of a record.
@@ -60,6 +77,42 @@ pub trait Shaper: Debug + Send + Sync + 'static {
     /// What becomes of `stored` on its way to `sink`. For [`Shaped::Changed`] the new record is appended to `out`, which
     /// is empty before, as a record's payload ([`Record::encode_head`], then the value).
     fn shape(&self, version: u32, sink: &str, stored: &Stored<'_>, out: &mut Vec<u8>) -> Shaped;
+}
+
+/// What rules make of a record, as whoever writes its row takes it.
+#[derive(Debug)]
+pub(super) enum Ruling<'a> {
+    /// As [`Shaped::Keep`].
+    Keep,
+    /// This goes in its place.
+    Changed(Record<'a>),
+    /// As [`Shaped::Dropped`].
+    Dropped { reason: Cow<'static, str> },
+    /// As [`Shaped::Refused`].
+    Refused { code: &'static str, reason: String },
+}
+
+/// Asks the rules of `version` what becomes of `stored`. A new record lies in `out`.
+pub(super) fn rule<'a>(
+    shaper: &dyn Shaper,
+    version: u32,
+    sink: &str,
+    stored: &Stored<'_>,
+    out: &'a mut Vec<u8>,
+) -> Ruling<'a> {
+    out.clear();
+    match shaper.shape(version, sink, stored, out) {
+        Shaped::Keep => Ruling::Keep,
+        Shaped::Changed => match Record::parse(out) {
+            Ok(record) => Ruling::Changed(record),
+            Err(error) => Ruling::Refused {
+                code: BY_RULES,
+                reason: format!("the rules made no record of it: {error}"),
+            },
+        },
+        Shaped::Dropped { reason } => Ruling::Dropped { reason },
+        Shaped::Refused { code, reason } => Ruling::Refused { code, reason },
+    }
 }
 
 /// No rules: every record goes as it is, under version 0.

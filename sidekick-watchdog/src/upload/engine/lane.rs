@@ -10,7 +10,8 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::courier::{Courier, Delivered};
-use super::fill::{Draft, Filler};
+use super::draft::Draft;
+use super::fill::Filler;
 use super::letter::{Buried, LetterRow};
 use super::losses::Losses;
 use super::suspect::Suspect;

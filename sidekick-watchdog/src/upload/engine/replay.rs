@@ -10,7 +10,7 @@ use crate::slab::Slab;
 use crate::upload::encode::{Walk, What};
 use crate::upload::outbox::{Outbox, OutboxError};
 use crate::upload::plan::{Plan, Replay};
-use crate::upload::shape::{BY_RULES, Shaped, Shaper, Stored};
+use crate::upload::shape::{BY_RULES, Ruling, Shaper, Stored, rule};
 use crate::upload::sink::{Batch, PrepareError, Row, Sink};
 
 /// So many letters are sent again before a batch that is due.
@@ -31,29 +31,15 @@ fn row_of(
     let no_row = || (BY_RULES.to_owned(), "it holds nothing to send".to_owned());
     let (head, mut item) = walk.step().ok_or_else(no_row)?;
     let mut shaped = Vec::new();
-    if let What::Record(record) = &item.what {
-        let stored = Stored {
-            head,
-            game_version,
-            seq: item.seq,
-            monotonic_ns: item.monotonic_ns,
-            record: *record,
-        };
-        match shaper.shape(version, sink.name(), &stored, &mut shaped) {
-            Shaped::Keep => {}
-            Shaped::Changed => {
-                let record = sidekick_ipc::frame::Record::parse(&shaped);
-                let record = record.map_err(|error| {
-                    let reason = format!("the rules made no record of it: {error}");
-                    (BY_RULES.to_owned(), reason)
-                })?;
-                item.what = What::Record(record);
-            }
-            Shaped::Dropped { reason } => {
+    if let Some(stored) = Stored::of(head, game_version, &item) {
+        match rule(shaper, version, sink.name(), &stored, &mut shaped) {
+            Ruling::Keep => {}
+            Ruling::Changed(record) => item.what = What::Record(record),
+            Ruling::Dropped { reason } => {
                 let reason = format!("the rules would drop it now ({reason}); drop the letter");
                 return Err((BY_RULES.to_owned(), reason));
             }
-            Shaped::Refused { code, reason } => return Err((code.to_owned(), reason)),
+            Ruling::Refused { code, reason } => return Err((code.to_owned(), reason)),
         }
     }
     let mut row = Vec::new();
