@@ -8,8 +8,6 @@ mod fill;
 mod lane;
 mod letter;
 mod losses;
-mod replay;
-mod suspect;
 
 use std::sync::Arc;
 

@@ -97,6 +97,22 @@ impl Courier {
         self.pause(pause).await;
     }
 
+    /// Commits; tries again until that is known to have worked.
+    pub(super) async fn until_committed<T, F>(
+        &mut self,
+        commit: impl Fn() -> F,
+    ) -> Result<T, OutboxError>
+    where
+        F: Future<Output = Result<T, OutboxError>>,
+    {
+        loop {
+            match commit().await {
+                Ok(done) => return Ok(done),
+                Err(error) => self.commit_failed(error).await?,
+            }
+        }
+    }
+
     /// A commit failed: pauses if it may work later.
     pub(super) async fn commit_failed(&mut self, error: OutboxError) -> Result<(), OutboxError> {
         match error {

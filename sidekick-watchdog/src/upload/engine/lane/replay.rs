@@ -3,11 +3,11 @@
 
 use tracing::info;
 
-use super::courier::Delivered;
-use super::lane::Lane;
+use super::Lane;
 use crate::books::Letter;
 use crate::slab::Slab;
 use crate::upload::encode::{Walk, What};
+use crate::upload::engine::courier::Delivered;
 use crate::upload::outbox::{Outbox, OutboxError};
 use crate::upload::plan::{Plan, Replay};
 use crate::upload::shape::{BY_RULES, Ruling, Shaper, Stored, rule};
@@ -166,13 +166,8 @@ impl<O: Outbox> Lane<O> {
         number: u32,
         plan: &Plan,
     ) -> Result<bool, OutboxError> {
-        loop {
-            let plan = plan.clone();
-            match self.outbox.commit_replay_plan(id, number, plan).await {
-                Ok(is_there) => return Ok(is_there),
-                Err(error) => self.courier.commit_failed(error).await?,
-            }
-        }
+        let commit = || self.outbox.commit_replay_plan(id, number, plan.clone());
+        self.courier.until_committed(commit).await
     }
 
     async fn end_replay(
@@ -181,13 +176,8 @@ impl<O: Outbox> Lane<O> {
         number: u32,
         refused: Option<(String, String)>,
     ) -> Result<(), OutboxError> {
-        loop {
-            let refused = refused.clone();
-            match self.outbox.commit_replayed(id, number, refused).await {
-                Ok(()) => break,
-                Err(error) => self.courier.commit_failed(error).await?,
-            }
-        }
+        let commit = || self.outbox.commit_replayed(id, number, refused.clone());
+        self.courier.until_committed(commit).await?;
         self.courier.settled();
         Ok(())
     }
