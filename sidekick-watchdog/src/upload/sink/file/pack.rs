@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use super::{PREFIX, SUFFIX, in_context};
+use super::context::in_context;
+use super::place::{PREFIX, SUFFIX};
 use crate::platform;
 use crate::upload::sink::Compression;
 

@@ -1,12 +1,16 @@
 //! The file sink on a real directory: killed at its points, short of disk, in company of others.
 
+use std::fs::OpenOptions;
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use super::folder::{Faults, LOCK_NAME};
 use super::*;
 use crate::upload::UploadSettings;
 use crate::upload::plan::Plan;
@@ -23,14 +27,9 @@ fn settings(dir: &TempDir) -> FileSettings {
 }
 
 fn broken(settings: FileSettings, faults: Faults) -> FileSink {
-    FileSink::of(Files {
-        settings,
-        open: Mutex::new(None),
-        has_plain: AtomicBool::new(false),
-        packing: Mutex::default(),
-        is_over: Arc::default(),
-        faults,
-    })
+    let mut files = Files::new(settings);
+    files.faults = faults;
+    FileSink::of(files)
 }
 
 /// What a reader of the directory finds: all files in the order of their names.
