@@ -1,9 +1,10 @@
 //! What a backend reads is fixed: these lines may only change together with [`ENCODER_VERSION`].
 
-use sidekick_ipc::frame::append_frame;
+use sidekick_ipc::frame::{FrameKind, Hole, append_frame, gap_cause, hole_cause};
 use sidekick_ipc::value::Value;
 
 use super::*;
+use crate::slab::Slab;
 use crate::upload::testing::{EPOCH, head, put_record, slab};
 
 fn text(slab: Slab) -> String {
