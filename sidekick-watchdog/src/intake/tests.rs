@@ -3,11 +3,17 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
 
+use sidekick_ipc::attach::Attachment;
 use sidekick_ipc::heartbeat::Phase;
 use sidekick_ipc::session::{RefusedCause, Session, SessionOptions, WhenFull};
+use sidekick_ipc::tree::{Pattern, StoreQuery, StoreResult, WatchBatch};
+use uuid::Uuid;
 
 use super::*;
+use crate::books::Refused;
+use crate::slab::{OpAt, RingCheckpoint, Slab};
 
 mod requests;
 

@@ -1,6 +1,8 @@
 //! What games ask of the store, and what they hear.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::atomic::AtomicU32;
 use std::task::{Context, Poll, Waker};
 
 use sidekick_ipc::session::{CheckpointRef, Message};
