@@ -1,5 +1,7 @@
 //! Records put through the rules without a server: what `[[test]]` says should come of them, and what does.
 
+mod compare;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +13,8 @@ use super::{
     Fold, FoldRules, Folded, Origin, Row, Scratch, Screen, Shape, Shaped, Verdict, from_json,
 };
 
+use compare::{match_up, tell};
+
 /// What should come of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expected {
@@ -20,20 +24,6 @@ pub enum Expected {
     Dropped,
     /// It becomes a dead letter whose reason has this in it.
     Refused(String),
-}
-
-impl Expected {
-    fn fits(&self, found: &Self) -> bool {
-        match (self, found) {
-            (Self::Data(expected), Self::Data(found)) => {
-                let mut differences = Vec::new();
-                compare("", Some(expected), Some(found), &mut differences);
-                differences.is_empty()
-            }
-            (Self::Refused(expected), Self::Refused(found)) => found.contains(expected),
-            (expected, found) => expected == found,
-        }
-    }
 }
 
 impl fmt::Display for Expected {
@@ -66,13 +56,6 @@ pub struct Sent {
     pub at_ns: Option<u64>,
     /// What comes of it.
     pub what: Expected,
-}
-
-impl Sent {
-    fn fits(&self, found: &Self) -> bool {
-        let is_then = self.at_ns.is_none() || self.at_ns == found.at_ns;
-        self.stream == found.stream && is_then && self.what.fits(&found.what)
-    }
 }
 
 impl fmt::Display for Sent {
@@ -281,292 +264,5 @@ fn told(
     }
 }
 
-fn tell(expected: &Expected, found: &Expected) -> Vec<String> {
-    match (expected, found) {
-        (Expected::Data(expected), Expected::Data(found)) => {
-            let mut differences = Vec::new();
-            compare("data", Some(expected), Some(found), &mut differences);
-            differences
-        }
-        (expected, found) if expected.fits(found) => Vec::new(),
-        (expected, found) => vec![
-            format!("expected: {expected}"),
-            format!("found:    {found}"),
-        ],
-    }
-}
-
-/// Takes for each record that should be sent one that is; tells of those that are left on either side.
-fn match_up(outputs: &[Sent], mut found: Vec<Sent>) -> Vec<String> {
-    let mut missing = Vec::new();
-    for output in outputs {
-        match found.iter().position(|found| output.fits(found)) {
-            Some(at) => drop(found.remove(at)),
-            None => missing.push(format!("expected: {output}")),
-        }
-    }
-    missing.extend(found.iter().map(|found| format!("found:    {found}")));
-    missing
-}
-
-/// Lists where two values differ.
-fn compare(at: &str, expected: Option<&Json>, found: Option<&Json>, differences: &mut Vec<String>) {
-    let shown = |value: Option<&Json>| value.map_or_else(|| "nothing".into(), Json::to_string);
-    match (expected, found) {
-        (Some(Json::Object(expected)), Some(Json::Object(found))) => {
-            let more = found.keys().filter(|key| !expected.contains_key(*key));
-            for key in expected.keys().chain(more) {
-                let at = format!("{at}.{key}");
-                compare(&at, expected.get(key), found.get(key), differences);
-            }
-        }
-        (Some(Json::Array(expected)), Some(Json::Array(found))) => {
-            for index in 0..expected.len().max(found.len()) {
-                let at = format!("{at}[{index}]");
-                compare(&at, expected.get(index), found.get(index), differences);
-            }
-        }
-        (Some(Json::Number(one)), Some(Json::Number(other))) if one.as_f64() == other.as_f64() => {}
-        (one, other) if one == other => {}
-        (one, other) => {
-            differences.push(format!(
-                "{at}: expected {}, found {}",
-                shown(one),
-                shown(other)
-            ));
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::super::{AggregateSpec, DedupeSpec, ScreenSpec, SetSpec, ShapeSpec};
-    use super::*;
-
-    #[test]
-    fn a_trial_tells_each_difference() {
-        let screen = Screen::compile(&[ScreenSpec {
-            drop_fields: vec!["ip".into()],
-            ..ScreenSpec::new("chat.*".parse().unwrap())
-        }])
-        .unwrap();
-        let shape = Shape::parse(&Shape::text(&[ShapeSpec {
-            pattern: "chat.*".into(),
-            filter: Some("say != ''".into()),
-            set: [
-                ("region".to_owned(), SetSpec::Value("eu".into())),
-                ("v".to_owned(), SetSpec::Expr("game_version".into())),
-            ]
-            .into(),
-            ..ShapeSpec::default()
-        }]))
-        .unwrap();
-        let run = |input: Json, expected| {
-            let trial = Trial {
-                name: "t".into(),
-                game_version: "1.2".into(),
-                tried: Tried::Record {
-                    stream: "chat.say".into(),
-                    input,
-                    expected,
-                },
-            };
-            trial.run(&TrialRules {
-                screen: &screen,
-                folds: &Arc::default(),
-                shape: &shape,
-                source: "lobby-1",
-            })
-        };
-        let said = json!({"say": "hi", "ip": "10.0.0.1", "n": [1, 2]});
-        let right = json!({"say": "hi", "region": "eu", "n": [1.0, 2], "v": "1.2"});
-        assert_eq!(run(said.clone(), Expected::Data(right)), Ok(()));
-        assert_eq!(run(json!({"say": ""}), Expected::Dropped), Ok(()));
-        let wrong =
-            json!({"say": "hi", "ip": "10.0.0.1", "n": [1, 3, 4], "region": "eu", "v": "1.2"});
-        assert_eq!(
-            run(said.clone(), Expected::Data(wrong)),
-            Err(vec![
-                "data.ip: expected \"10.0.0.1\", found nothing".to_owned(),
-                "data.n[1]: expected 3, found 2".to_owned(),
-                "data.n[2]: expected 4, found nothing".to_owned(),
-            ])
-        );
-        assert_eq!(
-            run(said, Expected::Dropped),
-            Err(vec![
-                "expected: dropped".to_owned(),
-                "found:    sent as {\"n\":[1,2],\"region\":\"eu\",\"say\":\"hi\",\"v\":\"1.2\"}"
-                    .to_owned(),
-            ])
-        );
-    }
-
-    const SECOND_NS: u64 = 1_000_000_000;
-
-    /// Hits are counted by the minute, and a match is told of once; what comes of that is filtered and set like the rest.
-    fn run(inputs: &[Recorded], outputs: &[Sent]) -> Result<(), Vec<String>> {
-        let dedupe = DedupeSpec {
-            pattern: "match.*".into(),
-            by: vec!["id".into()],
-            within_ns: 60 * SECOND_NS,
-            keys_max: 10,
-        };
-        let aggregate = AggregateSpec {
-            pattern: "damage".into(),
-            into: "damage.minute".into(),
-            every_ns: 60 * SECOND_NS,
-            lateness_ns: 10 * SECOND_NS,
-            by: vec!["$game_version".into()],
-            values: BTreeMap::from([("amount".into(), Vec::new())]),
-            keep_raw: false,
-        };
-        let shape = |pattern: &str| ShapeSpec {
-            pattern: pattern.into(),
-            set: [("server".to_owned(), SetSpec::Expr("source".into()))].into(),
-            filter: Some("id != 13".into()),
-            ..ShapeSpec::default()
-        };
-        let shape = Shape::text(&[shape("damage.*"), shape("match.*")]);
-        let trial = Trial {
-            name: "t".into(),
-            game_version: "1.2".into(),
-            tried: Tried::Run {
-                inputs: inputs.to_vec(),
-                outputs: outputs.to_vec(),
-            },
-        };
-        trial.run(&TrialRules {
-            screen: &Screen::default(),
-            folds: &Arc::new(FoldRules::compile(&[dedupe], &[aggregate]).unwrap()),
-            shape: &Shape::parse(&shape).unwrap(),
-            source: "lobby-1",
-        })
-    }
-
-    fn hit(at_s: u64, amount: i64) -> Recorded {
-        Recorded {
-            stream: "damage".into(),
-            at_ns: at_s * SECOND_NS,
-            data: json!({"amount": amount}),
-        }
-    }
-
-    fn end(at_s: u64, id: i64) -> Recorded {
-        Recorded {
-            stream: "match.end".into(),
-            at_ns: at_s * SECOND_NS,
-            data: json!({"id": id}),
-        }
-    }
-
-    fn row(at_s: u64, amounts: &[i64]) -> Sent {
-        let (count, sum) = (amounts.len(), amounts.iter().sum::<i64>());
-        let stats = json!({
-            "count": count, "sum": sum, "min": amounts.iter().min(), "max": amounts.iter().max()
-        });
-        let data = json!({
-            "window_s": 60, "by": {"$game_version": "1.2"}, "count": count,
-            "values": {"amount": stats}, "server": "lobby-1"
-        });
-        Sent {
-            stream: "damage.minute".into(),
-            at_ns: Some(at_s * SECOND_NS),
-            what: Expected::Data(data),
-        }
-    }
-
-    fn told(at_s: Option<u64>, id: i64) -> Sent {
-        Sent {
-            stream: "match.end".into(),
-            at_ns: at_s.map(|at_s| at_s * SECOND_NS),
-            what: Expected::Data(json!({"id": id, "server": "lobby-1"})),
-        }
-    }
-
-    /// The clock closes windows, what comes too late opens one again, and what is open at the end is told.
-    #[test]
-    fn a_run_tells_windows_and_leaves_out_what_was_there_before() {
-        let inputs = [
-            hit(1, 5),
-            end(2, 7),
-            hit(61, 1),
-            end(3, 7),
-            hit(59, 10),
-            // 70 s is when the first minute is told.
-            end(70, 7),
-            hit(58, 2),
-            end(71, 13),
-        ];
-        let outputs = [
-            told(None, 7),
-            told(Some(70), 7),
-            row(0, &[5, 10]),
-            row(0, &[2]),
-            row(60, &[1]),
-        ];
-        assert_eq!(run(&inputs, &outputs), Ok(()));
-        assert_eq!(run(&[], &[]), Ok(()));
-        // Each of them is needed, and counts once.
-        for left_out in 0..outputs.len() {
-            let mut fewer = outputs.to_vec();
-            let more = [&outputs[..], &[outputs[left_out].clone()]].concat();
-            let gone = fewer.remove(left_out);
-            let differences = run(&inputs, &fewer).unwrap_err();
-            assert_eq!(differences.len(), 1, "{differences:?}");
-            assert!(differences[0].starts_with("found:    stream"));
-            let expected = format!("expected: {gone}");
-            assert_eq!(run(&inputs, &more), Err(vec![expected]));
-        }
-        let late = [told(Some(3), 7)];
-        let differences = run(&[end(2, 7)], &late).unwrap_err();
-        assert_eq!(
-            differences,
-            [
-                "expected: stream \"match.end\" at 3 s sent as {\"id\":7,\"server\":\"lobby-1\"}",
-                "found:    stream \"match.end\" at 2 s sent as {\"id\":7,\"server\":\"lobby-1\"}",
-            ]
-        );
-    }
-
-    /// Without a rule for them, the lists try what is for each record alone.
-    #[test]
-    fn a_refusal_is_one_of_the_things_that_are_sent() {
-        let shape = Shape::text(&[ShapeSpec {
-            pattern: "shop".into(),
-            schema: Some(json!({"required": ["price"]})),
-            ..ShapeSpec::default()
-        }]);
-        let sent = |what| Sent {
-            stream: "shop".into(),
-            at_ns: None,
-            what,
-        };
-        let trial = Trial {
-            name: "t".into(),
-            game_version: String::new(),
-            tried: Tried::Run {
-                inputs: [json!({}), json!({"price": 1})]
-                    .map(|data| Recorded {
-                        stream: "shop".into(),
-                        at_ns: 0,
-                        data,
-                    })
-                    .to_vec(),
-                outputs: vec![
-                    sent(Expected::Data(json!({"price": 1}))),
-                    sent(Expected::Refused("price: is missing".into())),
-                ],
-            },
-        };
-        let rules = TrialRules {
-            screen: &Screen::default(),
-            folds: &Arc::default(),
-            shape: &Shape::parse(&shape).unwrap(),
-            source: "lobby-1",
-        };
-        assert_eq!(trial.run(&rules), Ok(()));
-    }
-}
+mod tests;
