@@ -1,18 +1,19 @@
-//! `store get|put|delete|list|count|watch|export|import`, and `store lease` (`lease.rs`): the state store of the running watchdog, over its
-//! control socket.
+//! `store get|put|delete|list|count|watch|export|import|lease`: the state store of the running watchdog, over its control socket.
 
 mod lease;
+mod list;
+mod node;
+mod transfer;
+mod watch;
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
-use hyper::{Method, StatusCode};
+use clap::Subcommand;
+use hyper::StatusCode;
 use serde_json::Value as Json;
 use url::form_urlencoded::Serializer;
 
-use super::LocationArgs;
 use super::client::{Answer, Client, ClientError};
 use crate::exit::ExitCode;
 
@@ -22,7 +23,7 @@ pub(super) enum StoreCommand {
     /// Print one node's value as JSON
     #[command(after_help = "Exit code 14 when there is no such node.\n\n\
                       Examples:\n  sidekick-watchdog store get /match/42\n  sidekick-watchdog store get /match/42 --node | jq .version")]
-    Get(GetArgs),
+    Get(node::GetArgs),
     /// Set one node's value, or with a pattern that of every node that matches
     #[command(
         after_help = "Whole numbers become int, numbers with a point float, objects Dictionary, arrays Array.\n\
@@ -32,21 +33,21 @@ pub(super) enum StoreCommand {
                       sidekick-watchdog store put /gold '{\"coins\": 5}' --when '{\"field\": {\"coins\": [\">=\", 10]}}'\n  \
                       sidekick-watchdog store put /level - < level.json"
     )]
-    Put(PutArgs),
+    Put(node::PutArgs),
     /// Delete a node and all below it, or every node that matches a pattern
     #[command(
         after_help = "Nothing to delete is no error.\n\nExample: sidekick-watchdog store delete '/match/*'"
     )]
-    Delete(DeleteArgs),
+    Delete(node::DeleteArgs),
     /// List the nodes that match a pattern
     #[command(
         after_help = "* stands for anything within a segment, ** for any number of segments.\n\n\
                       Examples:\n  sidekick-watchdog store list\n  sidekick-watchdog store list '/match/*' --json"
     )]
-    List(ListArgs),
+    List(list::ListArgs),
     /// Print how many nodes match a pattern
     #[command(after_help = "Example: sidekick-watchdog store count '/match/*'")]
-    Count(CountArgs),
+    Count(list::CountArgs),
     /// Take, renew or release a lease: one holder at a time, and an end by itself
     #[command(
         subcommand,
@@ -62,125 +63,18 @@ pub(super) enum StoreCommand {
         after_help = "Example: sidekick-watchdog store watch '/match/**'\n\nWith --from REVISION nothing after that revision is missed, or a \
                       line with \"event\": \"compacted\" says so."
     )]
-    Watch(WatchArgs),
+    Watch(watch::WatchArgs),
     /// Write the whole tree to a file (NDJSON with a checksum)
     #[command(
         after_help = "Leases are not exported. Godot's types are kept.\n\nExample: sidekick-watchdog store export tree.ndjson"
     )]
-    Export(ExportArgs),
+    Export(transfer::ExportArgs),
     /// Put every node of an exported tree; other nodes stay
     #[command(
         after_help = "The file is checked before anything is changed. Doing it again after a failure does no harm.\n\n\
                       Example: sidekick-watchdog store import tree.ndjson"
     )]
-    Import(ImportArgs),
-}
-
-#[derive(Args, Debug)]
-pub(super) struct GetArgs {
-    /// The node, such as /match/42
-    path: String,
-    /// Print the whole node: value, versions, children, lease
-    #[arg(long)]
-    node: bool,
-    #[command(flatten)]
-    location: LocationArgs,
-}
-
-/// What must hold, or nothing is changed.
-#[derive(Args, Debug)]
-struct Conditions {
-    /// Only if the node is there
-    #[arg(long, conflicts_with = "if_absent")]
-    if_exists: bool,
-    /// Only if the node is not there
-    #[arg(long)]
-    if_absent: bool,
-    /// Only if the node has this version
-    #[arg(long, value_name = "VERSION")]
-    if_version: Option<u64>,
-    /// Only if these conditions hold, as Sidekick.store takes them
-    #[arg(long, value_name = "JSON")]
-    when: Option<String>,
-}
-
-#[derive(Args, Debug)]
-pub(super) struct PutArgs {
-    /// The node or a pattern
-    path: String,
-    /// The value as JSON; - reads standard input
-    #[arg(allow_hyphen_values = true)]
-    value: String,
-    #[command(flatten)]
-    conditions: Conditions,
-    /// The node is deleted when this no longer holds, as {"/match/42": true}
-    #[arg(long, value_name = "JSON")]
-    keep_while: Option<String>,
-    /// Only while this lease is held, and the node goes when it ends; what `store lease take` has printed
-    #[arg(long, value_name = "LEASE")]
-    lease: Option<String>,
-    #[command(flatten)]
-    location: LocationArgs,
-}
-
-#[derive(Args, Debug)]
-pub(super) struct DeleteArgs {
-    /// The node or a pattern
-    path: String,
-    #[command(flatten)]
-    conditions: Conditions,
-    #[command(flatten)]
-    location: LocationArgs,
-}
-
-#[derive(Args, Debug)]
-pub(super) struct ListArgs {
-    /// Which nodes
-    #[arg(default_value = "/**")]
-    pattern: String,
-    /// One JSON object a line
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    location: LocationArgs,
-}
-
-#[derive(Args, Debug)]
-pub(super) struct CountArgs {
-    /// Which nodes
-    #[arg(default_value = "/**")]
-    pattern: String,
-    #[command(flatten)]
-    location: LocationArgs,
-}
-
-#[derive(Args, Debug)]
-pub(super) struct WatchArgs {
-    /// Which nodes
-    #[arg(default_value = "/**")]
-    pattern: String,
-    /// Begin after this revision instead of now
-    #[arg(long, value_name = "REVISION")]
-    from: Option<u64>,
-    #[command(flatten)]
-    location: LocationArgs,
-}
-
-#[derive(Args, Debug)]
-pub(super) struct ExportArgs {
-    /// The file; - is standard output
-    #[arg(default_value = "-")]
-    file: PathBuf,
-    #[command(flatten)]
-    location: LocationArgs,
-}
-
-#[derive(Args, Debug)]
-pub(super) struct ImportArgs {
-    /// The file; - is standard input
-    file: PathBuf,
-    #[command(flatten)]
-    location: LocationArgs,
+    Import(transfer::ImportArgs),
 }
 
 pub(super) fn run(command: &StoreCommand) -> ExitCode {
@@ -202,15 +96,15 @@ pub(super) fn run(command: &StoreCommand) -> ExitCode {
     let carried_out = Client::connect(&config)
         .map_err(StoreError::from)
         .and_then(|mut client| match command {
-            StoreCommand::Get(args) => get(&mut client, args),
-            StoreCommand::Put(args) => put(&mut client, args),
-            StoreCommand::Delete(args) => delete(&mut client, args),
-            StoreCommand::List(args) => list(&mut client, args),
-            StoreCommand::Count(args) => count(&mut client, args),
+            StoreCommand::Get(args) => node::get(&mut client, args),
+            StoreCommand::Put(args) => node::put(&mut client, args),
+            StoreCommand::Delete(args) => node::delete(&mut client, args),
+            StoreCommand::List(args) => list::list(&mut client, args),
+            StoreCommand::Count(args) => list::count(&mut client, args),
             StoreCommand::Lease(command) => lease::run(&mut client, command),
-            StoreCommand::Watch(args) => watch(&mut client, args),
-            StoreCommand::Export(args) => export(&mut client, args),
-            StoreCommand::Import(args) => import(&mut client, args),
+            StoreCommand::Watch(args) => watch::watch(&mut client, args),
+            StoreCommand::Export(args) => transfer::export(&mut client, args),
+            StoreCommand::Import(args) => transfer::import(&mut client, args),
         });
     match carried_out {
         Ok(()) => ExitCode::Ok,
@@ -305,197 +199,8 @@ fn with_query(address: &str, query: Serializer<'_, String>) -> String {
     }
 }
 
-fn conditions(asked: &Conditions) -> Serializer<'static, String> {
-    let mut query = Serializer::new(String::new());
-    if asked.if_exists || asked.if_absent {
-        query.append_pair("exists", if asked.if_exists { "true" } else { "false" });
-    }
-    if let Some(version) = asked.if_version {
-        query.append_pair("version", &version.to_string());
-    }
-    if let Some(when) = &asked.when {
-        query.append_pair("when", when);
-    }
-    query
-}
-
-fn get(client: &mut Client, args: &GetArgs) -> Result<(), StoreError> {
-    let node = success(&client.get(&address(&args.path)?)?)?;
-    match args.node {
-        true => super::say(&node),
-        false if node["has_value"] == false => {
-            let text = format!("{} has no value, but children", args.path);
-            return Err(StoreError::NotSo(text));
-        }
-        false => super::say(&node["value"]),
-    }
-    Ok(())
-}
-
-fn put(client: &mut Client, args: &PutArgs) -> Result<(), StoreError> {
-    let value = match args.value.as_str() {
-        "-" => read("-".as_ref())?,
-        value => value.as_bytes().to_vec(),
-    };
-    if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&value) {
-        let text = format!(
-            "the value is not JSON ({error}); a text stands in quotes of its own, as '\"welcome\"', a dictionary in braces, as \
-             '{{\"map\": \"arena\"}}'"
-        );
-        return Err(StoreError::Usage(text));
-    }
-    let mut query = conditions(&args.conditions);
-    if let Some(keep_while) = &args.keep_while {
-        query.append_pair("keep_while", keep_while);
-    }
-    if let Some(lease) = &args.lease {
-        query.append_pair("lease", lease);
-    }
-    let path = with_query(&address(&args.path)?, query);
-    let told = success(&client.send(Method::PUT, &path, value)?)?;
-    match args.path.contains('*') {
-        true => super::say(format_args!("{} nodes changed", told["count"])),
-        false => super::say(format_args!("version {}", told["version"])),
-    }
-    Ok(())
-}
-
-fn delete(client: &mut Client, args: &DeleteArgs) -> Result<(), StoreError> {
-    let path = with_query(&address(&args.path)?, conditions(&args.conditions));
-    let told = success(&client.send(Method::DELETE, &path, Vec::new())?)?;
-    super::say(format_args!("{} nodes deleted", told["count"]));
-    Ok(())
-}
-
-fn list(client: &mut Client, args: &ListArgs) -> Result<(), StoreError> {
-    let mut after = String::new();
-    loop {
-        let mut query = Serializer::new(String::new());
-        query.append_pair("pattern", &args.pattern);
-        query.append_pair("after", &after);
-        let told = success(&client.get(&with_query("/api/v1/store", query))?)?;
-        let mut out = io::stdout().lock();
-        for node in told["nodes"].as_array().into_iter().flatten() {
-            let written = match args.json {
-                true => writeln!(out, "{node}"),
-                false => {
-                    let path = node["path"].as_str().unwrap_or_default();
-                    match node["has_value"] == true {
-                        true => writeln!(out, "{path}\t{}", node["value"]),
-                        false => writeln!(out, "{path}"),
-                    }
-                }
-            };
-            if written.is_err() {
-                // Whoever reads us has gone: `store list | head`.
-                return Ok(());
-            }
-        }
-        match told["next"].as_str() {
-            Some(next) => after = next.to_owned(),
-            None => return Ok(()),
-        }
-    }
-}
-
-fn count(client: &mut Client, args: &CountArgs) -> Result<(), StoreError> {
-    let mut query = Serializer::new(String::new());
-    query.append_pair("pattern", &args.pattern);
-    let told = success(&client.get(&with_query("/api/v1/count", query))?)?;
-    super::say(&told["count"]);
-    Ok(())
-}
-
-fn watch(client: &mut Client, args: &WatchArgs) -> Result<(), StoreError> {
-    let mut query = Serializer::new(String::new());
-    query.append_pair("pattern", &args.pattern);
-    if let Some(from) = args.from {
-        query.append_pair("from", &from.to_string());
-    }
-    let mut events = Events::default();
-    let mut is_closed = false;
-    let answer = client.stream(&with_query("/api/v1/watch", query), |piece| {
-        let text = events.take(piece);
-        let mut out = io::stdout().lock();
-        is_closed = out
-            .write_all(text.as_bytes())
-            .and_then(|()| out.flush())
-            .is_err();
-        !is_closed
-    })?;
-    check(&answer)?;
-    match is_closed {
-        true => Ok(()),
-        false => Err(StoreError::NotOpen("it has been closed".to_owned())),
-    }
-}
-
-/// Puts pieces of server-sent events together and makes a line of JSON of each.
-#[derive(Debug, Default)]
-struct Events {
-    partial: Vec<u8>,
-    name: String,
-}
-
-impl Events {
-    fn take(&mut self, piece: &[u8]) -> String {
-        self.partial.extend_from_slice(piece);
-        let mut lines = String::new();
-        let Some(end) = self.partial.iter().rposition(|&byte| byte == b'\n') else {
-            return lines;
-        };
-        let whole: Vec<u8> = self.partial.drain(..=end).collect();
-        for line in String::from_utf8_lossy(&whole).lines() {
-            if let Some(name) = line.strip_prefix("event: ") {
-                name.clone_into(&mut self.name);
-            }
-            let Some(data) = line.strip_prefix("data: ") else {
-                continue;
-            };
-            if let Ok(Json::Object(mut data)) = serde_json::from_str(data) {
-                data.insert("event".to_owned(), self.name.as_str().into());
-                lines.push_str(&format!("{}\n", Json::Object(data)));
-            }
-        }
-        lines
-    }
-}
-
-fn export(client: &mut Client, args: &ExportArgs) -> Result<(), StoreError> {
-    let is_standard = args.file.as_os_str() == "-";
-    let failed = |error| StoreError::File {
-        path: args.file.clone(),
-        error,
-    };
-    let mut written = Ok(());
-    let mut take = |out: &mut dyn Write, piece: &[u8]| {
-        written = out.write_all(piece);
-        written.is_ok()
-    };
-    if is_standard {
-        let mut out = io::stdout().lock();
-        check(&client.stream("/api/v1/export", |piece| take(&mut out, piece))?)?;
-        return written.and_then(|()| out.flush()).map_err(failed);
-    }
-    // Whoever finds the file finds all of it.
-    let mut partial = args.file.clone().into_os_string();
-    partial.push(".part");
-    let mut file = File::create(&partial).map_err(failed)?;
-    check(&client.stream("/api/v1/export", |piece| take(&mut file, piece))?)?;
-    written
-        .and_then(|()| file.sync_all())
-        .and_then(|()| std::fs::rename(&partial, &args.file))
-        .map_err(failed)
-}
-
-fn import(client: &mut Client, args: &ImportArgs) -> Result<(), StoreError> {
-    let text = read(&args.file)?;
-    let told = success(&client.send(Method::POST, "/api/v1/import", text)?)?;
-    super::say(format_args!("{} writes done", told["count"]));
-    Ok(())
-}
-
-fn read(path: &std::path::Path) -> Result<Vec<u8>, StoreError> {
+/// The bytes of a file, or of standard input.
+fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
     let read = match path.as_os_str() == "-" {
         true => {
             let mut text = Vec::new();
@@ -518,19 +223,6 @@ mod tests {
         assert_eq!(address("/match/42").unwrap(), "/api/v1/store/match/42");
         assert_eq!(address("/a b/*?").unwrap(), "/api/v1/store/a%20b/%2A%3F");
         assert!(matches!(address("match"), Err(StoreError::Usage(_))));
-    }
-
-    #[test]
-    fn events_become_lines_however_they_are_cut() {
-        let text = b"event: ready\ndata: {\"revision\":4}\nid: 4\n\n:\n\nevent: put\ndata: {\"path\":\"/a\"}\nid: 5\n\n";
-        for size in [1, 7, text.len()] {
-            let mut events = Events::default();
-            let lines: String = text.chunks(size).map(|piece| events.take(piece)).collect();
-            assert_eq!(
-                lines,
-                "{\"event\":\"ready\",\"revision\":4}\n{\"event\":\"put\",\"path\":\"/a\"}\n"
-            );
-        }
     }
 
     #[test]
