@@ -4,71 +4,24 @@
 //! Each key is declared once, where its section reads it: name, default, explanation and check stand together,
 //! and `init`, `config print` and the unknown-key complaints all come from that one declaration.
 
+mod complaint;
+mod place;
+mod section;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::value::Value;
+use complaint::not_available;
+use place::{is_unquoted_quantity, line_and_column};
 
-/// Where a value came from, or where a mistake is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
-    /// The configuration file, line and column from 1 (columns count characters).
-    File {
-        /// The file as the user named it.
-        path: PathBuf,
-        /// The line.
-        line: usize,
-        /// The column.
-        column: usize,
-    },
-    /// An environment variable.
-    Env(String),
-    /// A flag of the command line.
-    Flag(&'static str),
-    /// The built-in default, or nowhere in particular.
-    Default,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File { path, line, column } => {
-                write!(f, "{}:{line}:{column}", path.display())
-            }
-            Self::Env(name) => write!(f, "{name}"),
-            Self::Flag(flag) => write!(f, "{flag}"),
-            Self::Default => write!(f, "default"),
-        }
-    }
-}
-
-/// One mistake in the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Complaint {
-    /// Where it is.
-    pub place: Place,
-    /// The key in full (`health.hang_timeout`), empty for a syntax error.
-    pub key: String,
-    /// What is wrong and what to write instead.
-    pub message: String,
-}
-
-impl fmt::Display for Complaint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.place != Place::Default {
-            write!(f, "{}: ", self.place)?;
-        }
-        if !self.key.is_empty() {
-            write!(f, "{} ", self.key)?;
-        }
-        write!(f, "{}", self.message)
-    }
-}
+pub use complaint::Complaint;
+pub(super) use complaint::{did_you_mean, unknown};
+pub use place::Place;
+pub(super) use section::{Section, any, between};
 
 /// A key as it was declared and what it came to; the stuff of `init` and `config print`.
 #[derive(Clone, Debug)]
@@ -154,12 +107,7 @@ impl<'a> Pass<'a> {
     /// The keys outside of any section.
     pub(super) fn top(&mut self) -> Section<'_, 'a> {
         let table = self.root;
-        Section {
-            pass: self,
-            path: "",
-            table,
-            known: BTreeSet::new(),
-        }
+        Section::new(self, "", table)
     }
 
     /// A section, `health` or `upload.http`.
@@ -179,12 +127,7 @@ impl<'a> Pass<'a> {
                 break;
             }
         }
-        Section {
-            pass: self,
-            path,
-            table,
-            known: BTreeSet::new(),
-        }
+        Section::new(self, path, table)
     }
 
     /// A complaint about a key that was read already, at the place where its value came from.
@@ -269,6 +212,12 @@ impl<'a> Pass<'a> {
 
     /// Complains of sections that do not exist; warns of variables that mean nothing. Ends the pass.
     pub(super) fn finish(&mut self, later: &[(&str, &str)]) {
+        self.complain_of_unknown(later);
+        self.warn_of_variables();
+        self.complaints.sort_by(|a, b| a.place.cmp(&b.place));
+    }
+
+    fn complain_of_unknown(&mut self, later: &[(&str, &str)]) {
         let known: BTreeSet<&str> = self
             .entries
             .iter()
@@ -294,6 +243,9 @@ impl<'a> Pass<'a> {
                 self.complain_at(place, name_text.to_owned(), message);
             }
         }
+    }
+
+    fn warn_of_variables(&mut self) {
         for name in self.sources.env.keys() {
             if name.starts_with("SIDEKICK_")
                 && !self.env_used.contains(name)
@@ -311,7 +263,6 @@ impl<'a> Pass<'a> {
                 ));
             }
         }
-        self.complaints.sort_by(|a, b| a.place.cmp(&b.place));
     }
 
     /// The tables of a list, written as `[[name]]`, and where each begins.
@@ -349,210 +300,6 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// The strongest source's value of a key, not yet read.
-enum Raw<'a> {
-    Toml(&'a DeValue<'a>),
-    Text(&'a str),
-    List(&'a [String]),
-}
-
-/// One section while its keys are read.
-pub(super) struct Section<'p, 'a> {
-    pass: &'p mut Pass<'a>,
-    path: &'static str,
-    table: Option<&'a DeTable<'a>>,
-    known: BTreeSet<&'static str>,
-}
-
-impl<'a> Section<'_, 'a> {
-    /// A key with a default. A value that cannot be read or that `check` refuses becomes a complaint, and the
-    /// default stands in so that the pass can go on.
-    pub(super) fn get<T: Value>(
-        &mut self,
-        name: &'static str,
-        default: T,
-        doc: &'static str,
-        check: impl Fn(&T) -> Result<(), String>,
-    ) -> T {
-        let shown = default.to_toml();
-        self.read(name, Some(shown), None, doc, check)
-            .unwrap_or(default)
-    }
-
-    /// A key without a default; `example` is what `init` shows, as TOML.
-    pub(super) fn optional<T: Value>(
-        &mut self,
-        name: &'static str,
-        example: &'static str,
-        doc: &'static str,
-        check: impl Fn(&T) -> Result<(), String>,
-    ) -> Option<T> {
-        self.read(name, None, Some(example), doc, check)
-    }
-
-    /// A path without a default; a relative one counts from the file's folder, or from the working directory
-    /// when environment or flag gave it.
-    pub(super) fn optional_path(
-        &mut self,
-        name: &'static str,
-        example: &'static str,
-        doc: &'static str,
-    ) -> Option<PathBuf> {
-        let path: PathBuf = self.optional(name, example, doc, any)?;
-        Some(self.absolute(path))
-    }
-
-    /// A path with a default, see [`Self::optional_path`].
-    pub(super) fn path(&mut self, name: &'static str, default: &str, doc: &'static str) -> PathBuf {
-        let path = self.get(name, PathBuf::from(default), doc, any);
-        self.absolute(path)
-    }
-
-    fn absolute(&mut self, path: PathBuf) -> PathBuf {
-        let sources = self.pass.sources;
-        let Some(entry) = self.pass.entries.last_mut() else {
-            return path;
-        };
-        let base = match entry.origin {
-            Place::File { .. } | Place::Default => file_folder(sources),
-            Place::Env(_) | Place::Flag(_) => sources.working_dir.clone(),
-        };
-        let path = base.join(path);
-        entry.value = Some(path.to_toml());
-        path
-    }
-
-    /// Marks a key of the design whose feature does not exist yet: setting it is refused, with the feature named.
-    pub(super) fn later(&mut self, name: &'static str, feature: &'static str) {
-        self.known.insert(name);
-        if let Some((key, _)) = self.table.and_then(|table| table.get_key_value(name)) {
-            let place = self.pass.at(key.span());
-            let key = full_key(self.path, name);
-            self.pass.complain_at(place, key, not_available(feature));
-        }
-        let variable = env_name(self.path, name);
-        if self.pass.sources.env.contains_key(&variable) {
-            self.pass.env_used.insert(variable.clone());
-            let key = full_key(self.path, name);
-            self.pass
-                .complain_at(Place::Env(variable), key, not_available(feature));
-        }
-    }
-
-    /// Marks a name in this section's table as a section of its own.
-    pub(super) fn subsection(&mut self, name: &'static str) {
-        self.known.insert(name);
-    }
-
-    /// Complains of all keys that nobody asked for.
-    pub(super) fn finish(self) {
-        // The top's unknown keys are judged together with unknown sections, in `Pass::finish`.
-        let (Some(table), false) = (self.table, self.path.is_empty()) else {
-            return;
-        };
-        for (name, _) in table {
-            let name_text: &str = name.get_ref();
-            if !self.known.contains(name_text) {
-                let place = self.pass.at(name.span());
-                let message = unknown("key", name_text, self.known.iter().copied());
-                let key = full_key(self.path, name_text);
-                self.pass.complain_at(place, key, message);
-            }
-        }
-    }
-
-    fn read<T: Value>(
-        &mut self,
-        name: &'static str,
-        default: Option<toml::Value>,
-        example: Option<&'static str>,
-        doc: &'static str,
-        check: impl Fn(&T) -> Result<(), String>,
-    ) -> Option<T> {
-        self.known.insert(name);
-        let raw = self.strongest(name);
-        let mut entry = Entry {
-            section: self.path,
-            name,
-            doc,
-            value: default.clone(),
-            default,
-            example,
-            origin: Place::Default,
-        };
-        let mut result = None;
-        if let Some((raw, origin)) = raw {
-            let read = match raw {
-                Raw::Toml(value) => T::from_toml(value),
-                Raw::Text(text) => T::from_text(text),
-                Raw::List(items) => {
-                    let items = items.iter().map(|item| DeValue::String(item.into()));
-                    let mut list = toml::de::DeArray::new();
-                    items.for_each(|item| list.push(Spanned::new(0..0, item)));
-                    T::from_toml(&DeValue::Array(list))
-                }
-            };
-            match read.and_then(|value| check(&value).map(|()| value)) {
-                Ok(value) => {
-                    entry.value = Some(value.to_toml());
-                    result = Some(value);
-                }
-                Err(message) => {
-                    let key = full_key(self.path, name);
-                    self.pass.complain_at(origin.clone(), key, message);
-                }
-            }
-            entry.origin = origin;
-        }
-        self.pass.entries.push(entry);
-        result
-    }
-
-    /// Flag, then environment, then file.
-    fn strongest(&mut self, name: &'static str) -> Option<(Raw<'a>, Place)> {
-        let key = full_key(self.path, name);
-        let sources = self.pass.sources;
-        let long = env_name(self.path, name);
-        let short = ENV_SHORT.iter().find(|(short_key, _)| *short_key == key);
-        let variable = [short.map(|(_, short)| (*short).to_owned()), Some(long)]
-            .into_iter()
-            .flatten()
-            .find_map(|variable| Some((sources.env.get(&variable)?, variable)));
-        if let Some((_, variable)) = &variable {
-            self.pass.env_used.insert(variable.clone());
-        }
-        if let ("engine.command", Some(command)) = (key.as_str(), &sources.command) {
-            return Some((Raw::List(command), Place::Flag("--")));
-        }
-        if let Some((_, flag, text)) = sources.flags.iter().find(|(flag, ..)| *flag == key) {
-            return Some((Raw::Text(text), Place::Flag(flag)));
-        }
-        if let Some((text, variable)) = variable {
-            return Some((Raw::Text(text), Place::Env(variable)));
-        }
-        let value = self.table?.get(name)?;
-        Some((Raw::Toml(value.get_ref()), self.pass.at(value.span())))
-    }
-}
-
-/// Takes every value.
-pub(super) fn any<T>(_: &T) -> Result<(), String> {
-    Ok(())
-}
-
-/// Takes values from `min` to `max`, both included.
-pub(super) fn between<T: Value + PartialOrd>(min: T, max: T) -> impl Fn(&T) -> Result<(), String> {
-    move |value| match *value < min || *value > max {
-        true => Err(format!(
-            "is {}: must be from {} to {}",
-            value.to_toml(),
-            min.to_toml(),
-            max.to_toml()
-        )),
-        false => Ok(()),
-    }
-}
-
 /// The folder that paths in the file, and default paths, are relative to.
 pub(super) fn file_folder(sources: &Sources) -> PathBuf {
     match &sources.file {
@@ -573,50 +320,4 @@ pub(crate) fn full_key(section: &str, name: &str) -> String {
 /// `SIDEKICK_UPLOAD__HTTP__URL` for `upload.http.url`.
 fn env_name(section: &str, name: &str) -> String {
     format!("SIDEKICK_{}", full_key(section, name).replace('.', "__")).to_uppercase()
-}
-
-fn not_available(feature: &str) -> String {
-    format!("is not available in this version ({feature}); remove it")
-}
-
-pub(super) fn unknown<'k>(what: &str, name: &str, known: impl Iterator<Item = &'k str>) -> String {
-    format!("is an unknown {what}{}", did_you_mean(name, known))
-}
-
-pub(super) fn did_you_mean<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> String {
-    /// Below this similarity (Jaro-Winkler, 0 to 1) a suggestion confuses more than it helps.
-    const SIMILARITY_MIN: f64 = 0.8;
-    known
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or_else(String::new, |(_, candidate)| {
-            format!("; did you mean {candidate:?}?")
-        })
-}
-
-/// Line and column of a byte offset, both from 1; columns count characters.
-fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
-    let mut offset = offset.min(text.len());
-    while !text.is_char_boundary(offset) {
-        offset -= 1;
-    }
-    let before = &text[..offset];
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
-    (line, column)
-}
-
-/// Whether the value of the line at this offset looks like `10s` or `16MiB` without quotes.
-fn is_unquoted_quantity(text: &str, offset: usize) -> bool {
-    let (line, _) = line_and_column(text, offset);
-    let value = text
-        .lines()
-        .nth(line - 1)
-        .and_then(|line| line.split_once('='))
-        .map_or("", |(_, value)| value.trim());
-    value.starts_with(|c: char| c.is_ascii_digit())
-        && value
-            .trim_start_matches(|c: char| c.is_ascii_digit() || c == '.')
-            .starts_with(|c: char| c.is_ascii_alphabetic())
 }
