@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::books::{Refused, SinkBooks};
 
@@ -130,229 +130,145 @@ impl Default for Metrics {
 impl Metrics {
     /// All metrics at zero.
     pub fn new() -> Self {
-        let mut metrics = Self {
-            records_committed: Counter::default(),
-            records_uploaded: Family::default(),
-            records: Family::default(),
-            dead_letters: Family::default(),
-            records_accepted: Family::default(),
-            records_dead: Family::default(),
-            records_pending: Family::default(),
-            records_refused: Counter::default(),
-            records_refused_by_cause: Family::default(),
-            records_missing: Counter::default(),
-            backlog_records: Gauge::default(),
-            engine_starts: Counter::default(),
-            engine_deaths: Family::default(),
-            engine_incarnation: Gauge::default(),
-            engine_up: Gauge::default(),
-            engine_crash_loop: Gauge::default(),
-            engine_gap_seconds: Histogram::new(exponential_buckets(GAP_BUCKET_FIRST_S, 2.0, 17)),
-            standby_up: Gauge::default(),
-            registry_listed: Gauge::default(),
-            standby_parked: Gauge::default(),
-            standby_resident_bytes: Gauge::default(),
-            standby_promotions: Counter::default(),
-            ring_records: Gauge::default(),
-            store_up: Gauge::default(),
-            store_failures: Counter::default(),
-            store_log_bytes: Gauge::default(),
-            store_quota_bytes: Gauge::default(),
-            store_quota_low: Gauge::default(),
-            store_rotten_entries: Gauge::default(),
-            folding_waiting_records: Gauge::default(),
-            folding_oldest_window_seconds: Gauge::default(),
-            store_fsyncs: Counter::default(),
-            store_fsync_last_seconds: Gauge::default(),
-            upload_retries: Family::default(),
-            log_lines_dropped: Counter::default(),
-            registry: Arc::default(),
-        };
         let mut registry = Registry::with_prefix("sidekick");
         let r = &mut registry;
-        // The encoder appends `_total` to counters and the full stop to each help text.
-        r.register(
-            "records_committed",
-            "Records that are durable",
-            metrics.records_committed.clone(),
-        );
-        r.register(
-            "records_uploaded",
-            "Records that a sink has taken",
-            metrics.records_uploaded.clone(),
-        );
-        r.register(
-            "records",
-            "What became of sequence numbers at each sink",
-            metrics.records.clone(),
-        );
-        r.register(
-            "dead_letters",
-            "Dead letters that wait for somebody",
-            metrics.dead_letters.clone(),
-        );
-        r.register(
-            "records_accepted",
-            "Sequence numbers committed since a sink began",
-            metrics.records_accepted.clone(),
-        );
-        r.register(
-            "records_dead",
-            "Sequence numbers whose records are dead letters now",
-            metrics.records_dead.clone(),
-        );
-        r.register(
-            "records_pending",
-            "Sequence numbers that a sink has not dealt with",
-            metrics.records_pending.clone(),
-        );
-        r.register(
-            "records_refused",
-            "Records that the library refused",
-            metrics.records_refused.clone(),
-        );
-        r.register(
-            "records_refused_by_cause",
-            "Records that the library refused, as gap records told of them",
-            metrics.records_refused_by_cause.clone(),
-        );
-        r.register(
-            "records_missing",
-            "Records known to be missing",
-            metrics.records_missing.clone(),
-        );
-        r.register(
-            "backlog_records",
-            "Records that not every sink has taken yet, committed or not",
-            metrics.backlog_records.clone(),
-        );
-        r.register(
-            "engine_starts",
-            "Engine processes started",
-            metrics.engine_starts.clone(),
-        );
-        r.register(
-            "engine_deaths",
-            "Engine deaths by kind",
-            metrics.engine_deaths.clone(),
-        );
-        r.register(
-            "engine_incarnation",
-            "Number of the running incarnation",
-            metrics.engine_incarnation.clone(),
-        );
-        r.register(
-            "engine_up",
-            "1 while an engine runs",
-            metrics.engine_up.clone(),
-        );
-        r.register(
-            "engine_crash_loop",
-            "1 while the engine dies again and again and the next try waits",
-            metrics.engine_crash_loop.clone(),
-        );
-        r.register_with_unit(
-            "engine_gap",
-            "From the proof of a death to the next start",
-            Unit::Seconds,
-            metrics.engine_gap_seconds.clone(),
-        );
-        r.register(
-            "registry_listed",
-            "1 while the server is listed in a registry of game servers",
-            metrics.registry_listed.clone(),
-        );
-        r.register(
-            "standby_up",
-            "1 while a second engine is there to take over, booting or parked",
-            metrics.standby_up.clone(),
-        );
-        r.register(
-            "standby_parked",
-            "1 while the second engine is parked and would take over at once",
-            metrics.standby_parked.clone(),
-        );
-        r.register_with_unit(
-            "standby_resident",
-            "Resident memory of the second engine",
-            Unit::Bytes,
-            metrics.standby_resident_bytes.clone(),
-        );
-        r.register(
-            "standby_promotions",
-            "How often a standby became the engine",
-            metrics.standby_promotions.clone(),
-        );
-        r.register(
-            "ring_records",
-            "Records in the ring that are not yet durable",
-            metrics.ring_records.clone(),
-        );
-        r.register(
-            "store_up",
-            "1 while the store takes records",
-            metrics.store_up.clone(),
-        );
-        r.register(
-            "store_failures",
-            "How often the store died or could not be opened",
-            metrics.store_failures.clone(),
-        );
-        r.register_with_unit(
-            "store_log",
-            "Bytes that the log takes on disk",
-            Unit::Bytes,
-            metrics.store_log_bytes.clone(),
-        );
-        r.register_with_unit(
-            "store_quota",
-            "Bytes that the log may take on disk",
-            Unit::Bytes,
-            metrics.store_quota_bytes.clone(),
-        );
-        r.register(
-            "store_quota_low",
-            "1 while the quota is nearly used up and only streams with keep = true are recorded",
-            metrics.store_quota_low.clone(),
-        );
-        r.register(
-            "store_rotten_entries",
-            "Log entries that were found damaged on the disk and are not purged yet",
-            metrics.store_rotten_entries.clone(),
-        );
-        r.register(
-            "folding_waiting_records",
-            "Committed records that dedupe and aggregate have not looked at",
-            metrics.folding_waiting_records.clone(),
-        );
-        r.register_with_unit(
-            "folding_oldest_window",
-            "Time since the oldest open window of aggregate began",
-            Unit::Seconds,
-            metrics.folding_oldest_window_seconds.clone(),
-        );
-        r.register(
-            "store_fsyncs",
-            "Fsyncs of the log",
-            metrics.store_fsyncs.clone(),
-        );
-        r.register_with_unit(
-            "store_fsync_last",
-            "Time that the last fsync of the log took",
-            Unit::Seconds,
-            metrics.store_fsync_last_seconds.clone(),
-        );
-        r.register(
-            "upload_retries",
-            "Tries of uploads after a first failed one",
-            metrics.upload_retries.clone(),
-        );
-        r.register(
-            "log_lines_dropped",
-            "Lines of the watchdog's own log that were dropped",
-            metrics.log_lines_dropped.clone(),
-        );
-        metrics.registry = Arc::new(registry);
+        // In the order in which they are told. The encoder appends `_total` to counters and the full stop to each help text.
+        let metrics = Self {
+            records_committed: told(r, "records_committed", "Records that are durable"),
+            records_uploaded: told(r, "records_uploaded", "Records that a sink has taken"),
+            records: told(r, "records", "What became of sequence numbers at each sink"),
+            dead_letters: told(r, "dead_letters", "Dead letters that wait for somebody"),
+            records_accepted: told(
+                r,
+                "records_accepted",
+                "Sequence numbers committed since a sink began",
+            ),
+            records_dead: told(
+                r,
+                "records_dead",
+                "Sequence numbers whose records are dead letters now",
+            ),
+            records_pending: told(
+                r,
+                "records_pending",
+                "Sequence numbers that a sink has not dealt with",
+            ),
+            records_refused: told(r, "records_refused", "Records that the library refused"),
+            records_refused_by_cause: told(
+                r,
+                "records_refused_by_cause",
+                "Records that the library refused, as gap records told of them",
+            ),
+            records_missing: told(r, "records_missing", "Records known to be missing"),
+            backlog_records: told(
+                r,
+                "backlog_records",
+                "Records that not every sink has taken yet, committed or not",
+            ),
+            engine_starts: told(r, "engine_starts", "Engine processes started"),
+            engine_deaths: told(r, "engine_deaths", "Engine deaths by kind"),
+            engine_incarnation: told(r, "engine_incarnation", "Number of the running incarnation"),
+            engine_up: told(r, "engine_up", "1 while an engine runs"),
+            engine_crash_loop: told(
+                r,
+                "engine_crash_loop",
+                "1 while the engine dies again and again and the next try waits",
+            ),
+            engine_gap_seconds: {
+                let gaps = Histogram::new(exponential_buckets(GAP_BUCKET_FIRST_S, 2.0, 17));
+                let help = "From the proof of a death to the next start";
+                r.register_with_unit("engine_gap", help, Unit::Seconds, gaps.clone());
+                gaps
+            },
+            registry_listed: told(
+                r,
+                "registry_listed",
+                "1 while the server is listed in a registry of game servers",
+            ),
+            standby_up: told(
+                r,
+                "standby_up",
+                "1 while a second engine is there to take over, booting or parked",
+            ),
+            standby_parked: told(
+                r,
+                "standby_parked",
+                "1 while the second engine is parked and would take over at once",
+            ),
+            standby_resident_bytes: measured(
+                r,
+                "standby_resident",
+                "Resident memory of the second engine",
+                Unit::Bytes,
+            ),
+            standby_promotions: told(
+                r,
+                "standby_promotions",
+                "How often a standby became the engine",
+            ),
+            ring_records: told(
+                r,
+                "ring_records",
+                "Records in the ring that are not yet durable",
+            ),
+            store_up: told(r, "store_up", "1 while the store takes records"),
+            store_failures: told(
+                r,
+                "store_failures",
+                "How often the store died or could not be opened",
+            ),
+            store_log_bytes: measured(
+                r,
+                "store_log",
+                "Bytes that the log takes on disk",
+                Unit::Bytes,
+            ),
+            store_quota_bytes: measured(
+                r,
+                "store_quota",
+                "Bytes that the log may take on disk",
+                Unit::Bytes,
+            ),
+            store_quota_low: told(
+                r,
+                "store_quota_low",
+                "1 while the quota is nearly used up and only streams with keep = true are recorded",
+            ),
+            store_rotten_entries: told(
+                r,
+                "store_rotten_entries",
+                "Log entries that were found damaged on the disk and are not purged yet",
+            ),
+            folding_waiting_records: told(
+                r,
+                "folding_waiting_records",
+                "Committed records that dedupe and aggregate have not looked at",
+            ),
+            folding_oldest_window_seconds: measured(
+                r,
+                "folding_oldest_window",
+                "Time since the oldest open window of aggregate began",
+                Unit::Seconds,
+            ),
+            store_fsyncs: told(r, "store_fsyncs", "Fsyncs of the log"),
+            store_fsync_last_seconds: measured(
+                r,
+                "store_fsync_last",
+                "Time that the last fsync of the log took",
+                Unit::Seconds,
+            ),
+            upload_retries: told(
+                r,
+                "upload_retries",
+                "Tries of uploads after a first failed one",
+            ),
+            log_lines_dropped: told(
+                r,
+                "log_lines_dropped",
+                "Lines of the watchdog's own log that were dropped",
+            ),
+            registry: Arc::new(registry),
+        };
         // Alerts want to see a first refusal rise from 0.
         metrics.refused(&Refused::default());
         metrics
@@ -447,6 +363,25 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
+}
+
+/// A metric at zero that is told as `sidekick_<name>`.
+fn told<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// The same of one whose name ends in its unit.
+fn measured<M: Metric + Clone + Default>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    unit: Unit,
+) -> M {
+    let metric = M::default();
+    registry.register_with_unit(name, help, unit, metric.clone());
+    metric
 }
 
 /// Raises a counter to a total that is kept elsewhere (the store's state); never lowers it.
