@@ -4,35 +4,25 @@
 
 mod expression;
 mod fold;
+mod item;
+mod json;
+mod rule;
 mod set;
 mod trial;
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::Value as Json;
 use sidekick_ipc::stream::StreamPattern;
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
-use super::reader::{Pass, Place, file_folder};
-use super::secret;
-use super::value::Value;
-use crate::platform::is_readable_by_all;
+use super::reader::{Pass, Place};
 use crate::process::{
-    AggregateSpec, DedupeSpec, FieldPath, FoldRules, HashKey, Schema, Screen, ScreenSpec, Shape,
-    ShapeSpec, Trial, TrialRules,
+    AggregateSpec, DedupeSpec, FoldRules, Screen, ScreenSpec, Shape, ShapeSpec, Trial, TrialRules,
 };
-use expression::is_expression;
+use json::to_toml;
 
 /// Rules beyond this number are refused: each record is held against all of them.
 const RULES_MAX: usize = 256;
-/// The shortest key for hashes, in bytes. Names can be tried through, keys must not be.
-const HASH_KEY_BYTES_MIN: usize = 16;
-
-/// The largest schema, in bytes; the store keeps it with the rules.
-const SCHEMA_BYTES_MAX: usize = 64 << 10;
 
 /// What `init` shows of this.
 pub(super) const TEMPLATE: &str = r##"
@@ -174,7 +164,7 @@ impl StreamsConfig {
         }
         for (place, table) in tables {
             config.show("stream", table);
-            config.rules.extend(read_rule(pass, place, table, sinks));
+            config.rules.extend(rule::read(pass, place, table, sinks));
         }
         for (place, table) in pass.tables("test") {
             config.show("test", table);
@@ -194,338 +184,6 @@ impl StreamsConfig {
                 to_toml(value.get_ref())
             );
         }
-    }
-}
-
-/// A table of a list while its keys are read.
-struct Item<'p, 'a, 's> {
-    pass: &'p mut Pass<'a>,
-    name: &'static str,
-    table: &'s DeTable<'s>,
-    known: Vec<&'static str>,
-    /// Something was wrong.
-    failed: bool,
-}
-
-impl<'s> Item<'_, '_, 's> {
-    fn raw(&mut self, key: &'static str) -> Option<&'s Spanned<DeValue<'s>>> {
-        self.known.push(key);
-        self.table.get(key)
-    }
-
-    fn get<T: Value>(&mut self, key: &'static str) -> Option<T> {
-        self.get_checked(key, |_: &T| Ok(()))
-    }
-
-    fn get_checked<T: Value>(
-        &mut self,
-        key: &'static str,
-        check: impl Fn(&T) -> Result<(), String>,
-    ) -> Option<T> {
-        let raw = self.raw(key)?;
-        let read = T::from_toml(raw.get_ref());
-        match read.and_then(|value| check(&value).map(|()| value)) {
-            Ok(value) => Some(value),
-            Err(why) => {
-                self.complain(raw.span(), key, why);
-                None
-            }
-        }
-    }
-
-    /// A table of fields, each value read by itself.
-    fn fields<T>(
-        &mut self,
-        key: &'static str,
-        expected: &str,
-        read: impl Fn(&DeValue<'_>) -> Result<T, String>,
-    ) -> BTreeMap<String, T> {
-        let mut found = BTreeMap::new();
-        let Some(raw) = self.raw(key) else {
-            return found;
-        };
-        let Some(table) = raw.get_ref().as_table() else {
-            self.complain(
-                raw.span(),
-                key,
-                format!("must be a table of fields such as {expected}"),
-            );
-            return found;
-        };
-        for (field, value) in table {
-            let name = field.get_ref().to_string();
-            let checked = check_field(&name).and_then(|()| {
-                read(value.get_ref()).map_err(|why| format!("of the field {name:?} {why}"))
-            });
-            match checked {
-                Ok(value) => drop(found.insert(name, value)),
-                Err(why) => self.complain(value.span(), key, why),
-            }
-        }
-        found
-    }
-
-    fn complain(&mut self, span: std::ops::Range<usize>, key: &str, why: String) {
-        self.failed = true;
-        let place = self.pass.at(span);
-        self.pass
-            .complain_at(place, format!("{}.{key}", self.name), why);
-    }
-
-    fn finish(&mut self) {
-        for (name, _) in self.table {
-            let text: &str = name.get_ref();
-            if !self.known.contains(&text) {
-                let why = super::reader::unknown("key", text, self.known.iter().copied());
-                self.complain(name.span(), text, why);
-            }
-        }
-    }
-}
-
-fn check_field(field: &str) -> Result<(), String> {
-    match FieldPath::parse(field) {
-        Ok(_) => Ok(()),
-        Err(why) => Err(format!("the field {field:?} {why}")),
-    }
-}
-
-#[expect(clippy::ptr_arg, reason = "checks get what is read")]
-fn are_fields(fields: &Vec<String>) -> Result<(), String> {
-    fields.iter().try_for_each(|field| check_field(field))
-}
-
-fn read_rule(
-    pass: &mut Pass<'_>,
-    place: Place,
-    table: &DeTable<'_>,
-    sinks: &[&str],
-) -> Option<StreamRule> {
-    let folder = file_folder(pass.sources());
-    let mut item = Item {
-        pass,
-        name: "stream",
-        table,
-        known: Vec::new(),
-        failed: false,
-    };
-    let pattern = match item.get::<String>("match") {
-        Some(text) => match text.parse::<StreamPattern>() {
-            Ok(pattern) => Some(pattern),
-            Err(why) => {
-                let span = table.get("match").map_or(0..0, Spanned::span);
-                item.complain(span, "match", format!("cannot be used: {why}"));
-                None
-            }
-        },
-        None if item.failed => None,
-        None => {
-            item.failed = true;
-            let why = "is missing: name the streams, such as \"chat.*\"";
-            item.pass
-                .complain_at(place.clone(), "stream.match".into(), why.into());
-            None
-        }
-    };
-    let drop = match item.raw("drop") {
-        Some(raw) => match raw.get_ref().as_bool() {
-            Some(true) => Some("true".to_owned()),
-            Some(false) => None,
-            None => item.get_checked("drop", is_expression),
-        },
-        None => None,
-    };
-    let sample = item.get_checked("sample", |share: &f64| match (0.0..=1.0).contains(share) {
-        true => Ok(()),
-        false => Err(format!("is {share}: must be from 0 to 1")),
-    });
-    let sample_by = item.get_checked("sample_by", |field: &String| {
-        check_field(field)?;
-        match FieldPath::parse(field).is_ok_and(|path| path.is_single()) {
-            true => Ok(()),
-            false => Err("must name one field, without *".into()),
-        }
-    });
-    if let (Some(raw), None, false) = (table.get("sample_by"), table.get("sample"), item.failed) {
-        item.complain(
-            raw.span(),
-            "sample_by",
-            "means nothing without sample".into(),
-        );
-    }
-    let drop_fields = item.get_checked("drop_fields", are_fields);
-    let hash_fields = item.get_checked("hash_fields", are_fields);
-    let hash_key = read_hash_key(&mut item, &folder);
-    if let (Some(raw), None) = (table.get("hash_fields"), table.get("hash_key_file")) {
-        let why = "needs hash_key_file, a file with a secret of at least 16 characters";
-        item.complain(raw.span(), "hash_fields", why.into());
-    }
-    let truncate = item.fields("truncate", "{ text = 500 }", |value| {
-        u32::from_toml(value).map_err(|why| format!("{why} (bytes)"))
-    });
-    let filter = item.get_checked("filter", is_expression);
-    let rename = item.fields(
-        "rename",
-        "{ pl = \"player\" }",
-        |value| match String::from_toml(value)? {
-            name if name.is_empty() => Err("must not be empty".into()),
-            name => Ok(name),
-        },
-    );
-    let variables = &item.pass.sources().variables;
-    let set = item.fields("set", "{ region = \"eu\" }", |value| {
-        set::read(value, variables)
-    });
-    let schema = read_schema(&mut item, &folder);
-    let sink = item.get_checked("sink", |named: &Vec<String>| {
-        let mut odd = named.iter().filter(|name| !sinks.contains(&name.as_str()));
-        match odd.next() {
-            None => Ok(()),
-            Some(name) => Err(format!("names {name:?}, which is not in upload.sinks")),
-        }
-    });
-    let named = pattern.as_ref().map_or("", StreamPattern::as_str);
-    let dedupe = fold::dedupe(&mut item, named);
-    let aggregate = fold::aggregate(&mut item, named);
-    let keep = item.get("keep").unwrap_or(false);
-    item.finish();
-    let pattern = pattern.filter(|_| !item.failed)?;
-    let rule = StreamRule {
-        keep,
-        screen: ScreenSpec {
-            drop,
-            sample,
-            sample_by,
-            drop_fields: drop_fields.unwrap_or_default(),
-            hash_fields: hash_fields.unwrap_or_default(),
-            hash_key,
-            truncate,
-            ..ScreenSpec::new(pattern.clone())
-        },
-        dedupe,
-        aggregate,
-        shape: ShapeSpec {
-            pattern: pattern.as_str().to_owned(),
-            filter,
-            rename,
-            set,
-            schema,
-            sinks: sink,
-        },
-        pattern,
-    };
-    // What only shows when all keys are seen together.
-    let screen = Screen::compile([&rule.screen]).err();
-    let shape = Shape::parse(&Shape::text([&rule.shape])).err();
-    let fold = FoldRules::compile(&rule.dedupe, &rule.aggregate).err();
-    if let Some(why) = screen.or(shape).or(fold) {
-        pass.complain_at(place, "stream".into(), format!("cannot be used: {why}"));
-        return None;
-    }
-    Some(rule)
-}
-
-fn read_hash_key(item: &mut Item<'_, '_, '_>, folder: &Path) -> Option<HashKey> {
-    let path: std::path::PathBuf = item.get("hash_key_file")?;
-    let path = folder.join(path);
-    let span = item.table.get("hash_key_file").map_or(0..0, Spanned::span);
-    match secret::read_file(&path) {
-        Ok(key) if key.len() < HASH_KEY_BYTES_MIN => {
-            let why = format!(
-                "cannot be used: {} holds {} bytes, at least {HASH_KEY_BYTES_MIN} are needed; try: openssl rand -hex 32",
-                path.display(),
-                key.len()
-            );
-            item.complain(span, "hash_key_file", why);
-            None
-        }
-        Ok(key) => {
-            if is_readable_by_all(&path) {
-                let file = path.display();
-                item.pass.warnings.push(format!(
-                    "stream.hash_key_file: every user of this machine can read {file}; run: chmod o-r {file}"
-                ));
-            }
-            Some(HashKey::new(key.as_bytes()))
-        }
-        Err(why) => {
-            item.complain(span, "hash_key_file", format!("cannot be used: {why}"));
-            None
-        }
-    }
-}
-
-fn read_schema(item: &mut Item<'_, '_, '_>, folder: &Path) -> Option<Json> {
-    let path: std::path::PathBuf = item.get("schema")?;
-    let path = folder.join(path);
-    let span = item.table.get("schema").map_or(0..0, Spanned::span);
-    let read = || {
-        let bytes = std::fs::read(&path).map_err(|error| error.to_string())?;
-        if bytes.len() > SCHEMA_BYTES_MAX {
-            return Err(format!(
-                "it has {} bytes, at most {SCHEMA_BYTES_MAX}",
-                bytes.len()
-            ));
-        }
-        let json: Json = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-        Schema::compile(&json).map_err(|error| error.to_string())?;
-        Ok(json)
-    };
-    match read() {
-        Ok(json) => Some(json),
-        Err(why) => {
-            item.complain(
-                span,
-                "schema",
-                format!("cannot be used: {}: {why}", path.display()),
-            );
-            None
-        }
-    }
-}
-
-fn to_json(value: &DeValue<'_>) -> Result<Json, String> {
-    Ok(match value {
-        DeValue::String(text) => Json::String(text.to_string()),
-        DeValue::Boolean(value) => Json::Bool(*value),
-        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-            .map_err(|_| "is a number beyond 64 bits".to_owned())?
-            .into(),
-        DeValue::Float(_) => f64::from_toml(value)?.into(),
-        DeValue::Datetime(date) => Json::String(date.to_string()),
-        DeValue::Array(items) => Json::Array(
-            items
-                .iter()
-                .map(|item| to_json(item.get_ref()))
-                .collect::<Result<_, _>>()?,
-        ),
-        DeValue::Table(entries) => Json::Object(
-            entries
-                .iter()
-                .map(|(key, value)| Ok((key.get_ref().to_string(), to_json(value.get_ref())?)))
-                .collect::<Result<_, String>>()?,
-        ),
-    })
-}
-
-fn to_toml(value: &DeValue<'_>) -> toml::Value {
-    match value {
-        DeValue::Array(items) => {
-            toml::Value::Array(items.iter().map(|item| to_toml(item.get_ref())).collect())
-        }
-        DeValue::Table(entries) => toml::Value::Table(
-            entries
-                .iter()
-                .map(|(key, value)| (key.get_ref().to_string(), to_toml(value.get_ref())))
-                .collect(),
-        ),
-        DeValue::String(text) => toml::Value::String(text.to_string()),
-        DeValue::Boolean(value) => toml::Value::Boolean(*value),
-        DeValue::Integer(number) => toml::Value::Integer(
-            i64::from_str_radix(number.as_str(), number.radix()).unwrap_or_default(),
-        ),
-        DeValue::Float(number) => toml::Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
-        DeValue::Datetime(date) => toml::Value::Datetime(*date),
     }
 }
 

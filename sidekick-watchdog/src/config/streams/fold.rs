@@ -9,7 +9,7 @@ use toml::de::DeValue;
 
 use super::super::reader::between;
 use super::super::value::Value;
-use super::Item;
+use super::item::Item;
 use crate::process::{
     AggregateSpec, BOUNDS_MAX, BY_MAX, DedupeSpec, EVERY_MAX_NS, FieldPath, KEYS_MAX, VALUES_MAX,
 };
@@ -40,13 +40,7 @@ fn table<T>(
         );
         return None;
     };
-    let mut inner = Item {
-        pass: &mut *item.pass,
-        name,
-        table,
-        known: Vec::new(),
-        failed: false,
-    };
+    let mut inner = Item::new(&mut *item.pass, name, table);
     let found = read(&mut inner);
     inner.finish();
     let failed = inner.failed;

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use toml::de::{DeTable, DeValue};
 
 use super::super::value::Value;
-use super::{is_expression, to_json};
+use super::expression::is_expression;
+use super::json::to_json;
 use crate::process::SetSpec;
 
 /// The longest value of a variable that is taken, in bytes.

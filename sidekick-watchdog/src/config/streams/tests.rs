@@ -1,6 +1,7 @@
 //! Rules in the file: what is read, and where mistakes are told.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use super::super::{Sources, resolve, template};
 use super::*;

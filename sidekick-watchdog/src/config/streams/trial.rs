@@ -8,7 +8,8 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::super::reader::{Pass, Place};
-use super::{Item, to_json};
+use super::item::Item;
+use super::json::to_json;
 use crate::process::{Expected, Recorded, Sent, Trial, Tried};
 
 /// The most records of one test.
@@ -18,13 +19,7 @@ const INPUTS_MAX: usize = 1000;
 const ENDS: [&str; 3] = ["expect", "dropped", "refused"];
 
 pub(super) fn read(pass: &mut Pass<'_>, place: Place, table: &DeTable<'_>) -> Option<Trial> {
-    let mut item = Item {
-        pass,
-        name: "test",
-        table,
-        known: Vec::new(),
-        failed: false,
-    };
+    let mut item = Item::new(pass, "test", table);
     let name = item.get::<String>("name");
     let stream = item.get_checked("stream", is_stream);
     let game_version = item.get_checked("game_version", is_game_version);
@@ -190,13 +185,7 @@ fn list<T>(
     };
     let mut found = Vec::with_capacity(tables.len());
     for (span, table) in tables {
-        let mut inner = Item {
-            pass: &mut *item.pass,
-            name,
-            table,
-            known: Vec::new(),
-            failed: false,
-        };
+        let mut inner = Item::new(&mut *item.pass, name, table);
         let read = read(&mut inner);
         inner.finish();
         let failed = inner.failed;
