@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::position::Position;
 use crate::slab::SlabHead;
 use crate::store::{self, Refusal, Store, StoreError};
 use crate::upload::{Dead, IndexedSlabs, LaneState, Outbox, OutboxError, Plan, Replay, Settled};
@@ -140,8 +141,9 @@ impl Outbox for StoreOutbox {
         id: u64,
         number: u32,
         plan: Plan,
+        refused: Option<Position>,
     ) -> Result<bool, OutboxError> {
-        match self.0.plan_replay(id, number, stored(plan)).await {
+        match self.0.plan_replay(id, number, stored(plan), refused).await {
             Ok(()) => Ok(true),
             Err(StoreError::Refused(Refusal::UnknownLetter)) => Ok(false),
             Err(error) => Err(outbox_error(error)),
@@ -200,3 +202,6 @@ fn outbox_error(error: StoreError) -> OutboxError {
         error => OutboxError::Failed(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

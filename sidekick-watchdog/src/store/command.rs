@@ -228,6 +228,18 @@ pub(crate) enum LetterChange {
         /// As in [`Letter::reason`].
         reason: String,
     },
+    /// As [`LetterChange::Plan`], also while its lane's open plan is the one record at `refused`: the backend refused that,
+    /// so nothing of it is on its way.
+    PlanBeside {
+        /// Its id.
+        id: u64,
+        /// Which replay of it this is, from 1.
+        number: u32,
+        /// The batch of this one record.
+        plan: Plan,
+        /// The record that waits for room.
+        refused: Position,
+    },
 }
 
 impl Command {

@@ -8,6 +8,7 @@ use super::command::{Command, LetterChange, Outcome, Plan};
 use super::state::KeptLetter;
 use super::{Store, StoreError};
 use crate::books::{Counts, Letter};
+use crate::position::Position;
 
 impl Store {
     /// Keeps a record that nobody would take and moves its lane's watermark to it; `counts` is what lies between. One at
@@ -78,12 +79,27 @@ impl Store {
         }
     }
 
-    /// Fixes the bytes of a marked letter's replay before its first try.
+    /// Fixes the bytes of a marked letter's replay before its first try. `refused`: the one record of its lane's open plan,
+    /// which the backend refused and for which there is no room.
     ///
     /// # Errors
-    /// [`StoreError::Refused`]: it is gone, or its lane has a batch on its way; [`StoreError::Stopped`].
-    pub async fn plan_replay(&self, id: u64, number: u32, plan: Plan) -> Result<(), StoreError> {
-        let change = LetterChange::Plan { id, number, plan };
+    /// [`StoreError::Refused`]: it is gone, or its lane has another batch on its way; [`StoreError::Stopped`].
+    pub async fn plan_replay(
+        &self,
+        id: u64,
+        number: u32,
+        plan: Plan,
+        refused: Option<Position>,
+    ) -> Result<(), StoreError> {
+        let change = match refused {
+            None => LetterChange::Plan { id, number, plan },
+            Some(refused) => LetterChange::PlanBeside {
+                id,
+                number,
+                plan,
+                refused,
+            },
+        };
         self.change_letters(change).await.map(drop)
     }
 

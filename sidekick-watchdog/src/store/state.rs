@@ -235,14 +235,13 @@ impl State {
                 Ok(Outcome::SinksNamed { lanes, changes })
             }
             Command::Plan { sink, lane, plan } => {
-                if self.open_replay(&sink, lane).is_some() {
-                    return Err(Refusal::ReplayStands);
-                }
+                let is_replaying = self.open_replay(&sink, lane).is_some();
                 let lane = self.lane(&sink, lane)?;
                 if plan.last < plan.first || plan.extra.len() > PLAN_EXTRA_BYTES_MAX {
                     return Err(Refusal::BadPlan);
                 }
                 match &lane.plan {
+                    None if is_replaying => return Err(Refusal::ReplayStands),
                     Some(standing) if *standing == plan => return Ok(Outcome::Done),
                     // A batch that was too large is halved, one whose file is gone is planned anew: the same
                     // beginning, so nothing before it and nothing after it changes.

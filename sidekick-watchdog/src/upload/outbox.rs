@@ -87,7 +87,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// The index of the last entry that may be read, moving forward. Its end (the sender is gone) ends the lanes.
     fn applied(&self) -> watch::Receiver<u64>;
 
-    /// Commits `plan` as the open plan of its lane; it takes the place of one that is open.
+    /// Commits `plan` as the open plan of its lane; it takes the place of one that is open and begins with the same record.
+    /// Fails beside another one, and as the first one beside a replay.
     fn commit_plan(&self, plan: Plan) -> impl Future<Output = Result<(), OutboxError>> + Send;
 
     /// In one proposal: moves the lane's watermark forward to `settled.up_to` (never back), writes `settled.counts` into
@@ -106,12 +107,14 @@ pub trait Outbox: Send + Sync + 'static {
     fn next_replay(&self, sink: &str, lane: u32) -> Option<Replay>;
 
     /// Commits `plan` for the replay `number` of the letter `id`; it takes the place of one that is open for it. `false`
-    /// when the letter is gone, or marked no more: nothing is to be sent.
+    /// when the letter is gone, or marked no more: nothing is to be sent. `refused`: the lane's open plan is this one record,
+    /// which the backend refused and for which there is no room; beside any other open plan this fails.
     fn commit_replay_plan(
         &self,
         id: u64,
         number: u32,
         plan: Plan,
+        refused: Option<Position>,
     ) -> impl Future<Output = Result<bool, OutboxError>> + Send;
 
     /// Ends the replay `number` of the letter `id`. `refused`, code and reason, keeps the letter, unmarked; without it

@@ -139,7 +139,7 @@ pub trait Sink: Debug + Send + Sync + 'static {
     /// where a sink does not say otherwise.
     ///
     /// Must leave no trace that a restart before the plan's commit could trip over. The batch before it in the lane was
-    /// taken, though that may not be committed yet.
+    /// taken, though that may not be committed yet; or it was refused, and dead letters are full.
     fn prepare<'a>(
         &'a self,
         _group: &'a Uuid,

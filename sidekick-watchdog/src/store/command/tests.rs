@@ -224,7 +224,7 @@ fn the_encoding_of_commands_does_not_change() {
             letters(LetterChange::Plan {
                 id: 2,
                 number: 3,
-                plan: small_plan,
+                plan: small_plan.clone(),
             }),
             format!(
                 "0e00000003000000020000000000000003000000{at}{at}0500000006000000000000000000000005\
@@ -243,6 +243,18 @@ fn the_encoding_of_commands_does_not_change() {
                 reason: "a".into(),
             }),
             format!("0e00000005000000020000000000000003000000{a}{a}0500000000000000"),
+        ),
+        (
+            letters(LetterChange::PlanBeside {
+                id: 2,
+                number: 3,
+                plan: small_plan,
+                refused: position(3, 4),
+            }),
+            format!(
+                "0e00000006000000020000000000000003000000{at}{at}0500000006000000000000000000000\
+                 0{at}0500000000000000"
+            ),
         ),
         (
             Command::SetRules { text: "a".into() },

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::super::command::{LetterChange, Outcome, PLAN_EXTRA_BYTES_MAX, Plan, Refusal};
 use super::State;
 use crate::books::{Counts, DROPPED_BY_OPERATOR, DROPPED_EXPIRED, Letter};
+use crate::position::Position;
 
 /// The most dead letters of a group.
 pub const LETTERS_MAX: u64 = 10_000;
@@ -173,7 +174,13 @@ impl State {
                 let ids = old.map(|(id, _)| id).collect();
                 Ok(self.drop_letters(ids, DROPPED_EXPIRED))
             }
-            LetterChange::Plan { id, number, plan } => self.plan_replay(id, number, plan),
+            LetterChange::Plan { id, number, plan } => self.plan_replay(id, number, plan, None),
+            LetterChange::PlanBeside {
+                id,
+                number,
+                plan,
+                refused,
+            } => self.plan_replay(id, number, plan, Some(refused)),
             LetterChange::Replayed { id, number } => {
                 self.under_way(id, number)?;
                 let Some(kept) = self.letters.remove(id) else {
@@ -226,7 +233,14 @@ impl State {
             .ok_or(Refusal::UnknownLetter)
     }
 
-    fn plan_replay(&mut self, id: u64, number: u32, plan: Plan) -> Result<Outcome, Refusal> {
+    /// `refused`: the one record of a plan that may stand, see [`LetterChange::PlanBeside`].
+    fn plan_replay(
+        &mut self,
+        id: u64,
+        number: u32,
+        plan: Plan,
+        refused: Option<Position>,
+    ) -> Result<Outcome, Refusal> {
         if plan.extra.len() > PLAN_EXTRA_BYTES_MAX {
             return Err(Refusal::BadPlan);
         }
@@ -235,10 +249,9 @@ impl State {
         let lanes = self.sinks.get(&sink).ok_or(Refusal::UnknownLane)?;
         let count = u32::try_from(lanes.len()).unwrap_or(u32::MAX);
         let lane = lane.checked_rem(count).ok_or(Refusal::UnknownLane)?;
-        if lanes
-            .get(lane as usize)
-            .is_some_and(|lane| lane.plan.is_some())
-        {
+        let standing = lanes.get(lane as usize).and_then(|lane| lane.plan.as_ref());
+        let is_refused = |plan: &Plan| plan.first == plan.last && Some(plan.first) == refused;
+        if standing.is_some_and(|standing| !is_refused(standing)) {
             return Err(Refusal::PlanStands);
         }
         if self.open_replay(&sink, lane).is_some_and(|open| open != id) {

@@ -2,6 +2,7 @@
 //! be told apart from outside: before and after each read, commit and send.
 
 mod faults;
+mod full;
 mod held;
 mod lost;
 
@@ -511,8 +512,11 @@ impl Outbox for Closing {
         id: u64,
         number: u32,
         plan: Plan,
+        refused: Option<Position>,
     ) -> Result<bool, OutboxError> {
-        self.inner.commit_replay_plan(id, number, plan).await
+        self.inner
+            .commit_replay_plan(id, number, plan, refused)
+            .await
     }
     async fn commit_replayed(
         &self,

@@ -33,6 +33,9 @@ pub(in crate::upload) struct State {
     pub(in crate::upload) complaints: Vec<String>,
 }
 
+/// What the store says of a second plan.
+const PLAN_STANDS: &str = "another plan of this lane is not finished";
+
 /// A dead letter.
 #[derive(Clone, Debug)]
 pub(in crate::upload) struct FakeLetter {
@@ -55,6 +58,50 @@ impl State {
         lane.plan.take_if(|plan| plan.last <= up_to);
         self.books.add(counts);
         true
+    }
+
+    /// The letter of this lane whose replay is under way.
+    fn open_replay(&self, lane: u32) -> Option<u64> {
+        let mut letters = self.letters.iter();
+        let open = letters.find(|kept| kept.lane == lane && kept.plan.is_some());
+        open.map(|kept| kept.id)
+    }
+
+    /// As the real state: `false` where the letter is gone or its replay with this number is over.
+    fn plan_replay(
+        &mut self,
+        id: u64,
+        number: u32,
+        plan: Plan,
+        refused: Option<Position>,
+    ) -> Result<bool, OutboxError> {
+        if !self.letters.iter().any(|kept| kept.id == id) {
+            return Ok(false);
+        }
+        let standing = self.lanes[&(plan.sink.clone(), plan.lane)].plan.as_ref();
+        let is_refused = |plan: &Plan| plan.first == plan.last && Some(plan.first) == refused;
+        if standing.is_some_and(|standing| !is_refused(standing)) {
+            return self.refuse(PLAN_STANDS, &plan);
+        }
+        if self.open_replay(plan.lane).is_some_and(|open| open != id) {
+            return self.refuse("a dead letter of this lane is being replayed", &plan);
+        }
+        let kept = self.letters.iter_mut().find(|kept| kept.id == id);
+        let kept = kept.filter(|kept| {
+            let current = kept.replays + u32::from(kept.plan.is_none());
+            kept.marked && number == current
+        });
+        let is_there = kept.is_some();
+        if let Some(kept) = kept {
+            (kept.replays, kept.plan) = (number, Some(plan));
+        }
+        Ok(is_there)
+    }
+
+    /// A lane that asks for what the store refuses asks for ever.
+    fn refuse<T>(&mut self, reason: &str, plan: &Plan) -> Result<T, OutboxError> {
+        self.complaints.push(format!("{reason}: {plan:?}"));
+        Err(OutboxError::Failed(reason.to_owned()))
     }
 
     /// Numbers of records that are dead letters.
@@ -160,21 +207,28 @@ impl FakeOutbox {
         self.applied.send_replace(state.index);
     }
 
-    fn put_plan(&self, state: &mut State, plan: Plan) {
+    /// Refuses what the store refuses.
+    fn put_plan(&self, state: &mut State, plan: Plan) -> Result<(), OutboxError> {
         if self.forgets_plans {
-            return;
+            return Ok(());
         }
+        let is_replaying = state.open_replay(plan.lane).is_some();
         let lane = state
             .lanes
             .get_mut(&(plan.sink.clone(), plan.lane))
             .unwrap();
-        if plan.first <= lane.watermark || plan.last < plan.first {
-            state
-                .complaints
-                .push(format!("a plan overlaps its watermark: {plan:?}"));
-            return;
+        let refused = match &lane.plan {
+            _ if plan.last < plan.first => Some("the plan is not one"),
+            None if is_replaying => Some("a dead letter of this lane is being replayed"),
+            None if plan.first <= lane.watermark => Some("the plan begins behind the watermark"),
+            Some(standing) if standing.first != plan.first => Some(PLAN_STANDS),
+            _ => None,
+        };
+        match refused {
+            None => lane.plan = Some(plan),
+            Some(reason) => return state.refuse(reason, &plan),
         }
-        lane.plan = Some(plan);
+        Ok(())
     }
 }
 
@@ -229,8 +283,9 @@ impl Outbox for FakeOutbox {
         self.call().await?;
         {
             let mut state = self.state.lock().unwrap();
-            self.put_plan(&mut state, plan);
+            let planned = self.put_plan(&mut state, plan);
             self.committed(&mut state);
+            planned?;
         }
         self.answered().await
     }
@@ -253,10 +308,9 @@ impl Outbox for FakeOutbox {
             if !state.settle(&sink, lane, up_to, &counts) && self.counts_twice {
                 state.books.add(&counts);
             }
-            if let Some(next) = next {
-                self.put_plan(&mut state, next);
-            }
+            let planned = next.map(|next| self.put_plan(&mut state, next));
             self.committed(&mut state);
+            planned.transpose()?;
         }
         self.answered().await
     }
@@ -308,26 +362,13 @@ impl Outbox for FakeOutbox {
         id: u64,
         number: u32,
         plan: Plan,
+        refused: Option<Position>,
     ) -> Result<bool, OutboxError> {
         self.call().await?;
         let is_there = {
             let mut state = self.state.lock().unwrap();
-            let open = state.lanes[&(plan.sink.clone(), plan.lane)].plan.clone();
-            let is_full = state.letters.len() >= state.letters_max;
-            if let Some(open) = open.filter(|_| !is_full) {
-                state.complaints.push(format!("a replay beside {open:?}"));
-            }
-            let kept = state
-                .letters
-                .iter_mut()
-                .find(|kept| kept.id == id && kept.marked);
-            let is_there = kept.is_some();
-            if let Some(kept) = kept {
-                kept.replays = number;
-                kept.plan = Some(plan);
-            }
             self.committed(&mut state);
-            is_there
+            state.plan_replay(id, number, plan, refused)?
         };
         self.answered().await.map(|()| is_there)
     }

@@ -269,6 +269,55 @@ fn a_replay_ends_once_and_the_books_follow() {
     assert_eq!(world.state.letters().bytes(), bytes);
 }
 
+/// Letters are full: a replay may stand beside the plan of the one record that was refused, and beside no other.
+#[test]
+fn a_replay_stands_beside_a_refused_record_alone() {
+    let mut world = World::new();
+    let entry = world.append(1, 5);
+    for item in 0..2 {
+        world.bury(at(entry, item), Counts::default());
+    }
+    world.change(LetterChange::Mark { ids: vec![1, 2] });
+    let batch = |first, last| Command::Plan {
+        sink: "a".into(),
+        lane: 0,
+        plan: Plan {
+            last: at(entry, last),
+            ..plan(at(entry, first))
+        },
+    };
+    let beside = |id, refused| LetterChange::PlanBeside {
+        id,
+        number: 1,
+        plan: plan(at(entry, 0)),
+        refused: at(entry, refused),
+    };
+    let stands = Outcome::Refused(Refusal::PlanStands);
+    assert_eq!(world.apply(batch(2, 3)), Outcome::Done);
+    assert_eq!(world.change(beside(1, 2)), stands, "a record of several");
+    assert_eq!(world.apply(batch(2, 2)), Outcome::Done);
+    assert_eq!(world.change(beside(1, 3)), stands, "another record");
+    let alone = LetterChange::Plan {
+        id: 1,
+        number: 1,
+        plan: plan(at(entry, 0)),
+    };
+    assert_eq!(world.change(alone), stands);
+    assert_eq!(world.change(beside(1, 2)), Outcome::Letters(1));
+    let replaying = Outcome::Refused(Refusal::ReplayStands);
+    assert_eq!(world.change(beside(2, 2)), replaying);
+    // Both are open. The batch may be planned anew, and no other begins before the replay has ended.
+    assert_eq!(world.apply(batch(2, 2)), Outcome::Done);
+    assert_eq!(world.apply(batch(3, 4)), stands);
+    assert_eq!(world.bury(at(entry, 2), Counts::default()), Outcome::Done);
+    assert_eq!(world.apply(batch(3, 4)), replaying);
+    let replayed = LetterChange::Replayed { id: 1, number: 1 };
+    assert_eq!(world.change(replayed), Outcome::Letters(1));
+    assert_eq!(world.apply(batch(3, 4)), Outcome::Done);
+    let sealed = snapshot::seal(&world.state).unwrap();
+    assert_eq!(snapshot::unseal(&sealed).unwrap(), world.state);
+}
+
 #[test]
 fn letters_expire_by_log_time_and_are_counted() {
     let mut world = World::new();

@@ -63,7 +63,7 @@ impl<O: Outbox> Lane<O> {
     }
 
     /// Sends marked dead letters of this lane, a few at most: what was recorded since has its turn between. No batch of it may
-    /// be planned.
+    /// be planned, but for one record that was refused and for which there is no room.
     pub(super) async fn replay_some(&mut self) -> Result<(), OutboxError> {
         for _ in 0..REPLAYS_IN_A_ROW {
             if !self.has_replay() {
@@ -159,14 +159,19 @@ impl<O: Outbox> Lane<O> {
         }
     }
 
-    /// Commits a replay's plan; `false` when the letter is gone.
+    /// Commits a replay's plan; `false` when the letter is gone. A batch that is planned is one record that was refused: see
+    /// `wait_for_room`.
     async fn plan_replay(
         &mut self,
         id: u64,
         number: u32,
         plan: &Plan,
     ) -> Result<bool, OutboxError> {
-        let commit = || self.outbox.commit_replay_plan(id, number, plan.clone());
+        let refused = self.open_plan.as_ref().map(|plan| plan.first);
+        let commit = || {
+            self.outbox
+                .commit_replay_plan(id, number, plan.clone(), refused)
+        };
         self.courier.until_committed(commit).await
     }
 

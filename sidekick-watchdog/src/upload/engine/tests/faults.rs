@@ -28,14 +28,14 @@ use crate::upload::testing::{
 use crate::upload::{Sink, UploadSettings};
 
 /// Numbers of the dead letters, in their order.
-fn dead(outbox: &FakeOutbox) -> Vec<u64> {
+pub(super) fn dead(outbox: &FakeOutbox) -> Vec<u64> {
     let state = outbox.state.lock().unwrap();
     let letters = state.letters.iter();
     letters.map(|kept| kept.letter.head.first_seq).collect()
 }
 
 /// Waits until everything is through, and lanes that only looked have committed that.
-async fn settle(running: &mut Running, outbox: &FakeOutbox) {
+pub(super) async fn settle(running: &mut Running, outbox: &FakeOutbox) {
     running.through(outbox.index()).await;
     tokio::time::sleep(Duration::from_secs(30)).await;
 }
@@ -467,7 +467,7 @@ async fn full_dead_letters_are_sent_again_and_judged_anew() {
     }
 }
 
-fn mark_all(outbox: &FakeOutbox) {
+pub(super) fn mark_all(outbox: &FakeOutbox) {
     let mut state = outbox.state.lock().unwrap();
     for kept in &mut state.letters {
         kept.marked = true;
