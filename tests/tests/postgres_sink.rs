@@ -15,7 +15,7 @@ use sidekick_watchdog::postgres::ServerSettings;
 use sidekick_watchdog::slab::{RingCheckpoint, Slab, SlabHead};
 use sidekick_watchdog::upload::encode::Walk;
 use sidekick_watchdog::upload::sink::postgres::{Mode, TableName, TableRule, Value};
-use sidekick_watchdog::upload::sink::{PostgresSettings, PostgresSink, Row};
+use sidekick_watchdog::upload::sink::{OfLetter, PostgresSettings, PostgresSink, Row};
 use sidekick_watchdog::upload::{Batch, Outcome, Plan, Sink};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
@@ -243,23 +243,47 @@ fn what_was_seen_is_not_written_again(server: &Postgres) {
 }
 
 /// A dead letter that is replayed lies behind the watermark, and is written all the same: once, however often it is sent,
-/// and by whichever replay.
+/// by whichever replay, and by whichever lane.
 fn a_replayed_dead_letter_is_one_row(server: &Postgres) {
     let database = server.database("letters");
     let bench = Bench::of(&database);
     bench.takes(&bench.plain(1, 6));
     bench.takes(&bench.plain(8, 20));
     drop_key(&database);
-    for number in [1, 1, 2] {
-        let mut replay = bench.plain(7, 7);
-        replay.replay = Some(number);
+    let replay = |seq, number, lane| {
+        let mut replay = bench.plain(seq, seq);
+        replay.replay = Some(OfLetter { number, lane });
         replay.key = format!("{}/replay-{number}", replay.key);
-        bench.takes(&replay);
+        replay
+    };
+    for number in [1, 1, 2] {
+        bench.takes(&replay(7, number, 0));
         assert_once(&database, 20);
     }
+    // The answer is lost, and the next start has other lanes.
+    for today in [3, 0, 1] {
+        let mut replay = replay(21, 1, 3);
+        replay.plan.lane = today;
+        bench.takes(&replay);
+        assert_once(&database, 21);
+    }
+    // Lanes do not disturb one another, and letters may be replayed in any order.
+    for (seq, lane) in [(24, 0), (23, 1), (24, 0), (22, 0), (22, 0), (23, 1)] {
+        bench.takes(&replay(seq, 1, lane));
+    }
+    assert_once(&database, 24);
+    // However many they were, a row for each lane tells of the last one.
+    let marks = "select count(*) from sidekick_progress where sink = 'postgres replay'";
+    assert_eq!(database.number(marks), 3);
+    assert_eq!(
+        database.number("select count(*) from sidekick_progress"),
+        4,
+        "and the lane's own"
+    );
     // The lane stands where it stood.
-    bench.takes(&bench.plain(15, 25));
-    assert_once(&database, 25);
+    bench.takes(&bench.plain(15, 20));
+    bench.takes(&bench.plain(25, 30));
+    assert_once(&database, 30);
 }
 
 /// Two leaders send overlapping batches at the same time: one waits for the other and writes the rest.

@@ -130,6 +130,7 @@ impl Outbox for StoreOutbox {
         };
         Some(Replay {
             id,
+            lane: kept.lane,
             number,
             plan: kept.plan.map(|plan| planned(sink, lane, plan)),
             letter: kept.letter.as_ref().clone(),

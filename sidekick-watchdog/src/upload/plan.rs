@@ -70,6 +70,8 @@ pub struct Dead {
 pub struct Replay {
     /// Names the letter.
     pub id: u64,
+    /// The lane that wrote it, when the sink had other lanes perhaps.
+    pub lane: u32,
     /// Which replay of it this is, from 1.
     pub number: u32,
     /// What was planned for it; `None`: it has to be planned.

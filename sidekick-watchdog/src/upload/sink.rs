@@ -50,9 +50,19 @@ pub struct Batch {
     pub body: Bytes,
     /// Its rows, one for each record, in their order.
     pub rows: Vec<Row>,
-    /// Which replay of a dead letter it is, from 1: a batch of one record whose position lies behind what the sink took
-    /// before. `None`: a batch whose positions lie beyond.
-    pub replay: Option<u32>,
+    /// It is the replay of a dead letter: one record, whose position lies behind what the sink took before. `None`: a batch
+    /// whose positions lie beyond.
+    pub replay: Option<OfLetter>,
+}
+
+/// Whose replay a batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OfLetter {
+    /// Which replay of the letter, from 1.
+    pub number: u32,
+    /// The lane that wrote the letter, whatever lanes the sink has by now. Of all letters of one such lane a single replay is
+    /// open at a time, and the next one begins once it is known what became of that.
+    pub lane: u32,
 }
 
 impl Batch {

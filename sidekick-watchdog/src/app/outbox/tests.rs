@@ -185,3 +185,27 @@ async fn a_replay_makes_room_for_the_record_at_hand() {
     tasks.shutdown().await;
     store.shutdown().await;
 }
+
+/// What a sink remembers of a replay hangs on that lane: it must find it again when it has other lanes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_names_the_lane_that_wrote_the_letter() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir, 4).await;
+    let index = store.stats().applied;
+    let letter = letter(Position { index, item: 0 }, OLD);
+    let kept = store.dead_letter("fake", 3, Counts::default(), letter);
+    kept.await.unwrap();
+    store.mark_letters(vec![1]).await.unwrap();
+    let outbox = StoreOutbox(store.clone());
+    let replay = outbox.next_replay("fake", 3).unwrap();
+    assert_eq!((replay.id, replay.lane), (1, 3));
+    let up_to = Position { index, item: 1 };
+    for lane in 0..4 {
+        let settled = store.settle("fake", lane, up_to, Counts::default());
+        settled.await.unwrap();
+    }
+    let lanes = store.set_sinks(vec![("fake".into(), 1)]).await.unwrap();
+    assert_eq!(lanes["fake"], 1);
+    assert_eq!(outbox.next_replay("fake", 0), Some(replay));
+    store.shutdown().await;
+}

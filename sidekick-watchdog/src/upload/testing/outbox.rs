@@ -351,6 +351,7 @@ impl Outbox for FakeOutbox {
         let kept = under_way.or_else(|| state.letters.iter().find(of_lane))?;
         Some(Replay {
             id: kept.id,
+            lane: kept.lane,
             number: kept.replays + u32::from(kept.plan.is_none()),
             plan: kept.plan.clone(),
             letter: kept.letter.clone(),

@@ -11,7 +11,7 @@ use crate::upload::engine::courier::Delivered;
 use crate::upload::outbox::{Outbox, OutboxError};
 use crate::upload::plan::{Plan, Replay};
 use crate::upload::shape::{BY_RULES, Ruling, Shaper, Stored, rule};
-use crate::upload::sink::{Batch, PrepareError, Row, Sink};
+use crate::upload::sink::{Batch, OfLetter, PrepareError, Row, Sink};
 
 /// So many letters are sent again before a batch that is due.
 const REPLAYS_IN_A_ROW: u32 = 16;
@@ -81,6 +81,7 @@ impl<O: Outbox> Lane<O> {
     async fn replay(&mut self, replay: Replay) -> Result<(), OutboxError> {
         let Replay {
             id,
+            lane,
             number,
             plan,
             letter,
@@ -137,7 +138,7 @@ impl<O: Outbox> Lane<O> {
                 position: letter.position,
                 end,
             }],
-            replay: Some(number),
+            replay: Some(OfLetter { number, lane }),
         };
         loop {
             match self.courier.deliver(&batch).await {

@@ -66,32 +66,30 @@ impl Session {
         mode: Mode,
     ) -> Result<(), Trouble> {
         let (progress, plan) = (&tables.progress, &batch.plan);
-        let sink = match batch.replay {
-            None => plan.sink.clone(),
-            // A dead letter lies behind the lane's mark, so each has one of its own: it is written once as well.
-            Some(_) => {
-                let Position { index, item } = plan.first;
-                format!("{} replay {index}.{item}", plan.sink)
-            }
+        let (sink, lane) = match batch.replay {
+            None => (plan.sink.clone(), plan.lane),
+            // A dead letter lies behind its lane's mark: replays have another one. It names the last of them alone, and no
+            // lane of today's: the answer that the next one waits for may be lost, and the lanes be others by then.
+            Some(letter) => (format!("{} replay", plan.sink), letter.lane),
         };
-        let lane = format!(
-            "group_id = '{group}' and sink = '{sink}' and lane = {}",
-            plan.lane
-        );
-        let look = format!("select log_index, item from {progress} where {lane} for update");
+        let here = format!("group_id = '{group}' and sink = '{sink}' and lane = {lane}");
+        let look = format!("select log_index, item from {progress} where {here} for update");
         let mut seen = self.position(&format!("begin; {look}")).await?;
         if seen.is_none() {
             // The first batch of the lane. Another one that comes for it at the same time waits here.
             let first = format!(
-                "insert into {progress} (group_id, sink, lane, log_index, item) values ('{group}', '{sink}', {}, 0, -1) on \
-                 conflict do nothing; {look}",
-                plan.lane
+                "insert into {progress} (group_id, sink, lane, log_index, item) values ('{group}', '{sink}', {lane}, 0, -1) on \
+                 conflict do nothing; {look}"
             );
             seen = self.position(&first).await?;
         }
         // Nothing was seen where the item is below 0.
         let seen = seen.flatten();
-        let groups = rows_beyond(batch, seen);
+        let groups = match batch.replay {
+            None => rows_beyond(batch, seen),
+            Some(_) if seen == Some(plan.last) => Vec::new(),
+            Some(_) => rows_beyond(batch, None),
+        };
         if groups.is_empty() {
             return self.execute("rollback").await;
         }
@@ -108,7 +106,7 @@ impl Session {
         let Position { index, item } = plan.last;
         let index = i64::try_from(index).unwrap_or(i64::MAX);
         self.execute(&format!(
-            "update {progress} set log_index = {index}, item = {item} where {lane}; commit"
+            "update {progress} set log_index = {index}, item = {item} where {here}; commit"
         ))
         .await
     }
