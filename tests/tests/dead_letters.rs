@@ -124,6 +124,21 @@ fn a_dead_letter_is_shown_replayed_and_dropped() {
     );
     assert_eq!(number(&after, "pending"), 0);
     assert_eq!(receiver.look(|ledger| ledger.count()), 1);
+    // Whoever counts what was uploaded counts it.
+    let status = watchdog.wait_for_status("a success", PATIENCE, |status| {
+        let sink = &status["upload"]["sinks"][0];
+        sink["last_success_age_s"]
+            .is_number()
+            .then(|| status.clone())
+    });
+    let sink = &status["upload"]["sinks"][0];
+    assert_eq!(status["totals"]["uploaded"]["http"], 1, "{status}");
+    assert_eq!(sink["records"], 1, "{sink}");
+    let text = run(&setup, &["status"]);
+    assert!(
+        text.contains("1 record,") && text.contains("1 replayed"),
+        "{text}"
+    );
     let keys: Vec<String> = receiver.requests().into_iter().map(|it| it.key).collect();
     assert!(
         keys.last().is_some_and(|key| key.ends_with("/replay-2")),
@@ -166,6 +181,7 @@ fn a_dead_letter_is_shown_replayed_and_dropped() {
     let accepted = format!("sidekick_records_accepted_total{{sink=\"http\"}} {total}");
     for line in [
         accepted.as_str(),
+        "sidekick_records_uploaded_total{sink=\"http\"} 1",
         "sidekick_records_total{sink=\"http\",outcome=\"uploaded\",reason=\"\"} 1",
         "sidekick_records_total{sink=\"http\",outcome=\"dropped\",reason=\"operator\"} 1",
         "sidekick_dead_letters{sink=\"http\"} 0",

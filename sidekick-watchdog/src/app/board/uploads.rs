@@ -49,11 +49,10 @@ impl Board {
             let (books, committed_numbers) = store.books(&sink.name);
             self.metrics
                 .tell_books(&sink.name, &books, committed_numbers);
-            let uploaded = store
-                .lanes(&sink.name)
-                .iter()
-                .map(|lane| lane.records)
-                .sum();
+            // A replay moves no lane.
+            let of_lanes = store.lanes(&sink.name);
+            let of_lanes = of_lanes.iter().map(|lane| lane.records);
+            let uploaded = of_lanes.fold(books.replayed, u64::saturating_add);
             // Where a sink does not know yet what it began with, rows taken are the best guess.
             let pending = books.pending(committed_numbers);
             backlog = backlog.max(pending.unwrap_or_else(|| committed.saturating_sub(uploaded)));

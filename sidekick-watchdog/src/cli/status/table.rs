@@ -177,6 +177,9 @@ fn sink_words(sink: &SinkStatus) -> String {
             ", {letters} dead (`sidekick-watchdog dead-letters list`)"
         );
     }
+    if sink.books.replayed > 0 {
+        let _ = write!(words, ", {} replayed", sink.books.replayed);
+    }
     let dropped: u64 = sink.books.dropped.values().sum();
     if dropped > 0 {
         let _ = write!(words, ", {dropped} dropped");

@@ -252,21 +252,26 @@ impl<O: Outbox> Lane<O> {
         let next_plan = next.as_ref().map(|(plan, _)| plan.clone());
         self.commit_settled(settled, next_plan).await?;
         let in_flight = next.is_some();
-        self.courier
-            .board
-            .update(self.courier.seat, |status, lane| {
-                status.records += ready.batch.records();
-                status.batches += 1;
-                status.line_bytes += ready.batch.row_bytes();
-                status.gap_lines += ready.gap_lines;
-                status.last_success = Some(SystemTime::now());
-                lane.state(SinkState::Ok);
-                lane.in_flight(in_flight);
-                lane.done(up_to);
-            });
+        self.tell_taken(&ready.batch, ready.gap_lines);
+        self.courier.board.update(self.courier.seat, |_, lane| {
+            lane.state(SinkState::Ok);
+            lane.in_flight(in_flight);
+            lane.done(up_to);
+        });
         Ok(match next {
             Some((plan, draft)) => Some(self.ready(plan, draft).await),
             None => None,
         })
+    }
+
+    /// The backend has the batch, and that is committed.
+    fn tell_taken(&self, batch: &Batch, gap_lines: u64) {
+        self.courier.board.update(self.courier.seat, |status, _| {
+            status.records += batch.records();
+            status.batches += 1;
+            status.line_bytes += batch.row_bytes();
+            status.gap_lines += gap_lines;
+            status.last_success = Some(SystemTime::now());
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! What people are told of a watchdog, in words.
 
 use super::*;
+use crate::api::BooksStatus;
 use crate::books::Refused;
 
 #[test]
@@ -32,9 +33,20 @@ fn the_table_tells_what_matters_and_lets_no_control_characters_through() {
         reason: Some("503 \x1b[31mbusy".into()),
         ..SinkStatus::default()
     });
+    status.upload.sinks.push(SinkStatus {
+        name: "postgres".into(),
+        state: "ok".into(),
+        records: 1,
+        books: BooksStatus {
+            replayed: 3,
+            ..BooksStatus::default()
+        },
+        ..SinkStatus::default()
+    });
     let table = table(&status);
     for part in [
         "lobby-1, version",
+        "postgres: ok, 1 record, 3 replayed",
         "up 1h 2m 3s",
         "running, incarnation 2, game 1.2, not marked ready",
         "incarnation 1: segmentation fault (SIGSEGV), lived 12.0 s, relaunched after 3.1 ms",

@@ -145,7 +145,9 @@ impl<O: Outbox> Lane<O> {
                 // One record alone is never too large: the courier says that it is refused.
                 Delivered::Taken | Delivered::TooLarge => {
                     info!(sink = sink.name(), id, "dead letter replayed");
-                    return self.end_replay(id, number, None).await;
+                    self.end_replay(id, number, None).await?;
+                    self.tell_taken(&batch, 0);
+                    return Ok(());
                 }
                 Delivered::Refused { code, reason } => {
                     return self.end_replay(id, number, Some((code, reason))).await;

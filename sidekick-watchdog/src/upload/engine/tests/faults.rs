@@ -686,6 +686,9 @@ async fn replays_and_new_records_take_turns() {
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(dead(&outbox), Vec::<u64>::new());
     check_books(&outbox).unwrap();
+    let status = running.status.borrow().sinks[0].clone();
+    assert_eq!(status.records, 120);
+    assert!(status.last_success.is_some());
     let seen = sink.well.seen.lock().unwrap();
     let is_replay = |key: &String| key.ends_with("/replay-1");
     assert_eq!(seen.taken.iter().filter(|key| is_replay(key)).count(), 80);
