@@ -1,7 +1,7 @@
 //! What the watchdog counts, for `/metrics` (OpenMetrics text). All names start with `sidekick_` and end in their unit.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -32,7 +32,7 @@ pub struct SinkLabel {
 pub struct OutcomeLabel {
     /// The sink's name.
     pub sink: String,
-    /// `uploaded`, `note`, `lost`, `request`, `dropped`, `dead_letter`.
+    /// `uploaded`, `note`, `lost`, `request`, `dropped`: ends, of which each number has one.
     pub outcome: &'static str,
     /// Of what was dropped, why; otherwise empty.
     pub reason: String,
@@ -56,6 +56,10 @@ pub struct Metrics {
     pub records: Family<OutcomeLabel, Counter>,
     /// Dead letters that wait for somebody.
     pub dead_letters: Family<SinkLabel, Gauge>,
+    /// Dead letters there ever were.
+    pub dead_letters_kept: Family<SinkLabel, Counter>,
+    /// Dead letters that a replay brought to the backend.
+    pub dead_letters_replayed: Family<SinkLabel, Counter>,
     /// Sequence numbers committed since a sink began; missing while that is not known.
     pub records_accepted: Family<SinkLabel, Counter>,
     /// Sequence numbers whose records are dead letters now.
@@ -119,6 +123,8 @@ pub struct Metrics {
     /// Lines of the watchdog's own log that were dropped.
     pub log_lines_dropped: Counter,
     registry: Arc<Registry>,
+    /// Held while the books of a sink are told and while all is read: what is read adds up.
+    books: Arc<Mutex<()>>,
 }
 
 impl Default for Metrics {
@@ -138,6 +144,16 @@ impl Metrics {
             records_uploaded: told(r, "records_uploaded", "Records that a sink has taken"),
             records: told(r, "records", "What became of sequence numbers at each sink"),
             dead_letters: told(r, "dead_letters", "Dead letters that wait for somebody"),
+            dead_letters_kept: told(
+                r,
+                "dead_letters_kept",
+                "Dead letters there ever were, those among them that are none any more",
+            ),
+            dead_letters_replayed: told(
+                r,
+                "dead_letters_replayed",
+                "Dead letters that a sink has taken since",
+            ),
             records_accepted: told(
                 r,
                 "records_accepted",
@@ -268,6 +284,7 @@ impl Metrics {
                 "Lines of the watchdog's own log that were dropped",
             ),
             registry: Arc::new(registry),
+            books: Arc::default(),
         };
         // Alerts want to see a first refusal rise from 0.
         metrics.refused(&Refused::default());
@@ -302,6 +319,7 @@ impl Metrics {
 
     /// Tells what the books of a sink say; `committed` is what there is in all.
     pub fn tell_books(&self, sink: &str, books: &SinkBooks, committed: u64) {
+        let _as_one = self.lock_books();
         let counts = &books.counts;
         let raise = |outcome, reason: &str, total| {
             let label = OutcomeLabel {
@@ -315,7 +333,6 @@ impl Metrics {
         raise("note", "", counts.notes);
         raise("lost", "", counts.lost);
         raise("request", "", counts.requests);
-        raise("dead_letter", "", books.letters);
         for (reason, count) in &counts.dropped {
             raise("dropped", reason, *count);
         }
@@ -328,6 +345,12 @@ impl Metrics {
         };
         gauge(&self.dead_letters, books.letters_now);
         gauge(&self.records_dead, books.dead);
+        for (family, total) in [
+            (&self.dead_letters_kept, books.letters),
+            (&self.dead_letters_replayed, books.replayed),
+        ] {
+            raise_to(&family.get_or_create_owned(&label), total);
+        }
         if let Some(accepted) = books.accepted(committed) {
             raise_to(&self.records_accepted.get_or_create_owned(&label), accepted);
         }
@@ -350,6 +373,11 @@ impl Metrics {
         }
     }
 
+    fn lock_books(&self) -> MutexGuard<'_, ()> {
+        // It guards nothing that a panic could leave half changed.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The counter of this sink's retries.
     pub fn retries(&self, sink: &str) -> Counter {
         let sink = sink.to_owned();
@@ -358,6 +386,7 @@ impl Metrics {
 
     /// Everything as OpenMetrics text.
     pub fn encode(&self) -> String {
+        let _as_one = self.lock_books();
         let mut text = String::new();
         // Writing to a string cannot fail; half a text would be seen by its missing `# EOF`.
         let _ = encode(&mut text, &self.registry);
@@ -390,84 +419,4 @@ pub fn raise_to(counter: &Counter, total: u64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::books::Counts;
-    use crate::event::DeathCause;
-
-    /// What was accepted can be held against the sum of what became of it; nothing is told where it is not known.
-    #[test]
-    fn the_books_of_a_sink_are_told_with_their_total() {
-        let metrics = Metrics::new();
-        let mut books = SinkBooks {
-            counts: Counts {
-                records: 3,
-                notes: 1,
-                dropped: [("filter".to_owned(), 2)].into(),
-                ..Counts::default()
-            },
-            dead: 1,
-            letters: 5,
-            letters_now: 2,
-            ..SinkBooks::default()
-        };
-        metrics.tell_books("http", &books, 20);
-        assert!(
-            !metrics
-                .encode()
-                .contains("sidekick_records_accepted_total{")
-        );
-        books.since = Some(10);
-        metrics.tell_books("http", &books, 20);
-        let text = metrics.encode();
-        for line in [
-            "sidekick_records_accepted_total{sink=\"http\"} 10",
-            "sidekick_records_dead{sink=\"http\"} 1",
-            "sidekick_records_pending{sink=\"http\"} 3",
-        ] {
-            assert!(text.contains(&format!("{line}\n")), "{line}\n{text}");
-        }
-    }
-
-    #[test]
-    fn the_text_names_what_was_counted() {
-        let metrics = Metrics::new();
-        metrics.started(1, None);
-        metrics.died(&DeathCause::Unknown);
-        metrics.started(2, Some(Duration::from_millis(3)));
-        raise_to(&metrics.clone().records_committed, 17);
-        raise_to(&metrics.records_committed, 5);
-        metrics.uploaded("file").inc_by(4);
-        metrics.store_fsync_last_seconds.set(0.0002);
-        metrics.store_fsyncs.inc();
-        for (full, quota) in [(u64::MAX, 1), (9, 2)] {
-            metrics.refused(&Refused {
-                full,
-                quota,
-                ..Refused::default()
-            });
-        }
-        let text = metrics.encode();
-        for line in [
-            "sidekick_engine_starts_total 2",
-            "sidekick_engine_deaths_total{cause=\"unknown\"} 1",
-            "sidekick_engine_incarnation 2",
-            "sidekick_engine_gap_seconds_count 1",
-            "sidekick_records_committed_total 17",
-            "sidekick_records_uploaded_total{sink=\"file\"} 4",
-            "sidekick_store_fsync_last_seconds 0.0002",
-            "sidekick_store_fsyncs_total 1",
-            "sidekick_records_refused_by_cause_total{cause=\"quota\"} 3",
-            "sidekick_records_refused_by_cause_total{cause=\"full\"} 18446744073709551615",
-            "sidekick_records_refused_by_cause_total{cause=\"unknown\"} 0",
-            "sidekick_ring_records 0",
-            "sidekick_standby_up 0",
-            "sidekick_standby_parked 0",
-            "sidekick_standby_resident_bytes 0",
-            "sidekick_standby_promotions_total 0",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
-        }
-        assert!(text.ends_with("# EOF\n"));
-    }
-}
+mod tests;
