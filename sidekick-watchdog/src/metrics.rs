@@ -351,11 +351,16 @@ impl Metrics {
         ] {
             raise_to(&family.get_or_create_owned(&label), total);
         }
-        if let Some(accepted) = books.accepted(committed) {
-            raise_to(&self.records_accepted.get_or_create_owned(&label), accepted);
-        }
-        if let Some(pending) = books.pending(committed) {
-            gauge(&self.records_pending, pending);
+        match (books.accepted(committed), books.pending(committed)) {
+            (Some(accepted), Some(pending)) => {
+                raise_to(&self.records_accepted.get_or_create_owned(&label), accepted);
+                gauge(&self.records_pending, pending);
+            }
+            // What was true of them is not any more.
+            _ => {
+                self.records_accepted.remove(&label);
+                self.records_pending.remove(&label);
+            }
         }
     }
 

@@ -352,6 +352,9 @@ pub struct SinkStatus {
     pub records: u64,
     /// Seconds since it last took a batch.
     pub last_success_age_s: Option<f64>,
+    /// Entries of the log that it has still to go through. Told where `books.pending` is not: a sink that came back, or took
+    /// the place of another, learns what it began with only when it has caught up.
+    pub entries_behind: Option<u64>,
     /// What became of each sequence number.
     pub books: BooksStatus,
 }

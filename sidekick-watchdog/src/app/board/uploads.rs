@@ -73,6 +73,10 @@ impl Board {
                 reason,
                 records: uploaded,
                 last_success_age_s: sink.last_success.and_then(age).map(seconds),
+                entries_behind: match pending {
+                    Some(_) => None,
+                    None => Some(self.status.store.applied.saturating_sub(sink.done.index)),
+                },
                 books: books_status(&books, committed_numbers),
             });
         }

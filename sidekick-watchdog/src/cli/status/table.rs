@@ -170,6 +170,12 @@ fn sink_words(sink: &SinkStatus) -> String {
     if let Some(age_s) = sink.last_success_age_s {
         let _ = write!(words, ", last success {} ago", span(age_s));
     }
+    if let Some(entries) = sink.entries_behind {
+        let _ = write!(
+            words,
+            ", catching up ({entries} entries of the log to go; how many records these are is told then)"
+        );
+    }
     if sink.books.dead_letters > 0 {
         let letters = sink.books.dead_letters;
         let _ = write!(

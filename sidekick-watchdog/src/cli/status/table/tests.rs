@@ -37,6 +37,7 @@ fn the_table_tells_what_matters_and_lets_no_control_characters_through() {
         name: "postgres".into(),
         state: "ok".into(),
         records: 1,
+        entries_behind: Some(40),
         books: BooksStatus {
             replayed: 3,
             ..BooksStatus::default()
@@ -46,7 +47,7 @@ fn the_table_tells_what_matters_and_lets_no_control_characters_through() {
     let table = table(&status);
     for part in [
         "lobby-1, version",
-        "postgres: ok, 1 record, 3 replayed",
+        "postgres: ok, 1 record, catching up (40 entries of the log to go; how many records these are is told then), 3 replayed",
         "up 1h 2m 3s",
         "running, incarnation 2, game 1.2, not marked ready",
         "incarnation 1: segmentation fault (SIGSEGV), lived 12.0 s, relaunched after 3.1 ms",
