@@ -56,9 +56,11 @@ pub struct LetterSummary {
 pub struct LetterList {
     /// The letters.
     pub letters: Vec<LetterSummary>,
+    /// How many there are of what was asked for, on this page or not.
+    pub wanted: u64,
     /// How many there are of all kinds, whatever was asked for.
     pub count: u64,
-    /// How many bytes they take.
+    /// How many bytes these take.
     pub bytes: u64,
     /// Ask again with `after=` the last id here for more.
     pub more: bool,

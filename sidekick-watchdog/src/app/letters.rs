@@ -137,6 +137,7 @@ impl LetterBox for OpenLetters {
             letters: letters
                 .map(|(id, kept)| summary(*id, kept, now_ns))
                 .collect(),
+            wanted: store.count_dead_letters(|id, kept| is_wanted(wanted, id, kept)),
             count,
             bytes,
             more: found.len() > limit,

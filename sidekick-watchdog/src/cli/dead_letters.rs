@@ -235,6 +235,10 @@ fn table(list: &LetterList) -> String {
     if list.more {
         let _ = writeln!(text, "more: --after {last}");
     }
+    // Only who asked for some of them has fewer than all.
+    if list.wanted < list.count {
+        let _ = write!(text, "{} of these, ", list.wanted);
+    }
     let _ = write!(
         text,
         "{} in all, {}; `sidekick-watchdog dead-letters show ID` shows one",
@@ -307,12 +311,16 @@ mod tests {
             age_s: 61.0,
             ..LetterSummary::default()
         };
-        let list = LetterList {
+        let mut list = LetterList {
             letters: vec![letter.clone()],
+            wanted: 3,
             count: 3,
             bytes: 2048,
             more: true,
         };
+        let all = table(&list);
+        assert!(!all.contains("of these"), "{all}");
+        list.wanted = 2;
         let table = table(&list);
         for part in [
             "     7  http",
@@ -320,7 +328,7 @@ mod tests {
             "no such column",
             "1m 1s",
             "--after 7",
-            "3 in all",
+            "\n2 of these, 3 in all, 2.0 KiB;",
         ] {
             assert!(table.contains(part), "{part}\n{table}");
         }

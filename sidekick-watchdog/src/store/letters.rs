@@ -157,6 +157,14 @@ impl Store {
         })
     }
 
+    /// How many dead letters there are for which `wanted` holds.
+    pub fn count_dead_letters(&self, mut wanted: impl FnMut(u64, &KeptLetter) -> bool) -> u64 {
+        self.parts.machine.read(|state| {
+            let letters = state.letters().iter();
+            letters.filter(|(id, kept)| wanted(*id, kept)).count() as u64
+        })
+    }
+
     /// The sinks of the configuration, and those that have dead letters still.
     pub fn letter_sinks(&self) -> BTreeSet<String> {
         self.parts.machine.read(|state| {

@@ -5,7 +5,10 @@ use sidekick_ipc::tree::StoreResult;
 use uuid::Uuid;
 
 use crate::slab::RingCheckpoint;
-use crate::store::state::SinkChange;
+use crate::store::state::{LETTERS_BYTES_MAX, LETTERS_MAX, SinkChange};
+
+/// What sizes are told in.
+const MIB: u64 = 1 << 20;
 
 /// What came of a command. Every variant but `Refused` means that its effect is in the state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -113,7 +116,11 @@ pub enum Refusal {
         max: usize,
     },
     /// No more dead letters are kept.
-    #[error("dead letters are full ({count} of {bytes} bytes); replay or drop some")]
+    #[error(
+        "dead letters are full ({count} of {LETTERS_MAX} letters, {:.1} of {} MiB); replay or drop some",
+        *bytes as f64 / MIB as f64,
+        LETTERS_BYTES_MAX / MIB
+    )]
     LettersFull {
         /// How many there are.
         count: u64,

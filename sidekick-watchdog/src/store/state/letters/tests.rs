@@ -384,3 +384,13 @@ fn letters_are_bounded() {
     assert!((1000..1100).contains(&taken), "{taken}");
     assert!(world.state.letters().bytes() <= LETTERS_BYTES_MAX);
 }
+
+#[test]
+fn who_is_refused_for_want_of_room_is_told_how_full_it_is() {
+    let full = Refusal::LettersFull {
+        count: 1112,
+        bytes: 67_054_712,
+    };
+    let told = "dead letters are full (1112 of 10000 letters, 63.9 of 64 MiB); replay or drop some";
+    assert_eq!(full.to_string(), told);
+}
