@@ -9,6 +9,8 @@ use std::thread;
 use axum::Router;
 use tokio::sync::oneshot;
 
+use crate::ports;
+
 /// It listens until this value goes, which drops all connections: requests under way are not answered.
 #[derive(Debug)]
 pub struct HttpServer {
@@ -18,12 +20,15 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Listens on a port of loopback, 0 = a free one, which is bound when this returns.
+    /// Listens on a port of loopback, 0 = a free one to which it may come back; it is bound when this returns.
     ///
     /// # Errors
     /// What the system said: the port is taken.
     pub fn start(port: u16, router: Router) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        let listener = match port {
+            0 => ports::listen()?,
+            port => TcpListener::bind((Ipv4Addr::LOCALHOST, port))?,
+        };
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,30 +1,51 @@
 //! Ports that nobody uses. Prefer port 0 wherever the program tells which one it got.
 
+use std::io;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::ops::Range;
 
-/// A loopback port that was free a moment ago. Another program may take it first, so a test that can must
-/// let the program choose.
+/// None that the system gives to who asks for any: such a port may be another program's before it is bound, and again
+/// while who listens on it is away for a moment.
+const RANGE: Range<u16> = 10_000..32_000;
+const TRIES: usize = 1000;
+
+/// A loopback port that was free a moment ago.
 ///
 /// # Panics
-/// When the system has none left.
+/// When there is none.
 pub fn free() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free loopback port");
-    listener
-        .local_addr()
-        .expect("the address of a bound socket")
-        .port()
+    let address = listen().and_then(|listener| listener.local_addr());
+    address.expect("a free loopback port").port()
 }
 
-/// As [`free`] for UDP, and none that the system gives to who asks for any: a client that calls again and again while
-/// its server is away must not get the server's own port.
+/// Listens on a loopback port on which one may listen again later.
+///
+/// # Errors
+/// What the system said of the last one that was tried.
+pub fn listen() -> io::Result<TcpListener> {
+    any(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)))
+}
+
+/// As [`free`] for UDP, on every address: a client that calls again and again while its server is away must not get the
+/// server's own port.
 ///
 /// # Panics
 /// When there is none.
 pub fn free_udp() -> u16 {
-    let mut tries = (0..1000).map(|_| fastrand::u16(10_000..32_000));
-    tries
-        .find(|port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok())
-        .expect("a free UDP port")
+    let socket = any(|port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
+    let address = socket.and_then(|socket| socket.local_addr());
+    address.expect("a free UDP port").port()
+}
+
+fn any<Socket>(bind: impl Fn(u16) -> io::Result<Socket>) -> io::Result<Socket> {
+    let mut bound = Err(io::ErrorKind::AddrInUse.into());
+    for _ in 0..TRIES {
+        bound = bind(fastrand::u16(RANGE));
+        if bound.is_ok() {
+            break;
+        }
+    }
+    bound
 }
 
 #[cfg(test)]
@@ -33,7 +54,9 @@ mod tests {
 
     #[test]
     fn a_free_port_can_be_listened_on() {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, free())).unwrap();
+        let port = free();
+        assert!(RANGE.contains(&port));
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
         UdpSocket::bind((Ipv4Addr::LOCALHOST, free_udp())).unwrap();
     }
 }

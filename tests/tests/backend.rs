@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sidekick_tests::engine::{self, Game, faults_of_arrival};
 use sidekick_tests::ledger::Ledger;
+use sidekick_tests::ports;
 use sidekick_tests::postgres::Postgres;
 use sidekick_tests::postgres_claims;
 use sidekick_tests::process::Running;
@@ -30,11 +31,12 @@ impl Receiver {
         let mut running =
             Running::start(command.args(arguments)).expect("the watchdog's executable");
         let address = wait::poll(PATIENCE, || {
+            let has_said_all = running.has_said_all();
             let found = running.lines.find(0, |line| {
                 let rest = line.strip_prefix("listening on http://")?;
                 rest.strip_suffix("/records").map(str::to_owned)
             });
-            found.map(Some).or_else(|| running.status().map(|_| None))
+            found.map(Some).or_else(|| has_said_all.then_some(None))
         });
         let address = address.flatten();
         let address =
@@ -61,6 +63,11 @@ impl Receiver {
             .map(|(_, text)| text.to_owned());
         (status.unwrap_or_default(), text.unwrap_or_default())
     }
+}
+
+/// Where to listen, also again after a kill.
+fn address() -> String {
+    format!("127.0.0.1:{}", ports::free())
 }
 
 fn set_up(receiver: &str) -> Setup {
@@ -98,7 +105,7 @@ fn a_folder_has_each_record_once(_: &Postgres) {
     let home = Setup::new();
     let dir = home.scratch().join("received");
     let arguments = ["--dir", dir.to_str().expect("UTF-8")];
-    let receiver = Receiver::start(&home, "127.0.0.1:0", &arguments);
+    let receiver = Receiver::start(&home, &address(), &arguments);
     let setup = set_up(&receiver.address);
     let _receiver = kill_often(&home, &setup, receiver, &arguments);
     let ledger = Ledger::read_folder(&dir).expect("the folder");
@@ -128,7 +135,7 @@ fn a_database_has_each_record_once(server: &Postgres) {
     let home = Setup::new();
     let url = database.url();
     let arguments = ["--postgres", url.as_str()];
-    let receiver = Receiver::start(&home, "127.0.0.1:0", &arguments);
+    let receiver = Receiver::start(&home, &address(), &arguments);
     let setup = set_up(&receiver.address);
     let _receiver = kill_often(&home, &setup, receiver, &arguments);
     for engine in engine::played(&setup.scratch().join("journals")) {
@@ -155,7 +162,7 @@ fn refusals_say_what_is_wrong(server: &Postgres) {
     ];
     let (dir, url) = (dir.to_str().expect("UTF-8").to_owned(), database.url());
     for place in [["--dir", &dir], ["--postgres", &url]] {
-        let receiver = Receiver::start(&setup, "127.0.0.1:0", &[&place[..], &token[..]].concat());
+        let receiver = Receiver::start(&setup, &address(), &[&place[..], &token[..]].concat());
         let right = "Authorization: Bearer sesame\r\nContent-Type: application/x-ndjson\r\n";
         let keyed = format!("{right}Idempotency-Key: k1\r\n");
         let two = format!("{LINE}\n{}\n", LINE.replace("\"seq\":1", "\"seq\":2"));
@@ -229,7 +236,7 @@ fn a_folder_is_refused_to_a_second_one(_: &Postgres) {
     let setup = Setup::new();
     let dir = setup.scratch().join("received");
     let arguments = ["--dir", dir.to_str().expect("UTF-8")];
-    let first = Receiver::start(&setup, "127.0.0.1:0", &arguments);
+    let first = Receiver::start(&setup, &address(), &arguments);
     let second = ["backend", "--listen", "127.0.0.1:0", "--dir", arguments[1]];
     let finished = setup.run(&second, PATIENCE);
     assert_eq!(finished.status.code(), Some(7), "{:?}", finished.lines);
