@@ -5,6 +5,8 @@
 //! killed are found so, and daemons that have left parent, group and session. What a test starts without a token
 //! gets one of its own. `tests/leftovers.rs` holds it to that.
 
+mod look;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
@@ -17,7 +19,10 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
+pub use look::{command_line, leads_its_group, runs, words};
+
 use crate::wait;
+use look::{ENVIRONMENT, settled};
 
 /// The variable that carries the token. Not called `SIDEKICK_…`: the programs under test read those.
 const TOKEN_VARIABLE: &str = "HARNESS_TOKEN";
@@ -31,7 +36,7 @@ const CLEAR_LOOKS: u32 = 3;
 const KILL_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How long to wait for the last lines of a process whose pipes others hold open.
-const SETTLE_TIME_MAX: Duration = Duration::from_secs(2);
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A token of one test's processes; when it goes, they are killed.
 #[derive(Debug)]
@@ -75,7 +80,7 @@ impl Token {
 
     fn is_carried_by(&self, pid: u32) -> bool {
         let wanted = format!("{}={}", self.variable, self.value);
-        settled_environment(pid).is_ok_and(|environment| {
+        settled(pid, ENVIRONMENT).is_ok_and(|environment| {
             environment
                 .split(|byte| *byte == 0)
                 .any(|entry| entry == wanted.as_bytes())
@@ -150,6 +155,10 @@ impl Lines {
         self.lock().iter().skip(from).find_map(pick)
     }
 
+    fn is_read_out(&self) -> bool {
+        self.readers.load(Ordering::Acquire) == 0
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<String>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -173,7 +182,7 @@ impl Lines {
                 lines.lock().push(text);
                 line.clear();
             }
-            // SYNC: pairs with the Acquire load in `settled_lines`; all lines are in place by now.
+            // SYNC: pairs with the Acquire load in `is_read_out`; all lines are in place by now.
             lines.readers.fetch_sub(1, Ordering::Release);
         });
     }
@@ -266,12 +275,15 @@ impl Running {
         }
     }
 
+    /// Whether it has ended and all that it wrote is read: no line comes any more.
+    pub fn has_said_all(&mut self) -> bool {
+        self.status().is_some() && self.lines.is_read_out()
+    }
+
     /// All lines of a process that has ended. Its pipes may hold some that nobody has read yet, and a child
     /// that it left behind may hold the pipes open, so this waits until no more come.
     pub fn settled_lines(&self) -> Vec<String> {
-        wait::poll(SETTLE_TIME_MAX, || {
-            (self.lines.readers.load(Ordering::Acquire) == 0).then_some(())
-        });
+        wait::poll(SETTLE_TIME_MAX, || self.lines.is_read_out().then_some(()));
         self.lines.all()
     }
 
@@ -293,60 +305,6 @@ impl Drop for Running {
 fn is_ours(name: &OsStr) -> bool {
     name.to_str()
         .is_some_and(|name| name.starts_with("SIDEKICK_"))
-}
-
-/// A process's environment. Amid an `exec` there is none for a moment, which whoever started the process does not wait for: it is
-/// then looked at again.
-///
-/// # Errors
-/// What the system said: the process is gone, or another user's.
-fn settled_environment(pid: u32) -> io::Result<Vec<u8>> {
-    let words = || fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    // One that is ending has no program any more, a thread of the kernel never had one.
-    let has_program = || fs::read_link(format!("/proc/{pid}/exe")).is_ok();
-    loop {
-        let before = words();
-        let environment = fs::read(format!("/proc/{pid}/environ"))?;
-        if !environment.is_empty() {
-            return Ok(environment);
-        }
-        // A program gets its words, its own name at least, together with its environment.
-        let is_amid_exec = before != words() || (before.is_empty() && has_program());
-        if !is_amid_exec {
-            return Ok(environment);
-        }
-        thread::yield_now();
-    }
-}
-
-/// Whether a process leads its process group, as an engine does: what a wrapper script forks does not, nor does the
-/// watchdog's own child before it has become an engine.
-pub fn leads_its_group(pid: u32) -> bool {
-    // The fields after the name, which is in parentheses: state, parent, group.
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        let fields = stat.rsplit(')').next().unwrap_or_default();
-        fields.split_ascii_whitespace().nth(2) == Some(&pid.to_string())
-    })
-}
-
-/// Whether a process runs; one that is dead and not reaped yet does not.
-pub fn runs(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        // The state follows the name, which is in parentheses and may hold anything.
-        !matches!(
-            stat.rsplit(')').next().map(str::trim_start),
-            Some(rest) if rest.starts_with('Z') || rest.starts_with('X')
-        )
-    })
-}
-
-/// A process's number and command line, for the text of a failed assertion.
-pub fn command_line(pid: u32) -> String {
-    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    format!(
-        "{pid} {}",
-        String::from_utf8_lossy(&words).replace('\0', " ")
-    )
 }
 
 /// A handle of a living process that the test knows by number; `None` when it is gone.

@@ -288,12 +288,12 @@ impl Engine {
     #[track_caller]
     pub fn wait_for_line(&mut self, text: &str, deadline: Duration) -> String {
         let found = wait::poll(deadline, || {
-            let has_ended = self.running.status().is_some();
+            let has_said_all = self.running.has_said_all();
             let line = self
                 .running
                 .lines
                 .find(0, |line| line.contains(text).then(|| line.clone()));
-            line.map(Some).or_else(|| has_ended.then_some(None))
+            line.map(Some).or_else(|| has_said_all.then_some(None))
         });
         match found.flatten() {
             Some(line) => line,

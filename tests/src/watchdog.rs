@@ -25,12 +25,12 @@ use crate::wait;
 /// Whether a process is the watchdog's own executable, started for its state (`sidekick-watchdog state load DIR`), or
 /// has no command line any more because it is ending.
 fn is_state_helper_or_ending(pid: u32) -> bool {
-    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = process::words(pid);
     words.is_empty() || words.split(|byte| *byte == 0).nth(1) == Some(b"state")
 }
 
-/// How long one answer over HTTP may take.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long one answer may take, over HTTP or of a command: more than the command itself waits.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long an audit may take.
 const AUDIT_TIME_MAX: Duration = Duration::from_secs(120);
 
@@ -306,13 +306,13 @@ impl Watchdog<'_> {
     ) -> T {
         let mut seen = 0;
         let found = wait::poll(deadline, || {
-            let has_ended = self.running.status().is_some();
+            let has_said_all = self.running.has_said_all();
             let lines = self.running.lines.all();
             let found = lines[seen..]
                 .iter()
                 .find_map(|line| pick(&LogLine::parse(line)?));
             seen = lines.len();
-            found.map(Some).or_else(|| has_ended.then_some(None))
+            found.map(Some).or_else(|| has_said_all.then_some(None))
         });
         match found.flatten() {
             Some(value) => value,
