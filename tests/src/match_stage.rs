@@ -148,6 +148,19 @@ impl Stage {
         judge(&self.journals)
     }
 
+    /// Waits until so many checkpoints are done.
+    #[track_caller]
+    pub fn has_kept(&self, checkpoints: u64) {
+        wait::until("more checkpoints", PATIENCE, || {
+            (self.judge().0.done >= checkpoints).then_some(())
+        });
+    }
+
+    /// What was seen of its port so far.
+    pub fn seen(&self) -> Seen {
+        self.watch.seen()
+    }
+
     /// Ends the watchdog, and the match with it.
     #[track_caller]
     pub fn end(&self, watchdog: Watchdog<'_>) -> Outcome {
@@ -161,7 +174,7 @@ impl Stage {
         Outcome {
             summary,
             broken,
-            seen: self.watch.seen(),
+            seen: self.seen(),
             log,
         }
     }
