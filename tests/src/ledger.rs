@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -93,19 +93,23 @@ impl Ledger {
             if is_plain && is_packed(&path) {
                 continue;
             }
-            let text = match name.ends_with(".ndjson.gz") {
+            let mut bytes = Vec::new();
+            match name.ends_with(".ndjson.gz") {
                 true => {
-                    io::read_to_string(flate2::read::MultiGzDecoder::new(fs::File::open(&path)?))?
+                    let file = fs::File::open(&path)?;
+                    flate2::read::MultiGzDecoder::new(file).read_to_end(&mut bytes)?;
                 }
-                false if is_part || is_plain => fs::read_to_string(&path)?,
+                false if is_part || is_plain => bytes = fs::read(&path)?,
                 false => continue,
-            };
-            let whole = if is_part {
-                &text[..text.rfind('\n').map_or(0, |end| end + 1)]
-            } else {
-                &text
-            };
-            ledger.take_lines(whole);
+            }
+            if is_part {
+                // Cut off first: the line that is being written may end amid a letter.
+                let end = bytes.iter().rposition(|byte| *byte == b'\n');
+                bytes.truncate(end.map_or(0, |end| end + 1));
+            }
+            let text = String::from_utf8(bytes)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            ledger.take_lines(&text);
         }
         Ok(ledger)
     }
@@ -233,7 +237,12 @@ mod tests {
         );
         fs::write(
             folder.join("records-b.1.ndjson.part"),
-            format!("{}\n{{\"sou", line(2, "2")),
+            [
+                line(2, "2").as_bytes(),
+                b"\n{\"source\":\"",
+                &"é".as_bytes()[..1],
+            ]
+            .concat(),
         )
         .unwrap();
         fs::write(folder.join("records-a.0.ndjson"), line(1, "1")).unwrap();
