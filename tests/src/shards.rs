@@ -75,9 +75,11 @@ impl Shards {
         lock(&self.known).clone()
     }
 
-    /// No token is good any more.
-    pub fn revoke(&self) {
-        lock(&self.known).token = None;
+    /// No token is good any more; gives what is known at that moment.
+    pub fn revoke(&self) -> Known {
+        let mut known = lock(&self.known);
+        known.token = None;
+        known.clone()
     }
 
     /// Lists without saying under which id from now on, as an older Uro does.

@@ -95,9 +95,14 @@ fn restarts() {
     // The engine, then the watchdog, then both.
     for (engine_dies, watchdog_dies) in [(true, false), (false, true), (true, true)] {
         if engine_dies {
-            let engines = setup.engines(Some(&watchdog));
-            assert_eq!(engines.len(), 1);
-            setup.signal(engines[0], Signal::KILL);
+            // The one before may still be there for a moment.
+            let engine = wait::until("one engine", PATIENCE, || {
+                match setup.engines(Some(&watchdog))[..] {
+                    [engine] => Some(engine),
+                    _ => None,
+                }
+            });
+            setup.signal(engine, Signal::KILL);
         }
         if watchdog_dies {
             watchdog.kill();
@@ -145,8 +150,7 @@ fn mended() {
     let setup = setup(&shards, "20s", PASSWORD);
     let watchdog = setup.start();
     until("beats", &shards, |known| beats(known, "1") > 0);
-    shards.revoke();
-    let before = shards.known();
+    let before = shards.revoke();
     let known = until("beats with a new token", &shards, |known| {
         beats(known, "1") > beats(&before, "1") + 1
     });
