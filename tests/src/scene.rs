@@ -18,7 +18,7 @@ use crate::project::Project;
 use crate::watchdog::{Setup, Watchdog};
 
 /// Generous: a slow machine fails nothing.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Relaunches follow one another quickly. An engine is silent for at most half a second once it runs, and has time to
 /// start on a busy machine.

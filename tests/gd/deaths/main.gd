@@ -4,7 +4,10 @@ extends "res://journal.gd"
 ## User arguments: [code]--act WHAT[/code] (an empty one only plays), done in every incarnation up to [code]--last N[/code] (default 1)
 ## in frame [code]--frame N[/code] (default 20). What an act leaves for the test lies in [code]--notes DIR[/code].
 
-const STALL_MSEC := 2500
+## Longer than the limit.
+const STALL_MSEC := 8000
+## Of one that nobody announces, whose end is not to be seen.
+const STALL_MSEC_MAX := 120_000
 ## Slow enough for who looks at it once a second.
 const GROWTH_BYTES := 2 << 20
 const GROWTH_FRAMES := 8
@@ -55,7 +58,7 @@ func _do() -> void:
 			OS.delay_msec(STALL_MSEC)
 			_note("over", "")
 		"stall":
-			OS.delay_msec(STALL_MSEC)
+			OS.delay_msec(STALL_MSEC_MAX)
 			_note("over", "")
 		"children":
 			var pids := [OS.create_process("sleep", ["600"]), OS.create_process("setsid", ["sleep", "600"])]
