@@ -36,6 +36,8 @@ const HOLD: &str = "hold";
 /// The file beside it that says how many lines each engine is to print, and how many it prints in a frame.
 const PRINT: &str = "print";
 const LINES_PER_FRAME: u64 = 500;
+/// The file beside it, where it is, that says how many records each engine is to make before it idles.
+const RECORD: &str = "record";
 /// The file beside it that makes one engine take more and more memory: so much in a frame, so often at most.
 const EAT: &str = "eat";
 const EAT_BYTES: usize = 16 << 20;
@@ -120,6 +122,24 @@ impl Game {
     pub fn let_print(&self, lines: u64) {
         let path = self.journals.with_file_name(PRINT);
         fs::write(&path, lines.to_string()).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    }
+
+    /// Lets every engine make up to so many records, and [`Game::records_max`] at most.
+    ///
+    /// # Panics
+    /// When the file that tells them cannot be written.
+    pub fn let_record(&self, records: u64) {
+        let path = self.journals.with_file_name(RECORD);
+        fs::write(&path, records.to_string()).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    }
+
+    /// How many records it may make by now.
+    fn allowed(&self) -> u64 {
+        match fs::read_to_string(self.journals.with_file_name(RECORD)) {
+            // While it is being written it says nothing.
+            Ok(text) => text.parse().unwrap_or(0).min(self.records_max),
+            Err(_) => self.records_max,
+        }
     }
 
     /// Lets one engine, the first to see it, take memory up to 1 GiB.
@@ -210,14 +230,15 @@ fn play(game: &Game) -> ExitCode {
             guard.look(session.control().watchdog_pid);
         }
         session.on_frame(Phase::Running);
-        if let Some(kept) = kept.as_ref().filter(|_| last < game.records_max) {
+        let allowed = game.allowed();
+        if let Some(kept) = kept.as_ref().filter(|_| last < allowed) {
             let value = value::encode(&Value::String(format!("{}:", last + 1)));
             if let Ok(seq) = session.record(kept, &value) {
                 last = seq;
             }
         }
         for _ in 0..game.per_frame {
-            if last >= game.records_max {
+            if last >= allowed {
                 break;
             }
             let value = value::encode(&Value::String(format!("{}:{text}", last + 1)));

@@ -24,6 +24,8 @@ use super::{
 const DISK_BYTES: u64 = 128 << 20;
 /// More than the ring has room for, so that some waits in the spill file.
 const RECORDS: u64 = 12_000;
+/// Made before the disk is full.
+const RECORDS_EARLY: u64 = 100;
 const TEXT_BYTES: usize = 1000;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -111,6 +113,7 @@ fn recording() -> Result<(Setup, Mount), String> {
         records_max: RECORDS,
         ..Game::new(journals(&setup))
     };
+    game.let_record(RECORDS_EARLY);
     setup.set_engine(game.command_line());
     let mount = Mount::new(&setup.data_dir(), DISK_BYTES)?;
     Ok((setup, mount))
@@ -120,8 +123,9 @@ fn recording() -> Result<(Setup, Mount), String> {
 #[track_caller]
 fn on_a_full_disk<'a>(setup: &'a Setup, mount: &Mount) -> (PathBuf, Watchdog<'a>) {
     let mut watchdog = setup.start();
-    wait_for_committed(&watchdog, 20);
+    wait_for_committed(&watchdog, RECORDS_EARLY);
     let filler = mount.fill();
+    Game::new(journals(setup)).let_record(RECORDS);
     let reason = watchdog.wait_for_log("the full disk", PATIENCE, |line| {
         (line.level == "WARN" && line.message == "records wait in the ring")
             .then(|| line.text("reason").unwrap_or_default().to_owned())
