@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
@@ -40,6 +42,24 @@ pub fn texts(folder: &Path) -> BTreeMap<PathBuf, String> {
         }
     }
     texts
+}
+
+/// Writes a file that is to be executed. Another process writes it: while a program that another test starts has a copy of our
+/// descriptor, which it has for a moment, the file could not be executed.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn write_program(path: &Path, content: &[u8], mode: u32) {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "cat > \"$0\" && chmod \"$1\" \"$0\""]);
+    shell.arg(path).arg(format!("{mode:o}"));
+    let mut shell = shell.stdin(Stdio::piped()).spawn().expect("a shell");
+    let sent = shell.stdin.take().map(|mut input| input.write_all(content));
+    let ended = shell.wait();
+    assert!(
+        matches!(sent, Some(Ok(()))) && ended.is_ok_and(|status| status.success()),
+        "cannot write {path:?}"
+    );
 }
 
 /// A folder that goes away with this value.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use sidekick_tests::engine::{Game, faults_of_arrival, played};
+use sidekick_tests::folders::write_program;
 use sidekick_tests::ledger::Ledger;
 use sidekick_tests::verdicts::{self, PATIENCE, journals, stop_cleanly, trial};
 use sidekick_tests::wait;
@@ -193,9 +194,7 @@ fn a_missing_program_parks_and_is_told() {
         setup.scratch().join("upload.new"),
         setup.scratch().join("upload"),
     );
-    fs::write(&new, format!("#!/bin/sh\n{script}")).expect("a program");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-    fs::set_permissions(&new, mode).expect("an executable program");
+    write_program(&new, format!("#!/bin/sh\n{script}").as_bytes(), 0o700);
     fs::rename(new, place).expect("a program");
     wait_for_batches(&setup, &watchdog);
     stop_cleanly(&setup, watchdog);

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use sidekick_tests::folders::{Folder, repository};
+use sidekick_tests::folders::{Folder, repository, write_program};
 use sidekick_tests::process::Running;
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::Setup;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const LIST: &str = ".godot/extension_list.cfg";
 const ENTRY: &str = "res://addons/sidekick/sidekick.gdextension";
@@ -32,8 +32,7 @@ impl Installed {
         let put = |inside: &str, text: &[u8], mode: u32| {
             let path = folder.join(inside);
             fs::create_dir_all(path.parent().expect("inside the folder")).expect("writable");
-            fs::write(&path, text).expect("writable");
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("ours");
+            write_program(&path, text, mode);
             path
         };
         let source = repository().join("addons/sidekick");
@@ -235,8 +234,7 @@ fn set_watchdog(installed: &Installed, body: &str) -> PathBuf {
     let runs = installed.folder.join("runs");
     let path = installed.game().join(WATCHDOG);
     let text = format!("#!/bin/sh\necho $$ >> '{}'\n{body}\n", runs.display());
-    fs::write(&path, text).expect("writable");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("ours");
+    write_program(&path, text.as_bytes(), 0o755);
     runs
 }
 
@@ -280,8 +278,7 @@ fn a_watchdog_that_keeps_dying_is_started_again_five_times() {
         let pauses = installed.folder.join("pauses");
         let sleep = installed.folder.join("bin/sleep");
         let text = format!("#!/bin/sh\necho $1 >> '{}'\n", pauses.display());
-        fs::write(&sleep, text).expect("writable");
-        fs::set_permissions(&sleep, fs::Permissions::from_mode(0o755)).expect("ours");
+        write_program(&sleep, text.as_bytes(), 0o755);
         let path = std::env::var("PATH").unwrap_or_default();
         let output = script(&installed, &[])
             .env(
@@ -378,7 +375,7 @@ fn a_killed_watchdog_is_started_again_and_adopts_the_game() {
     symlink(setup.command(&[]).get_program(), &watchdog).expect("writable");
     let game = installed.folder.join("game.x86_64");
     let text = "#!/bin/sh\ntrap 'exit 0' TERM\nwhile :; do sleep 0.02; done\n";
-    fs::write(&game, text).expect("writable");
+    write_program(&game, text.as_bytes(), 0o644);
     let mut command = script(&installed, &["--engine", &game.display().to_string()]);
     for (name, value) in setup.command(&[]).get_envs() {
         match value {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use sidekick_ipc::errors::{self, ErrorKind};
 use sidekick_ipc::{Attachment, Phase, layout, scan};
 use sidekick_tests::double::{DEADLINE, Watchdog, main_script};
+use sidekick_tests::folders::write_program;
 use sidekick_tests::godot::Godot;
 use sidekick_tests::process::{Running, Token};
 use sidekick_tests::project::{Output, Project};
@@ -274,12 +275,8 @@ fn a_dead_watchdog_is_started_again(godot: &Godot) {
     let runtime = watchdog.runtime.path().to_owned();
     let executable = runtime.join("watchdog.sh");
     let notes = runtime.join("notes");
-    fs::write(
-        &executable,
-        format!("#!/bin/sh\necho \"$@\" >> {}\n", notes.display()),
-    )
-    .expect("ours");
-    fs::set_permissions(&executable, fs::Permissions::from_mode(0o700)).expect("ours");
+    let text = format!("#!/bin/sh\necho \"$@\" >> {}\n", notes.display());
+    write_program(&executable, text.as_bytes(), 0o700);
     let note = format!("{{\"exe\":\"{}\",\"args\":[]}}", executable.display());
     fs::write(runtime.join("watchdog.json"), note).expect("ours");
     let project = Project::new(&main_script(

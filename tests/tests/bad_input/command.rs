@@ -1,9 +1,9 @@
 //! Engine commands that cannot be started, and programs that are no engine.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 use libtest_mimic::Trial;
+use sidekick_tests::folders::write_program;
 use sidekick_tests::watchdog::Setup;
 
 use super::{
@@ -81,8 +81,7 @@ fn an_engine_that_is_a_directory() {
 fn an_engine_that_is_no_program() {
     let mut setup = Setup::new();
     let path = setup.scratch().join("game.x86_64");
-    fs::write(&path, "MZ\0\0not for this system").expect("written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+    write_program(&path, b"MZ\0\0not for this system", 0o755);
     setup.set_engine([&path]);
     let sentence = assert_refuses(&setup, 4);
     assert_says(&sentence, &["game.x86_64", "platform and architecture"]);
@@ -111,7 +110,7 @@ fn an_engine_that_vanishes_does_not_end_the_watchdog() {
     let mut setup = Setup::new();
     setup.set_config("[restart]\nbackoff_first = \"50ms\"\nbackoff_max = \"100ms\"\n");
     let path = setup.scratch().join("game");
-    fs::copy("/bin/sleep", &path).expect("a copy of sleep");
+    write_program(&path, &fs::read("/bin/sleep").expect("sleep"), 0o755);
     setup.set_engine([path.clone().into_os_string(), "600".into()]);
     let mut watchdog = setup.start();
     // The log's word: the watchdog has other children for a moment when it begins.
