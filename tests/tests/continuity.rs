@@ -229,7 +229,7 @@ fn every_type_comes_back_exactly(godot: &Godot) {
 var wrong: int = 0
 for value: Variant in values:
 	var result: Dictionary = await Sidekick.store.put(\"/v\", value).wait()
-	var found: Variant = Sidekick.store.get_value(\"/v\", \"none\")
+	var found: Variant = Sidekick.store.get_value(\"/v\", \"none\", 30.0)
 	var fetched: Variant = (await Sidekick.store.fetch(\"/v\").wait()).value
 	if not result.ok or var_to_str(found) != var_to_str(value) or typeof(found) != typeof(value) or var_to_str(fetched) != var_to_str(value):
 		wrong += 1
@@ -272,7 +272,7 @@ await store.put(\"/n\", 1).wait()
 var listed: Dictionary = await store.list(\"/**\").wait()
 print(\"list \", listed.nodes.map(func(node: Dictionary) -> String: return node.path), (await store.count(\"/m/*\").wait()).count)
 print(\"fetch \", (await store.fetch(\"/x\").wait()).error, (await store.fetch(\"/m/1\").wait()).value)
-print(\"default \", store.get_value(\"/x\", \"default\"))
+print(\"default \", store.get_value(\"/x\", \"default\", 30.0))
 var lease: Dictionary = (await store.lease(\"/l\", 10.0).wait()).lease
 print(\"lease \", lease.path, lease.token, lease.seconds, lease.use_until_ms - Time.get_ticks_msec() <= 8000)
 print(\"renewed \", (await store.renew_lease(lease).wait()).lease.seconds, (await store.release_lease(lease).wait()).ok)

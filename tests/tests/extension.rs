@@ -12,7 +12,7 @@ use sidekick_tests::process::Running;
 use sidekick_tests::project::{Options, Output, Project};
 use sidekick_tests::wait;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 
 /// A main script whose `_ready` is `body`, each line of it one line of GDScript.
 fn main_script(body: &str) -> String {
@@ -344,7 +344,7 @@ fn the_editor_is_left_alone_and_the_plugin_repairs(godot: &Godot) {
     project.confine(&mut command);
     let mut editor = Running::start(&mut command).expect("an engine");
     let status = editor.wait(DEADLINE).expect("the editor ends");
-    let lines = editor.lines.all();
+    let lines = editor.settled_lines();
     assert!(status.success(), "{status}: {lines:#?}");
     assert!(
         lines.iter().any(|line| line == "editor 0editor0"),
