@@ -11,7 +11,7 @@ use sidekick_tests::process::{self, Running};
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const NOT_RUNNING: i32 = 10;
 const ORDER_FAILED: i32 = 13;
 
@@ -45,6 +45,16 @@ fn order(setup: &Setup, arguments: &[&str]) -> String {
     finished.stdout.join("\n")
 }
 
+/// No process of an engine runs. One of the watchdog's own may, and ends soon.
+#[track_caller]
+fn runs_alone(setup: &Setup, watchdog: &Watchdog<'_>) {
+    assert_eq!(setup.engines(Some(watchdog)), [0_u32; 0]);
+    wait::until("the watchdog alone", PATIENCE, || {
+        let others = setup.descendants(Some(watchdog));
+        others.is_empty().then_some(())
+    });
+}
+
 /// `stop` ends the engine and keeps the watchdog; a watchdog killed meanwhile leaves the stop in force for the next one;
 /// `start` ends it.
 #[test]
@@ -54,13 +64,13 @@ fn a_stop_holds_until_a_start_even_when_the_watchdog_is_killed() {
     let (first, _) = engine(&watchdog, "starting");
     let words = order(&setup, &["stop", "--grace", "20s"]);
     assert!(words.contains("has ended"), "{words}");
-    assert!(setup.descendants(Some(&watchdog)).is_empty());
+    runs_alone(&setup, &watchdog);
     assert_eq!(engine(&watchdog, "stopped").0, first);
     watchdog.kill();
 
     let watchdog = setup.start();
     engine(&watchdog, "stopped");
-    assert!(setup.descendants(Some(&watchdog)).is_empty());
+    runs_alone(&setup, &watchdog);
     let words = order(&setup, &["start"]);
     assert!(words.ends_with("runs"), "{words}");
     let (second, pid) = engine(&watchdog, "starting");
@@ -122,10 +132,14 @@ fn logs_are_shown_and_followed() {
     ]);
     let watchdog = setup.start();
     let (first, _) = engine(&watchdog, "starting");
+    let shown = || setup.run(&["logs", "-n", "5000", "-i", &first.to_string()], PATIENCE);
+    // An engine that is ended before it has said anything says nothing.
+    wait::until("its first line", PATIENCE, || {
+        (!shown().stdout.is_empty()).then_some(())
+    });
     order(&setup, &["restart", "--grace", "20s"]);
-    let lines = order(&setup, &["logs", "-n", "5000", "-i", &first.to_string()]);
     let hello = format!("{first} | hello {first}");
-    assert_eq!(lines.lines().next(), Some(hello.as_str()));
+    assert_eq!(shown().stdout.first(), Some(&hello));
     let mut following =
         Running::start(&mut setup.command(&["logs", "-f", "-n", "1", "--reconnect", "0s"]))
             .expect("it starts");
@@ -182,7 +196,7 @@ fn a_client_that_does_not_go_on_where_it_was_is_caught() {
 /// A watchdog of an engine that counts in lines.
 fn printing() -> Setup {
     let mut setup = setup();
-    let script = "trap 'exit 0' TERM; n=0; while [ $n -lt 100000 ]; do n=$((n+1)); echo tick $n; \
+    let script = "trap 'exit 0' TERM; n=0; while [ $n -lt 1000000 ]; do n=$((n+1)); echo tick $n; \
                   [ $((n%1000)) = 0 ] && sleep 0.05; done; while :; do sleep 0.02; done";
     setup.set_engine(["sh", "-c", script]);
     setup
@@ -426,7 +440,7 @@ fn a_hook_that_is_cancelled_is_no_failed_start() {
     assert!(words.ends_with("was cancelled"), "{words}");
     let status = watchdog.status().expect("an answer");
     assert_eq!(status["engine"]["failed_starts"], 0, "{status:#}");
-    assert!(setup.descendants(Some(&watchdog)).is_empty());
+    runs_alone(&setup, &watchdog);
     watchdog.stop(PATIENCE);
 }
 

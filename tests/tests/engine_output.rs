@@ -283,7 +283,13 @@ fn output_that_cannot_be_written_fills_no_memory_and_is_told_of_once() {
             engine["pid"].as_u64().filter(|_| is_next)
         });
         if number == 1 {
-            fs::remove_dir_all(&folder).expect("the folder of the output");
+            wait::until("the first output", PATIENCE, || {
+                let mut files = fs::read_dir(&folder).ok()?;
+                files.next().is_some().then_some(())
+            });
+            // Away at once, whatever is being written into it.
+            let away = folder.with_file_name("gone");
+            fs::rename(&folder, away).expect("the folder of the output");
             fs::write(&folder, "").expect("a file in its way");
         }
         if number <= DEATHS {

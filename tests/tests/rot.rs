@@ -80,7 +80,7 @@ fn setup_with(receiver: &Receiver, upload: &str, game: impl Fn(PathBuf) -> Game)
     let mut setup = Setup::new();
     setup.set_config(&format!(
         "[upload]\nsinks = [\"http\"]\nbatch_max_age = \"50ms\"\nretry_first = \"10ms\"\nretry_max = \"100ms\"\n{upload}\
-         [upload.http]\nurl = \"{}\"\ntimeout = \"5s\"\n[shutdown]\nupload_grace = \"100ms\"\n\
+         [upload.http]\nurl = \"{}\"\ntimeout = \"60s\"\n[shutdown]\nupload_grace = \"100ms\"\n\
          [store]\ncache_size = \"1MiB\"\n",
         receiver.url()
     ));

@@ -17,7 +17,7 @@ use sidekick_tests::folders::texts;
 use sidekick_tests::verdicts::{self, trial};
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// The first argument of this executable when it is to be an engine.
 const FLAG: &str = "--act-as-chat";
 
@@ -181,10 +181,15 @@ fn gather(setup: &Setup) -> Said {
     for engine in setup.engines(Some(&watchdog)) {
         setup.signal(engine, Signal::ABORT);
     }
-    watchdog.wait_for_status("a report of the crash", PATIENCE, |status| {
-        let deaths = status["engine"]["last_deaths"].as_array()?;
-        (!deaths.is_empty()).then_some(())
-    });
+    watchdog.wait_for_status(
+        "a report of the crash, and the next game",
+        PATIENCE,
+        |status| {
+            let engine = &status["engine"];
+            let is_told = engine["last_deaths"][0]["report"].is_string();
+            (is_told && engine["ready"] == true).then_some(())
+        },
+    );
     ask(setup, &watchdog, &mut said);
     // Its PostgreSQL cannot be asked.
     let finished = watchdog.stop_unaudited(PATIENCE);

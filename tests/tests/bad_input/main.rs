@@ -115,7 +115,7 @@ fn wait_for_committed(watchdog: &Watchdog<'_>, count: u64) -> u64 {
 #[track_caller]
 fn the_engine(setup: &Setup, watchdog: &Watchdog<'_>) -> u32 {
     wait::until("one engine", PATIENCE, || {
-        let engines = setup.descendants(Some(watchdog));
+        let engines = setup.engines(Some(watchdog));
         assert!(engines.len() <= 1, "more than one engine: {engines:?}");
         engines.first().copied()
     })

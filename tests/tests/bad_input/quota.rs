@@ -112,5 +112,5 @@ fn a_log_near_its_quota_takes_what_is_to_be_kept_and_uploads_make_room() {
     let refused = log.find("more than 90 % of [store] disk_quota");
     assert!(warned.is_some() && warned < refused, "{log}");
     // Each record that was taken, and a gap for each that was not.
-    assert_all_arrived(&setup, &receiver.ledger());
+    receiver.look(|ledger| assert_all_arrived(&setup, ledger));
 }

@@ -135,8 +135,8 @@ fn a_library_of_another_version_is_told_with_both_versions() {
     file.write_all_at(&PROTOCOL_VERSION.to_le_bytes(), 8)
         .expect("written");
     setup.set_variable(PROTOCOL_VARIABLE, PROTOCOL_VERSION.to_string());
-    let watchdog = setup.start();
     let last = played(&setup)[0].last;
+    let watchdog = setup.start();
     wait_for_committed(&watchdog, last);
     stop_cleanly(&setup, watchdog);
     assert_all_arrived(&setup, &setup.uploaded_files());
@@ -176,7 +176,7 @@ fn a_running_game_of_another_version_outlives_the_watchdogs_update() {
     let log = finished.lines.join("\n");
     assert_eq!(finished.status.code(), Some(12), "{log}");
     assert!(log.contains("runs on, unwatched"), "{log}");
-    assert_eq!(setup.descendants(None), [pid], "{log}");
+    assert_eq!(setup.engines(None), [pid], "{log}");
     setup.signal(pid, Signal::KILL);
 }
 
