@@ -23,7 +23,7 @@ pub mod store;
 use store::Store;
 
 /// How long anything may take.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 const DRAIN_BYTES_MAX: usize = 1 << 20;
 
 /// A main script whose `_ready` is `body`.

@@ -11,7 +11,7 @@ use sidekick_ipc::value::{
 use sidekick_tests::godot::Godot;
 use sidekick_tests::project::{Options, Output, Project};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 const SCRIPT: &str = include_str!("../gd/codec/main.gd");
 
 /// One value of the engine's.

@@ -9,7 +9,7 @@ use sidekick_tests::receiver::{Fault, Receiver};
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A watchdog of an engine that crashes at its start when it is told to ([`crash_next`]), and quits on SIGTERM.
 fn setup(receiver: &Receiver) -> Setup {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sidekick_tests::godot::Godot;
 use sidekick_tests::project::{Options, Output, Project};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 
 fn run(godot: &Godot, user_arguments: &[&str]) -> Output {
     let mut all = vec!["--players", "20", "--port", "0"];

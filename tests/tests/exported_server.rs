@@ -10,7 +10,7 @@ use sidekick_tests::godot::fetch::Template;
 use sidekick_tests::project::Project;
 use sidekick_tests::watchdog::Setup;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const LINES: usize = 10;
 /// Dies by SIGKILL after ten lines; the next one plays on.
 const GAME: &str = "extends Node

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sidekick_tests::godot::Godot;
 use sidekick_tests::project::{Options, Project};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Runs a script that answers and quits with a code, and looks at both.
 fn a_script_runs_and_its_exit_code_is_seen(godot: &Godot) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sidekick_tests::watchdog::Setup;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Runs the watchdog's commands in a setup and looks at their documented exit codes.
 #[test]

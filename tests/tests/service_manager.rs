@@ -14,7 +14,7 @@ use sidekick_tests::folders::{Folder, repository};
 use sidekick_tests::verdicts::{ignorable, trial};
 use sidekick_tests::watchdog::Setup;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     let trials = vec![

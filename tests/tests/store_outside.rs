@@ -11,7 +11,7 @@ use sidekick_tests::process::Running;
 use sidekick_tests::wait;
 use sidekick_tests::watchdog::{Setup, Watchdog};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const USAGE: i32 = 2;
 const NOT_RUNNING: i32 = 10;
 const NOT_SO: i32 = 14;
