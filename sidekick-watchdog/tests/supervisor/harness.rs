@@ -29,7 +29,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::{Receiver, channel};
 
 /// Nothing here takes longer on a healthy machine, however busy.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The environment variable by which the test binary becomes a watchdog; its value is the folder.
 const AS_WATCHDOG: &str = "TEST_AS_WATCHDOG";

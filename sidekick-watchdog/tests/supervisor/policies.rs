@@ -304,7 +304,8 @@ fn a_command_that_takes_too_long_is_killed_and_so_is_one_that_nobody_waits_for()
     let site = Site::new(SLEEPS);
     let mut config = site.config();
     let script = "echo $$ >> hooks; if [ $(wc -l < hooks) -eq 1 ]; then sleep 600 & wait; fi";
-    config.pre_start = hook(script, Duration::from_millis(200));
+    // The second run is to have time, on a busy machine as well.
+    config.pre_start = hook(script, Duration::from_secs(3));
     let mut watched = Watched::start(config).expect("started");
     assert_eq!(watched.started().0, 1);
     assert_eq!(site.numbers("hooks").len(), 2);

@@ -25,14 +25,16 @@ fn two_hundred_relaunches_leave_nothing_behind() {
         (descriptors() <= at_first).then_some(())
     });
     assert!(entries(format!("/proc/{pid}/task")) <= 6);
-    // Read while engines come and go: the one that just died may be among them.
-    let children = fs::read_dir(format!("/proc/{pid}/task"))
-        .expect("running")
-        .flatten()
-        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
-        .map(|children| children.split_ascii_whitespace().count())
-        .sum::<usize>();
-    assert!(children <= 1, "{children} children");
+    // Read while engines come and go: the one that just died may be among them for a moment, and who ends the next one.
+    let children = || {
+        fs::read_dir(format!("/proc/{pid}/task"))
+            .expect("running")
+            .flatten()
+            .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
+            .map(|children| children.split_ascii_whitespace().count())
+            .sum::<usize>()
+    };
+    eventually("one child", || (children() <= 1).then_some(()));
     eventually("few launch files", || {
         (entries(site.path().join("run/launch").display().to_string()) <= 8).then_some(())
     });

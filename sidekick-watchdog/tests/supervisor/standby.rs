@@ -185,7 +185,9 @@ fn a_standby_that_hangs_is_replaced_quietly() {
     config.policy.hang_timeout = Duration::from_millis(300);
     let mut watched = Watched::start_with(config, Some(rings.finder())).expect("started");
     let (_, engine) = watched.started();
-    rings.of(1).beats.store(true, Ordering::Relaxed);
+    for launch in [1, 3] {
+        rings.of(launch).beats.store(true, Ordering::Relaxed);
+    }
     connect(&watched, &rings, 1);
     let (_, waiting, _) = standby(&mut watched);
     rings.park(2);
