@@ -1,7 +1,8 @@
 //! The real binary: what each command prints and which exit code it ends with.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -291,6 +292,7 @@ async fn commands_find_the_watchdog_of_their_data_directory() {
         status: sender,
         crashes: CrashFolder::new(&data),
         fails: AtomicBool::new(false),
+        holds: Arc::default(),
     });
     let operator: Arc<dyn Operator> = orders.clone();
     let server = tokio::spawn(api.serve(
@@ -318,10 +320,22 @@ async fn commands_find_the_watchdog_of_their_data_directory() {
     let status: Status = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(status.name, "lobby-1");
 
-    let output = ask(&["stop", "--grace", "90s"]).await.unwrap();
-    assert_code(&output, ExitCode::Ok);
+    // The engine ends once the command has said what it waits for.
+    orders.holds.store(true, Ordering::Relaxed);
+    let holds = Arc::clone(&orders.holds);
+    let mut command = watchdog(&path, &["stop", "--grace", "90s", "--data-dir", "data"]);
+    let said = tokio::task::spawn_blocking(move || {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut reader = BufReader::new(child.stdout.take().unwrap());
+        let mut said = String::new();
+        reader.read_line(&mut said).unwrap();
+        holds.store(false, Ordering::Relaxed);
+        reader.read_to_string(&mut said).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{said}");
+        said
+    });
     assert_eq!(
-        out(&output),
+        said.await.unwrap(),
         "stop: incarnation 7: stopping, 90 s left\nstop: incarnation 7 has ended: quit\n"
     );
     let output = ask(&["start"]).await.unwrap();
@@ -421,6 +435,8 @@ struct Orders {
     status: watch::Sender<Status>,
     crashes: CrashFolder,
     fails: AtomicBool,
+    /// What is asked for is not done yet.
+    holds: Arc<AtomicBool>,
 }
 
 impl Operator for Orders {
@@ -431,8 +447,11 @@ impl Operator for Orders {
             status.engine.grace_left_s = Some(grace.as_secs_f64());
         });
         let (status, fails) = (self.status.clone(), self.fails.load(Ordering::Relaxed));
+        let holds = Arc::clone(&self.holds);
         std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(300));
+            while holds.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             status.send_modify(|status| {
                 let engine = &mut status.engine;
                 let mut died = |incarnation, cause: &str| {
