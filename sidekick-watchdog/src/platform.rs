@@ -45,6 +45,8 @@ mod run_lock;
 pub mod runtime_dir;
 
 pub use kill_point::kill_point;
+#[cfg(all(test, target_os = "linux"))]
+pub use linux::process::nothing_is_started;
 #[cfg(target_os = "linux")]
 pub use linux::{
     clock::{boot_id, monotonic_now},

@@ -16,6 +16,20 @@ use super::procfs;
 pub fn try_lock(file: &File) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(true),
+        #[cfg(test)]
+        Err(TryLockError::WouldBlock) => try_lock_again(file),
+        #[cfg(not(test))]
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// It may have been held by a program that another test starts.
+#[cfg(test)]
+fn try_lock_again(file: &File) -> io::Result<bool> {
+    let _none = super::process::nothing_is_started();
+    match file.try_lock() {
+        Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(error),
     }
@@ -41,6 +55,8 @@ pub fn is_lock_free(file: &File) -> io::Result<bool> {
 /// # Errors
 /// `file` has no metadata.
 pub fn is_lock_held(file: &File) -> io::Result<bool> {
+    #[cfg(test)]
+    let _none = super::process::nothing_is_started();
     let wanted = file.metadata()?;
     let mut pids = procfs::all_pids().into_iter();
     Ok(pids.any(|pid| has_open(pid, &wanted, is_locked)))
@@ -66,6 +82,8 @@ pub fn openers(file: &File) -> io::Result<Vec<(u32, u64)>> {
 }
 
 fn processes_with(file: &File, wants: fn(u32, &str) -> bool) -> io::Result<Vec<(u32, u64)>> {
+    #[cfg(test)]
+    let _none = super::process::nothing_is_started();
     let wanted = file.metadata()?;
     let mut holders: Vec<(u64, u32)> = procfs::all_pids()
         .into_iter()
@@ -102,6 +120,7 @@ fn is_locked(pid: u32, descriptor: &str) -> bool {
 mod tests {
     use std::process::{Command, Stdio};
 
+    use super::super::process::spawn_other;
     use super::*;
 
     /// Looks at a lock without end, while another takes it and lets it go again: it is never refused. Where the look takes
@@ -159,11 +178,9 @@ mod tests {
         let locked = File::create(&path).expect("made");
         assert!(try_lock(&locked).expect("asked"));
         let sleeper = |file: File| {
-            Command::new("sleep")
-                .arg("60")
-                .stdin(Stdio::from(file))
-                .spawn()
-                .expect("sleep runs")
+            let mut command = Command::new("sleep");
+            command.arg("60").stdin(Stdio::from(file));
+            spawn_other(&mut command).expect("sleep runs")
         };
         let mut holder = sleeper(locked.try_clone().expect("a copy"));
         let mut bystander = sleeper(File::open(&path).expect("opened"));

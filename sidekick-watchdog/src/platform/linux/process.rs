@@ -258,6 +258,14 @@ pub struct Spawn<'a> {
 /// Only one process is started at a time: while it is, its launch lock is inheritable, and no other may inherit it.
 static SPAWNING: Mutex<()> = Mutex::new(());
 
+/// While this is held no process of ours is there that was forked and has not become its program yet: such a one has all our
+/// descriptors, locks and files being written among them. For unit tests, which do beside each other what one watchdog does
+/// not.
+#[cfg(test)]
+pub fn nothing_is_started() -> std::sync::MutexGuard<'static, ()> {
+    SPAWNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Starts `command` as the leader of a process group of its own.
 ///
 /// The standard library resets SIGPIPE and the signal mask; the signals that [`super::signals::ShutdownSignals`]

@@ -30,6 +30,9 @@ fn unusable(why: &str) -> Fault {
 }
 
 fn open(directory: &Path) -> Result<sled::Db, Fault> {
+    // It locks its file, of which a program that another test starts may have a copy for a moment.
+    #[cfg(test)]
+    drop(crate::platform::nothing_is_started());
     sled::Config::default()
         .path(directory)
         .cache_capacity(CACHE_BYTES)

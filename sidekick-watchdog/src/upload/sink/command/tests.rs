@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
-use crate::platform::{Process, spawn_other};
+use crate::platform::{Process, nothing_is_started, spawn_other};
 use crate::position::Position;
 use crate::upload::UploadSettings;
 use crate::upload::plan::Plan;
@@ -129,7 +129,11 @@ async fn each_end_has_its_outcome() {
 async fn a_program_that_cannot_be_started_parks() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("no_program");
-    fs::write(&file, "\0").unwrap();
+    {
+        // What is open for writing anywhere cannot be executed.
+        let _none = nothing_is_started();
+        fs::write(&file, "\0").unwrap();
+    }
     for (program, mode, remedy) in [
         ("/nowhere/program", 0o700, "correct its path"),
         ("no_program", 0o700, "write \"./no_program\" for one in"),

@@ -1,6 +1,6 @@
 //! The directory of files: appends to the last one, and completes it when the next one begins.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -318,17 +318,17 @@ impl Files {
         options.write(true).create(true);
         platform::set_private(&mut options);
         let lock = in_context("open", &path, |path| options.open(path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(open.insert(Open {
+        let is_ours = in_context("lock", &path, |_| platform::try_lock(&lock))?;
+        match is_ours {
+            true => Ok(open.insert(Open {
                 mark: in_context("open", &dir.join(MARK_NAME), |_| Mark::open(dir))?,
                 _lock: lock,
                 part: None,
             })),
-            Err(TryLockError::WouldBlock) => Err(io::Error::other(format!(
+            false => Err(io::Error::other(format!(
                 "{} is used by another watchdog; give each its own [upload.file] dir",
                 dir.display()
             ))),
-            Err(TryLockError::Error(error)) => Err(context("lock", &path, error)),
         }
     }
 }

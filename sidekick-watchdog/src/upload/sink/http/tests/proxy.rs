@@ -2,9 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::*;
+use crate::platform::spawn_other;
 
 /// What the process that sends is told.
 const URL: &str = "SIDEKICK_TEST_URL";
@@ -75,7 +76,9 @@ fn send(url: &str, folder: &Path, variables: &[(&str, &str)]) {
         .env(URL, url)
         .env(CA_FILE, ca_file)
         .envs(variables.iter().copied());
-    let output = command.output().unwrap();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = spawn_other(&mut command).unwrap();
+    let output = child.wait_with_output().unwrap();
     let words = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && words.contains("1 passed"),
