@@ -37,7 +37,7 @@ async fn group(dir: &Path, router: &Router) -> BTreeMap<u64, Node> {
 /// Waits until all nodes have applied as much as the furthest.
 async fn caught_up(nodes: &BTreeMap<u64, Node>) -> Vec<Tree> {
     let applied = |node: &Node| node.machine.read(|state| state.last_applied);
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     let newest = nodes.values().map(applied).max().flatten();
     let mut trees = Vec::new();
     for node in nodes.values() {
@@ -127,7 +127,7 @@ async fn a_lease_ends_under_the_next_leader() {
     if let Some(mut node) = nodes.remove(&preferred) {
         node.stop().await;
     }
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     for node in nodes.values() {
         while node.machine.read(|state| state.tree().revision()) < 2 {
             assert!(Instant::now() < deadline, "the lease does not end");

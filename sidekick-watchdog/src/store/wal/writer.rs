@@ -22,6 +22,8 @@ use super::{Job, Shared, Vote, WalError, WalOptions};
 const SEAL_BYTES: u64 = FRAME_HEAD_BYTES as u64;
 /// Room that every segment keeps for its seal and the small frames of a batch.
 const SLACK_BYTES: u64 = 1024;
+/// Steps of a delay that a test asks for.
+const DELAY_STEP: Duration = Duration::from_millis(1);
 
 /// What a written batch changes for readers.
 enum Effect {
@@ -264,9 +266,13 @@ impl Writer {
             !faults.panics.load(Ordering::Relaxed),
             "the log's thread panics on purpose"
         );
-        let delay = faults.sync_delay_us.load(Ordering::Relaxed);
-        if delay > 0 {
-            std::thread::sleep(Duration::from_micros(delay));
+        // In steps: who takes the delay away ends it.
+        let left = || {
+            let delay = Duration::from_micros(faults.sync_delay_us.load(Ordering::Relaxed));
+            delay.checked_sub(started.elapsed())
+        };
+        while let Some(left) = left().filter(|left| !left.is_zero()) {
+            std::thread::sleep(left.min(DELAY_STEP));
         }
         if faults.syncs_left.load(Ordering::Relaxed) != u64::MAX
             && faults
