@@ -17,7 +17,7 @@ use crate::slab::{OpAt, RingCheckpoint, Slab};
 
 mod requests;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How long something that must not happen is waited for.
 const NEVER: Duration = Duration::from_millis(300);
 

@@ -259,7 +259,7 @@ fn a_plane_leaves_while_a_reload_waits_for_its_store() {
             let _ = sender.send(());
         })
     };
-    let has_left = left.recv_timeout(std::time::Duration::from_secs(10));
+    let has_left = left.recv_timeout(std::time::Duration::from_secs(60));
     runtime.block_on(async {
         while !reloading.is_finished() {
             tokio::task::yield_now().await;
