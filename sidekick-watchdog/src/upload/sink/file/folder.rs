@@ -318,18 +318,17 @@ impl Files {
         options.write(true).create(true);
         platform::set_private(&mut options);
         let lock = in_context("open", &path, |path| options.open(path))?;
-        let is_ours = in_context("lock", &path, |_| platform::try_lock(&lock))?;
-        match is_ours {
-            true => Ok(open.insert(Open {
-                mark: in_context("open", &dir.join(MARK_NAME), |_| Mark::open(dir))?,
-                _lock: lock,
-                part: None,
-            })),
-            false => Err(io::Error::other(format!(
+        if !in_context("lock", &path, |_| platform::try_lock(&lock))? {
+            return Err(io::Error::other(format!(
                 "{} is used by another watchdog; give each its own [upload.file] dir",
                 dir.display()
-            ))),
+            )));
         }
+        Ok(open.insert(Open {
+            mark: in_context("open", &dir.join(MARK_NAME), |_| Mark::open(dir))?,
+            _lock: lock,
+            part: None,
+        }))
     }
 }
 
