@@ -31,26 +31,37 @@ pub(super) fn level(before: QuotaLevel, log_bytes: u64, quota: u64) -> QuotaLeve
     }
 }
 
-/// What the developer and the operator are told when the level has gone from `before` to `now`, if anything.
-pub(super) fn sentence(before: QuotaLevel, now: QuotaLevel) -> Option<String> {
-    if before == now {
-        return None;
-    }
-    Some(match now {
-        QuotaLevel::Fine => "the log is well below [store] disk_quota again".to_owned(),
-        QuotaLevel::High if before == QuotaLevel::Low => {
-            "there is room below [store] disk_quota again; every stream is recorded".to_owned()
+/// What the developer and the operator are told when the level has gone from `before` to `now`. A log that grows fast,
+/// or is found full at a start, leaps over the warning: that is told as well, since it says what to do.
+pub(super) fn sentences(before: QuotaLevel, now: QuotaLevel) -> Vec<String> {
+    use QuotaLevel::{Fine, High, Low};
+    let warning = format!(
+        "the log takes more than {HIGH_PERCENT} % of [store] disk_quota, since uploads do not keep up; from \
+         {LOW_PERCENT} % on only streams with keep = true are recorded. See `sidekick-watchdog status`; bring the \
+         backend back or raise the quota"
+    );
+    let refusal = format!(
+        "the log takes more than {LOW_PERCENT} % of [store] disk_quota: only streams with keep = true are recorded, \
+         everything else is refused and counted until uploads have made room"
+    );
+    match (before, now) {
+        (Fine, Fine) | (High, High) | (Low, Low) => vec![],
+        (Fine, High) => vec![warning],
+        (Fine, Low) => vec![warning, refusal],
+        (High, Low) => vec![refusal],
+        (Low, High) => {
+            vec![
+                "there is room below [store] disk_quota again; every stream is recorded".to_owned(),
+            ]
         }
-        QuotaLevel::High => format!(
-            "the log takes more than {HIGH_PERCENT} % of [store] disk_quota, since uploads do not keep up; from \
-             {LOW_PERCENT} % on only streams with keep = true are recorded. See `sidekick-watchdog status`; bring the \
-             backend back or raise the quota"
-        ),
-        QuotaLevel::Low => format!(
-            "the log takes more than {LOW_PERCENT} % of [store] disk_quota: only streams with keep = true are recorded, \
-             everything else is refused and counted until uploads have made room"
-        ),
-    })
+        (High, Fine) => vec!["the log is well below [store] disk_quota again".to_owned()],
+        (Low, Fine) => {
+            vec![
+                "the log is well below [store] disk_quota again; every stream is recorded"
+                    .to_owned(),
+            ]
+        }
+    }
 }
 
 #[cfg(test)]
@@ -91,13 +102,21 @@ mod tests {
     fn each_change_is_told_and_nothing_else() {
         for before in [Fine, High, Low] {
             for now in [Fine, High, Low] {
-                assert_eq!(sentence(before, now).is_some(), before != now);
+                assert_eq!(sentences(before, now).is_empty(), before == now);
             }
         }
-        assert!(
-            sentence(Low, High)
-                .unwrap()
-                .contains("every stream is recorded")
-        );
+        for now in [High, Fine] {
+            let told = sentences(Low, now).concat();
+            assert!(told.contains("every stream is recorded"), "{told}");
+        }
+    }
+
+    /// The level is looked at once a second: a fast log is never seen near its quota.
+    #[test]
+    fn a_log_that_leaps_over_the_warning_is_warned_of_too() {
+        let step_by_step = [sentences(Fine, High), sentences(High, Low)].concat();
+        let at_once = sentences(Fine, Low);
+        assert_eq!(at_once, step_by_step);
+        assert!(at_once[0].contains("raise the quota"), "{at_once:?}");
     }
 }

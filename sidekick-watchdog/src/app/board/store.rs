@@ -87,10 +87,9 @@ impl Board {
     fn quota(&self, log_bytes: u64, disk_quota: u64) -> QuotaLevel {
         let before = self.status.store.quota;
         let now = quota::level(before, log_bytes, disk_quota);
-        let sentence = quota::sentence(before, now);
-        if let Some(sentence) = &sentence {
-            let is_better = now < before;
-            match is_better {
+        let sentences = quota::sentences(before, now);
+        for sentence in &sentences {
+            match now < before {
                 true => info!(log_bytes, disk_quota, "{sentence}"),
                 false => warn!(log_bytes, disk_quota, "{sentence}"),
             }
@@ -98,9 +97,9 @@ impl Board {
         if let Some(current) = &self.current {
             // A level, told each time: an engine that was adopted, or has gone on to another file, knows nothing yet.
             current.link.controls.set_disk_low(now == QuotaLevel::Low);
-            if let Some(sentence) = sentence {
+            for sentence in &sentences {
                 // A full downlink means that the game does not look; status and log have it too.
-                let _ = current.downlink.notice(&sentence);
+                let _ = current.downlink.notice(sentence);
             }
         }
         now
