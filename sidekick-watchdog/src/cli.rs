@@ -90,7 +90,7 @@ enum Command {
     Start(order::OrderArgs),
     /// End the engine; the watchdog goes on and starts none until `start` or `restart`
     #[command(
-        after_help = "The stop holds when the watchdog dies and is started again. It ends with `start` or `restart`, when the watchdog\n\
+        after_help = "The stop holds when the watchdog dies and is started again. It ends with `start` or `restart`, when the watchdog \
                       itself is asked to end and run again, and with a reboot.\n\n\
                       Example: sidekick-watchdog stop --data-dir /var/lib/lobby-1"
     )]
@@ -107,9 +107,9 @@ enum Command {
     Store(store::StoreCommand),
     /// Reckon the books anew from the log, and compare them with what the destinations hold
     #[command(
-        after_help = "With or without a running watchdog. Reads the folder of the file sink and the tables of the PostgreSQL sink; an HTTP\n\
-                      backend cannot be read back. Files that were moved away count as missing. Exit code 15 when the books do not\n\
-                      balance.\n\n\
+        after_help = "With or without a running watchdog. Reads the folder of the file sink and the tables of the PostgreSQL sink; an HTTP \
+                      backend cannot be read back. Files that were moved away count as missing. Exit code 15 when the books do not \
+                      balance, else 1 when a destination could not be asked.\n\n\
                       Example: sidekick-watchdog audit --data-dir /var/lib/lobby-1"
     )]
     Audit(audit::AuditArgs),
@@ -245,7 +245,7 @@ fn command() -> clap::Command {
         help.push_str(&format!("  {:>2}  {}\n", *code as u8, code.words()));
     }
     help.push_str(
-        "\nSettings: flag > SIDEKICK_* > sidekick.toml > default. Every setting is also a variable,\n\
+        "\nSettings: flag > SIDEKICK_* > sidekick.toml > default. Every setting is also a variable, \
          SIDEKICK_<SECTION>__<KEY>, for example SIDEKICK_UPLOAD__HTTP__URL.",
     );
     Cli::command()
@@ -319,6 +319,34 @@ mod tests {
     }
 
     #[test]
+    /// The terminal breaks lines where it ends; a break of ours within a sentence is one too many.
+    #[test]
+    fn helps_break_lines_only_where_a_sentence_ends() {
+        fn look(command: &clap::Command, breaks: &mut Vec<String>) {
+            let helps = [command.get_after_help(), command.get_after_long_help()];
+            for help in helps.into_iter().flatten().map(ToString::to_string) {
+                let lines: Vec<&str> = help.lines().collect();
+                let amid = |pair: &&[&str]| match pair {
+                    [line, next] => {
+                        let ends = line.is_empty() || line.ends_with(['.', ':']);
+                        let is_list = next.is_empty() || next.starts_with(' ');
+                        !ends && !is_list
+                    }
+                    _ => false,
+                };
+                let name = command.get_name();
+                let found = lines.windows(2).filter(amid);
+                breaks.extend(found.map(|pair| format!("{name}: {}", pair.join(" / "))));
+            }
+            for inner in command.get_subcommands() {
+                look(inner, breaks);
+            }
+        }
+        let mut breaks = Vec::new();
+        look(&command(), &mut breaks);
+        assert!(breaks.is_empty(), "{breaks:#?}");
+    }
+
     fn the_long_help_names_every_command_and_every_exit_code() {
         let help = command().render_long_help().to_string();
         for name in [

@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::LocationArgs;
-use super::words::plain;
+use super::words::{count, plain};
 use crate::exit::ExitCode;
 use crate::store::{LogView, StoreError};
 use crate::upload::encode::{LineWriter, RowWriter, Walk, What};
@@ -31,7 +31,7 @@ pub(super) enum BufferCommand {
     Verify(LookArgs),
     /// Write the records that the log holds as NDJSON, as the file sink does
     #[command(
-        after_help = "Lines of stream sidekick.gap stand where records are missing; damaged places are told on standard error, and exit\n\
+        after_help = "Lines of stream sidekick.gap stand where records are missing; damaged places are told on standard error, and exit \
                       code 15 says that there are some. What rules leave out before upload is in it.\n\n\
                       Example: sidekick-watchdog buffer export records.ndjson --data-dir /var/lib/lobby-1"
     )]
@@ -221,11 +221,11 @@ impl Found {
         }
         let places = match self.damage.len() + self.frames.len() {
             0 => "nothing is damaged".to_owned(),
-            1 => "1 damaged place".to_owned(),
-            count => format!("{count} damaged places"),
+            places => count(places as u64, "damaged place", "damaged places"),
         };
-        let (entries, numbers) = (self.entries, self.numbers);
-        let _ = write!(text, "{entries} entries with {numbers} numbers: {places}");
+        let entries = count(self.entries, "entry", "entries");
+        let numbers = count(self.numbers, "number", "numbers");
+        let _ = write!(text, "{entries} with {numbers}: {places}");
         text
     }
 

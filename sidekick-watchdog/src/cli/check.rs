@@ -1,6 +1,7 @@
 //! `check`: is the configuration right?
 
 use super::ConfigArgs;
+use super::words::count;
 use crate::exit::ExitCode;
 
 pub(super) fn run(args: &ConfigArgs) -> ExitCode {
@@ -36,18 +37,36 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
     let trials = &config.streams.trials;
     if !failing.is_empty() {
         super::complain(format_args!(
-            "{} of {} tests of rules fail",
+            "failing: {} of {}",
             failing.len(),
-            trials.len()
+            tests_words(trials.len())
         ));
         return ExitCode::BadConfig;
     }
     if !trials.is_empty() {
-        super::say(format_args!("ok: {} tests of rules", trials.len()));
+        super::say(format_args!("ok: {}", tests_words(trials.len())));
     }
     match &config.file {
         Some(file) => super::say(format_args!("ok: {}", file.display())),
         None => super::say("ok: no configuration file, defaults and environment"),
     }
     ExitCode::Ok
+}
+
+fn tests_words(trials: usize) -> String {
+    count(trials as u64, "test of rules", "tests of rules")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_test_is_no_tests() {
+        let words = [0, 1, 2].map(tests_words);
+        assert_eq!(
+            words,
+            ["0 tests of rules", "1 test of rules", "2 tests of rules"]
+        );
+    }
 }

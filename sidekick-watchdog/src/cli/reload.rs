@@ -2,6 +2,7 @@
 
 use super::LocationArgs;
 use super::client::{Client, ClientError};
+use super::words::count;
 use crate::api::operator::Reloaded;
 use crate::exit::ExitCode;
 
@@ -22,7 +23,8 @@ pub(super) fn run(args: &LocationArgs) -> ExitCode {
         let body = response.success()?;
         let reloaded: Reloaded = serde_json::from_str(&body)
             .map_err(|error| ClientError::Broken(format!("its answer is not JSON ({error})")))?;
-        super::say(format_args!("reloaded: {} rules in force", reloaded.rules));
+        let rules = count(reloaded.rules as u64, "rule", "rules");
+        super::say(format_args!("reloaded: {rules} in force"));
         if !reloaded.needs_restart.is_empty() {
             super::complain(format_args!(
                 "changed too, and waiting for the watchdog's next start: {}",

@@ -6,6 +6,14 @@ use humantime_serde::re::humantime::format_duration;
 
 use crate::config::Size;
 
+/// A number of things: `1 record`, `2 records`.
+pub(super) fn count(number: u64, one: &str, many: &str) -> String {
+    match number {
+        1 => format!("1 {one}"),
+        number => format!("{number} {many}"),
+    }
+}
+
 /// A duration to the tenth of a second, or to the second beyond a minute.
 pub(super) fn span(seconds: f64) -> String {
     match seconds {

@@ -16,7 +16,7 @@ use crate::cli::{LocationArgs, say};
 pub(in crate::cli) enum LeaseCommand {
     /// Take the lease at a path and print it, as JSON
     #[command(
-        after_help = "Prints {\"path\", \"token\", \"seconds\", \"use_for_s\", \"use_until\"}. Use the lease for no longer than\n\
+        after_help = "Prints {\"path\", \"token\", \"seconds\", \"use_for_s\", \"use_until\"}. Use the lease for no longer than \
                       use_for_s seconds from then on, unless you renew it. A later holder has a higher token.\n\
                       Exit code 14 when another holds it.\n\n\
                       Example: lease=$(sidekick-watchdog store lease take /jobs/backup --ttl 30s)"
