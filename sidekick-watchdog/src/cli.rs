@@ -29,6 +29,7 @@ mod records;
 mod reload;
 mod respawn;
 mod run;
+mod sinks;
 mod state;
 mod status;
 mod store;
@@ -318,7 +319,6 @@ mod tests {
         assert_eq!(args.command, ["godot", "--path", "p", "--", "--name", "b"]);
     }
 
-    #[test]
     /// The terminal breaks lines where it ends; a break of ours within a sentence is one too many.
     #[test]
     fn helps_break_lines_only_where_a_sentence_ends() {
@@ -347,6 +347,7 @@ mod tests {
         assert!(breaks.is_empty(), "{breaks:#?}");
     }
 
+    #[test]
     fn the_long_help_names_every_command_and_every_exit_code() {
         let help = command().render_long_help().to_string();
         for name in [

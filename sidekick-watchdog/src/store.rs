@@ -59,8 +59,8 @@ pub use folding::{FoldMarks, FoldRow, FoldStep, Unfolded};
 pub use read::IndexedSlabs;
 pub use rot::{LostRange, RottenEntry};
 pub use state::{
-    KeptLetter, LANES_MAX, LETTERS_BYTES_MAX, LETTERS_MAX, LaneState, SessionEnd, SessionState,
-    SourceTotals,
+    KeptLetter, LANES_MAX, LETTERS_BYTES_MAX, LETTERS_MAX, LaneState, Remains, SessionEnd,
+    SessionState, SourceTotals,
 };
 pub use tree::export::ImportError;
 pub use view::{DamagedPlace, LogView, SegmentSummary, ViewedEntry};

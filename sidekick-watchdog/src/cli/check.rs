@@ -23,6 +23,11 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
     if let Some(Err(why)) = super::doctor::find_uploader(&config) {
         super::complain(format_args!("warning: [upload.command] {why}"));
     }
+    for leaving in super::sinks::leaving(&config) {
+        if leaving.is_left_behind {
+            super::complain(format_args!("warning: [upload] sinks: {}", leaving.words));
+        }
+    }
     let failing = match config.streams.failing_trials(&config.name) {
         Ok(failing) => failing,
         Err(why) => {

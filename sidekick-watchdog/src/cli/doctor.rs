@@ -101,6 +101,11 @@ fn examine(config: &Config) -> Vec<Finding> {
     findings.extend(filesystem::runtime_dir(config));
     findings.push(port(config));
     findings.extend(sinks(config));
+    let leaving = super::sinks::leaving(config).into_iter();
+    findings.extend(leaving.map(|leaving| match leaving.is_left_behind {
+        true => warning("upload", leaving.words),
+        false => fine("upload", leaving.words),
+    }));
     findings
 }
 

@@ -53,7 +53,7 @@ pub(crate) enum Command {
         /// The ring vanished: nobody knows what it still held.
         tail_unknown: bool,
     },
-    /// Tells which sinks there are and how many lanes each has; no longer proposed, [`Command::NameSinks`] is.
+    /// Tells which sinks there are and how many lanes each has; no longer proposed, [`Command::PlaceSinks`] is.
     SetSinks {
         /// Name and lanes.
         sinks: Vec<(String, u32)>,
@@ -85,7 +85,7 @@ pub(crate) enum Command {
         /// How many bytes of frames.
         frames_bytes: u32,
     },
-    /// Tells which sinks there are and how many lanes each has.
+    /// As [`Command::PlaceSinks`], where a new sink takes the place of others only if none of them stays; no longer proposed.
     NameSinks {
         /// Name and lanes.
         sinks: Vec<(String, u32)>,
@@ -181,6 +181,13 @@ pub(crate) enum Command {
         /// The game's version; empty where it has none.
         game_version: String,
     },
+    /// Tells which sinks there are and how many lanes each has. One that comes as others go takes their place.
+    PlaceSinks {
+        /// Name and lanes.
+        sinks: Vec<(String, u32)>,
+        /// The log of the node that proposes this holds nothing up to and with this entry.
+        purged: u64,
+    },
 }
 
 /// What is done to dead letters.
@@ -263,7 +270,7 @@ impl Command {
             Self::OpenSession { .. } | Self::OpenGame { .. } => "session opened",
             Self::Append { .. } | Self::AppendOps { .. } => "slab",
             Self::EndSession { .. } => "session ended",
-            Self::SetSinks { .. } | Self::NameSinks { .. } => "sinks",
+            Self::SetSinks { .. } | Self::NameSinks { .. } | Self::PlaceSinks { .. } => "sinks",
             Self::Plan { .. } => "upload planned",
             Self::Uploaded { .. } | Self::Settle { .. } => "upload settled",
             Self::Derived { .. } => "record of the watchdog",

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::command::{Batch, Command, Outcome, Plan};
 use super::read::{self, IndexedSlabs};
-use super::state::{LaneState, SinkChange, State};
+use super::state::{LaneState, Remains, SinkChange, State};
 use super::wal::{Kind, LogEntry, Part, WalError};
 use super::{Parts, Store, StoreError};
 use crate::books::{Counts, SinkBooks};
@@ -24,16 +24,6 @@ fn tell(change: &SinkChange) {
             sink,
             after_entry = after,
             "a new sink: it takes what is recorded from now on"
-        ),
-        SinkChange::Added {
-            sink,
-            after,
-            instead_of: Some(old),
-        } => info!(
-            sink,
-            instead_of = old,
-            after_entry = after,
-            "a new sink takes the place of another: it takes what that one had not taken, and what comes"
         ),
         SinkChange::Returned {
             sink,
@@ -53,14 +43,55 @@ fn tell(change: &SinkChange) {
             batch_given_up,
             "a sink is back: it goes on with what the log still holds; what was removed meanwhile does not go to it"
         ),
-        SinkChange::Removed { sink, behind: 0 } => {
-            info!(sink, "a sink was taken out; it had taken everything");
-        }
-        SinkChange::Removed { sink, behind } => warn!(
+        SinkChange::Replaced {
             sink,
-            entries_behind = behind,
-            "a sink was taken out before it had taken everything; the log no longer waits for it"
+            instead_of,
+            after,
+            pending,
+        } => info!(
+            sink,
+            instead_of,
+            after_entry = after,
+            pending,
+            "a new sink takes the place of another: it takes what that one had not taken, and what comes"
         ),
+        SinkChange::TakenOut {
+            sink,
+            pending,
+            letters,
+            successor,
+        } => {
+            match (pending, successor) {
+                (Some(0), _) => info!(sink, "a sink was taken out; it had taken everything"),
+                (pending, Some(successor)) => info!(
+                    sink,
+                    successor,
+                    pending,
+                    "a sink was taken out; what it had not taken goes to another"
+                ),
+                (Some(pending), None) => warn!(
+                    sink,
+                    pending,
+                    "a sink was taken out before it had taken everything, and the log no longer waits for it; put it \
+                     back to send what the log still holds"
+                ),
+                (None, None) => warn!(
+                    sink,
+                    "a sink was taken out, and the log no longer waits for it; how much it had not taken is not known. \
+                     Put it back to send what the log still holds"
+                ),
+            }
+            if *letters > 0 {
+                warn!(
+                    sink,
+                    dead_letters = letters,
+                    "dead letters of a sink that was taken out are kept on; `sidekick-watchdog dead-letters drop --sink` \
+                     gives them up, and they can be replayed once the sink is put back"
+                );
+            }
+        }
+        // Such outcomes are those of older logs, which nobody waits for.
+        SinkChange::Added { .. } | SinkChange::Removed { .. } => {}
     }
 }
 
@@ -70,8 +101,8 @@ impl Store {
     /// Must be called before the first record is appended: what no sink waits for counts as uploaded.
     ///
     /// A sink that is not named any more no longer holds the log; when it is named again it goes on where it stood, with
-    /// what the log still holds. A sink that was never named begins now, or where the one stood whose place it takes. A
-    /// line in the log tells of each that comes or goes.
+    /// what the log still holds. A sink that was never named begins now, or takes the place of the least advanced of those
+    /// that go as it comes. A line in the log tells of each that comes or goes.
     ///
     /// # Errors
     /// [`StoreError::Stopped`].
@@ -84,7 +115,7 @@ impl Store {
         let _no_purge = machine.purging.lock().await;
         let purged = self.parts.wal.purged().map_or(0, |id| id.index);
         let is_new = self.parts.machine.read(|state| state.totals().is_empty());
-        match self.propose(Command::NameSinks { sinks, purged }).await? {
+        match self.propose(Command::PlaceSinks { sinks, purged }).await? {
             Outcome::SinksNamed { lanes, changes } => {
                 // The first sinks of a new store are no news.
                 for change in changes.iter().filter(|_| !is_new) {
@@ -115,6 +146,12 @@ impl Store {
     /// The texts of all rules that are kept, by version.
     pub fn rules(&self) -> BTreeMap<u32, String> {
         self.parts.machine.read(|state| state.rules().clone())
+    }
+
+    /// What is left of sinks that were taken out of the configuration.
+    pub fn remains(&self) -> BTreeMap<String, Remains> {
+        let purged = self.parts.wal.purged().map_or(0, |id| id.index);
+        self.parts.machine.read(|state| state.remains(purged))
     }
 
     /// The lanes of a sink; empty if there is no such sink.

@@ -16,9 +16,9 @@ use super::state::State;
 use crate::platform;
 
 const MAGIC: &[u8; 8] = b"SKSNAP\r\n";
-const VERSION: u16 = 9;
-/// Bytes that versions 2 to 9 added to the end of a state, all of them zeros in an empty one.
-const ADDED_BYTES: [usize; 8] = [16, 32, 8, 40, 48, 16, 33, 16];
+const VERSION: u16 = 10;
+/// Bytes that versions 2 to 10 added to the end of a state, all of them zeros in an empty one.
+const ADDED_BYTES: [usize; 9] = [16, 32, 8, 40, 48, 16, 33, 16, 8];
 /// The first version that counts derived records.
 const COUNTS_DERIVED: u16 = 4;
 /// The first version that keeps books.
@@ -421,10 +421,11 @@ mod tests {
         assert_eq!(unseal(&as_of(6, &state)).unwrap(), state);
         assert_eq!(unseal(&as_of(7, &state)).unwrap(), state);
         assert_eq!(unseal(&as_of(8, &state)).unwrap(), state);
+        assert_eq!(unseal(&as_of(9, &state)).unwrap(), state);
         let mut newer = as_of(VERSION, &state);
         assert_eq!(unseal(&newer).unwrap(), state);
         newer[8] = VERSION as u8 + 1;
-        assert!(unseal(&newer).unwrap_err().contains("version 10"));
+        assert!(unseal(&newer).unwrap_err().contains("version 11"));
     }
 
     /// What version 2 wrote, byte by byte: no entry applied, no members, group 7, and nothing else.

@@ -22,7 +22,7 @@ mod tests;
 pub(crate) use folding::{Marks, Step};
 pub use letters::{KeptLetter, LETTERS_BYTES_MAX, LETTERS_MAX};
 pub(crate) use sinks::SinkChange;
-pub use sinks::{LANES_MAX, LaneState};
+pub use sinks::{LANES_MAX, LaneState, Remains};
 
 use checkpoints::Checkpoints;
 use folding::Folding;
@@ -30,7 +30,7 @@ use games::Versions;
 use letters::Letters;
 use requests::{Clients, Requests};
 use rules::Rules;
-use sinks::Retired;
+use sinks::{Retired, Succession};
 
 use super::command::{Command, Outcome, PLAN_EXTRA_BYTES_MAX, Refusal};
 use super::raft::{LogId, StoredMembership};
@@ -131,6 +131,8 @@ pub(crate) struct State {
     folding: Folding,
     /// Which version of the game recorded what, by source.
     games: BTreeMap<String, Versions>,
+    /// What retired sinks had not taken and no other one took over, in sequence numbers; `None` where nobody knows how many.
+    left_behind: BTreeMap<String, Option<u64>>,
 }
 
 impl State {
@@ -226,11 +228,16 @@ impl State {
                 },
             ),
             Command::SetSinks { sinks } => {
-                self.set_sinks(index, sinks, 0);
+                self.set_sinks(index, sinks, 0, Succession::OfAll);
                 Ok(Outcome::Sinks(self.lane_counts()))
             }
             Command::NameSinks { sinks, purged } => {
-                let changes = self.set_sinks(index, sinks, purged);
+                let changes = self.set_sinks(index, sinks, purged, Succession::OfAll);
+                let lanes = self.lane_counts();
+                Ok(Outcome::SinksNamed { lanes, changes })
+            }
+            Command::PlaceSinks { sinks, purged } => {
+                let changes = self.set_sinks(index, sinks, purged, Succession::OfAny);
                 let lanes = self.lane_counts();
                 Ok(Outcome::SinksNamed { lanes, changes })
             }

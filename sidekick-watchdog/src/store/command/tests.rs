@@ -299,6 +299,13 @@ fn the_encoding_of_commands_does_not_change() {
             codec::decode::<Command>("command", &bytes).unwrap(),
             command
         );
+        (
+            Command::PlaceSinks {
+                sinks: vec![("a".into(), 4)],
+                purged: 5,
+            },
+            format!("130000000100000000000000{a}040000000500000000000000"),
+        ),
         let mut longer = bytes.clone();
         longer.push(0);
         assert!(

@@ -172,7 +172,9 @@ impl<'a> Walk<'a> {
                     }
                     self.known[0] = true;
                 }
-                Command::SetSinks { sinks } | Command::NameSinks { sinks, .. } => {
+                Command::SetSinks { sinks }
+                | Command::NameSinks { sinks, .. }
+                | Command::PlaceSinks { sinks, .. } => {
                     self.known[2] = true;
                     self.sinks.extend(sinks.into_iter().map(|(sink, _)| sink));
                 }

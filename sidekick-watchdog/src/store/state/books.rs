@@ -33,7 +33,7 @@ impl State {
     }
 
     /// Whether every lane of `sink` is through with all slabs there are.
-    fn is_done(&self, sink: &str) -> bool {
+    pub(super) fn is_done(&self, sink: &str) -> bool {
         let lanes = self.sinks.get(sink).into_iter().flatten();
         lanes.map(|lane| lane.watermark).min() >= Some(whole(self.last_slab))
     }

@@ -84,6 +84,10 @@ impl Letters {
         self.kept.get(&id)
     }
 
+    pub(crate) fn count(&self) -> u64 {
+        self.kept.len() as u64
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -128,7 +132,7 @@ impl State {
             return Ok(Outcome::Done);
         }
         let letter = letter.bounded();
-        let (count, bytes) = (self.letters.kept.len() as u64, self.letters.bytes);
+        let (count, bytes) = (self.letters.count(), self.letters.bytes);
         if count >= LETTERS_MAX || bytes.saturating_add(letter.bytes()) > LETTERS_BYTES_MAX {
             return Err(Refusal::LettersFull { count, bytes });
         }

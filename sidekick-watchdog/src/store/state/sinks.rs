@@ -3,8 +3,11 @@
 //! - A sink that is taken out no longer holds the log. How far it came is remembered, its open plan included: when it
 //!   comes back it goes on there, with what the log still holds, and nothing goes to it twice.
 //! - A sink that was never named begins with what is recorded from now on, so that nobody finds old records where he
-//!   did not expect them. If it takes the place of others (none stays), it begins where the most advanced of these
+//!   did not expect them. If others go as it comes, it takes their place and begins where the least advanced of these
 //!   stood: nothing falls between two sinks.
+//! - What a sink had not taken that went with nobody coming is left behind, and remembered as that.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +40,36 @@ pub(super) struct Retired {
     at: u64,
 }
 
+/// Whose place a sink takes that was never named before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Succession {
+    /// Of older logs: that of the most advanced of all there were, if none of them stays. A backlog was dropped where one did.
+    OfAll,
+    /// That of the least advanced of those that go, whoever stays.
+    OfAny,
+}
+
+/// Where a new sink begins that takes the place of another.
+#[derive(Clone, Debug)]
+struct Place {
+    at: Position,
+    /// Whose it was.
+    of: String,
+    /// Sequence numbers committed up to there, where that is known.
+    since: Option<u64>,
+}
+
+/// What is left of a sink that was taken out of the configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// Its dead letters.
+    pub letters: u64,
+    /// The log may still hold records that it had not taken, and that no other sink took over.
+    pub has_records: bool,
+    /// How many sequence numbers these were, where that is known.
+    pub records: Option<u64>,
+}
+
 /// What became of a sink when the configuration changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum SinkChange {
@@ -46,7 +79,7 @@ pub(crate) enum SinkChange {
         sink: String,
         /// The last entry that it does not take.
         after: u64,
-        /// The sink that it takes the place of.
+        /// The sink that it takes the place of; in older logs only.
         instead_of: Option<String>,
     },
     /// It was taken out and is back.
@@ -58,12 +91,34 @@ pub(crate) enum SinkChange {
         /// A batch was on its way when it was taken out, and the log no longer holds it: it is not sent again.
         batch_given_up: bool,
     },
-    /// It is no longer named.
+    /// It is no longer named; in older logs only.
     Removed {
         /// Its name.
         sink: String,
         /// Entries that it had not taken.
         behind: u64,
+    },
+    /// It was never named before, and takes the place of one that goes.
+    Replaced {
+        /// Its name.
+        sink: String,
+        /// The sink that it takes the place of.
+        instead_of: String,
+        /// The last entry of which it takes nothing.
+        after: u64,
+        /// Sequence numbers that it has to take; `None` where nobody knows.
+        pending: Option<u64>,
+    },
+    /// It is no longer named.
+    TakenOut {
+        /// Its name.
+        sink: String,
+        /// Sequence numbers that it had not taken; `None` where nobody knows.
+        pending: Option<u64>,
+        /// Its dead letters.
+        letters: u64,
+        /// A sink that came, and takes what this one had not taken.
+        successor: Option<String>,
     },
 }
 
@@ -121,60 +176,187 @@ impl State {
         index: u64,
         sinks: Vec<(String, u32)>,
         purged: u64,
+        succession: Succession,
     ) -> Vec<SinkChange> {
-        let mut changes = Vec::new();
-        let mut old = std::mem::take(&mut self.sinks);
         let named = |name: &String| sinks.iter().any(|(sink, _)| sink == name);
-        let gone: Vec<String> = old.keys().filter(|name| !named(name)).cloned().collect();
-        let nobody_stays = gone.len() == old.len();
-        let mut place: Option<(Position, String)> = None;
-        for sink in gone {
-            let lanes = old.remove(&sink).unwrap_or_default();
-            let behind = index.saturating_sub(1 + index_of(lanes.iter()).unwrap_or_default());
-            place = place.max(Some((lowest(&lanes), sink.clone())));
-            let retired = Retired { lanes, at: index };
-            self.retired.insert(sink.clone(), retired);
-            changes.push(SinkChange::Removed { sink, behind });
-        }
-        let place = place.filter(|_| nobody_stays);
+        let gone = self.sinks.keys().filter(|name| !named(name));
+        let gone: Vec<String> = gone.cloned().collect();
+        let mut names = sinks.iter().map(|(sink, _)| sink);
+        let successor = names.find(|name| !self.sinks.contains_key(*name)).cloned();
+        let place = self.place(&gone, succession);
+        let gone = gone.into_iter();
+        let mut changes: Vec<SinkChange> = gone
+            .map(|sink| self.take_out(index, sink, successor.as_ref(), succession))
+            .collect();
+        let mut old = std::mem::take(&mut self.sinks);
         for (sink, lanes) in sinks {
             let wanted = lanes.clamp(1, LANES_MAX) as usize;
             let lanes = if let Some(lanes) = old.remove(&sink) {
                 resize(lanes, wanted)
             } else if let Some(retired) = self.retired.remove(&sink) {
                 self.uncounted(&sink);
-                let (lanes, change) = bring_back(&sink, retired.lanes, purged);
+                self.left_behind.remove(&sink);
+                let knows = succession == Succession::OfAny;
+                let last_slab = knows.then_some(self.last_slab);
+                let (lanes, change) = bring_back(&sink, retired.lanes, purged, last_slab);
                 changes.push(change);
                 resize(lanes, wanted)
             } else {
-                let now = whole(index.saturating_sub(1));
-                let start = place.as_ref().map_or(now, |(start, _)| *start);
-                // What this very entry brought before is the sink's already.
-                let is_exact = place.is_none() && self.last_slab < index;
-                let books = SinkBooks {
-                    since: is_exact.then(|| self.committed()),
-                    ..SinkBooks::default()
-                };
-                self.books.insert(sink.clone(), books);
-                let lanes = begin(wanted, start, 0);
-                changes.push(SinkChange::Added {
-                    after: index_of(lanes.iter()).unwrap_or_default(),
-                    instead_of: place.as_ref().map(|(_, sink)| sink.clone()),
-                    sink: sink.clone(),
-                });
+                let place = place.as_ref();
+                let (lanes, change) = self.bring_in(index, &sink, wanted, place, succession);
+                changes.push(change);
                 lanes
             };
             self.sinks.insert(sink, lanes);
         }
+        self.forget_retired();
+        changes
+    }
+
+    /// The place of those that go, for a new one to take.
+    fn place(&self, gone: &[String], succession: Succession) -> Option<Place> {
+        let stood = gone
+            .iter()
+            .filter_map(|sink| Some((lowest(self.sinks.get(sink)?), sink)));
+        let (at, of) = match succession {
+            Succession::OfAll if gone.len() == self.sinks.len() => stood.max()?,
+            Succession::OfAll => return None,
+            Succession::OfAny => stood.min()?,
+        };
+        // Its books tell up to where all of its lanes are.
+        let mut lanes = self.sinks.get(of).into_iter().flatten();
+        let books = self.books.get(of);
+        let numbers = books.and_then(|books| Some(books.since?.saturating_add(books.numbers())));
+        let is_told = succession == Succession::OfAny && lanes.all(|lane| lane.watermark == at);
+        Some(Place {
+            at,
+            of: of.clone(),
+            since: numbers.filter(|_| is_told),
+        })
+    }
+
+    /// How many sequence numbers a sink has not taken; `None` where nobody knows.
+    fn untaken(&self, sink: &str) -> Option<u64> {
+        match self.is_done(sink) {
+            true => Some(0),
+            false => self.books.get(sink)?.pending(self.committed()),
+        }
+    }
+
+    fn take_out(
+        &mut self,
+        index: u64,
+        sink: String,
+        successor: Option<&String>,
+        succession: Succession,
+    ) -> SinkChange {
+        let pending = self.untaken(&sink);
+        let letters = self.books.get(&sink).map_or(0, |books| books.letters_now);
+        let lanes = self.sinks.remove(&sink).unwrap_or_default();
+        let behind = index.saturating_sub(1 + index_of(lanes.iter()).unwrap_or_default());
+        let retired = Retired { lanes, at: index };
+        self.retired.insert(sink.clone(), retired);
+        match succession {
+            Succession::OfAll => SinkChange::Removed { sink, behind },
+            Succession::OfAny => {
+                if successor.is_none() && pending != Some(0) {
+                    self.left_behind.insert(sink.clone(), pending);
+                }
+                SinkChange::TakenOut {
+                    sink,
+                    pending,
+                    letters,
+                    successor: successor.cloned(),
+                }
+            }
+        }
+    }
+
+    /// The lanes of a sink that was never named before.
+    fn bring_in(
+        &mut self,
+        index: u64,
+        sink: &str,
+        wanted: usize,
+        place: Option<&Place>,
+        succession: Succession,
+    ) -> (Vec<LaneState>, SinkChange) {
+        let now = whole(index.saturating_sub(1));
+        let lanes = begin(wanted, place.map_or(now, |place| place.at), 0);
+        let after = index_of(lanes.iter()).unwrap_or_default();
+        let committed = self.committed();
+        // What this very entry brought before is the sink's already.
+        let is_exact = self.last_slab < index;
+        let books = SinkBooks {
+            since: match place {
+                Some(place) => place.since,
+                None => is_exact.then_some(committed),
+            },
+            ..SinkBooks::default()
+        };
+        let sink = sink.to_owned();
+        let change = match (place, succession) {
+            (Some(place), Succession::OfAny) => SinkChange::Replaced {
+                sink: sink.clone(),
+                instead_of: place.of.clone(),
+                after,
+                pending: books.pending(committed),
+            },
+            _ => SinkChange::Added {
+                sink: sink.clone(),
+                after,
+                instead_of: place.map(|place| place.of.clone()),
+            },
+        };
+        self.books.insert(sink, books);
+        (lanes, change)
+    }
+
+    /// Of those taken out only the latest are remembered.
+    fn forget_retired(&mut self) {
         while self.retired.len() > RETIRED_MAX {
             let oldest = self.retired.iter().min_by_key(|(_, retired)| retired.at);
             let Some(sink) = oldest.map(|(sink, _)| sink.clone()) else {
                 break;
             };
             self.retired.remove(&sink);
+            self.left_behind.remove(&sink);
             self.books.remove(&sink);
         }
-        changes
+    }
+
+    /// What is left of sinks that are not configured, if anything is; the log holds nothing up to and with `purged`.
+    pub(crate) fn remains(&self, purged: u64) -> BTreeMap<String, Remains> {
+        let mut remains: BTreeMap<String, Remains> = BTreeMap::new();
+        for (sink, letters) in self.stray_letters() {
+            remains.entry(sink.to_owned()).or_default().letters = letters;
+        }
+        for (sink, records) in &self.left_behind {
+            // It had not taken something before the entry that took it out.
+            let is_held = |retired: &Retired| retired.at > purged.saturating_add(1);
+            if self.retired.get(sink).is_some_and(is_held) {
+                let of = remains.entry(sink.clone()).or_default();
+                (of.has_records, of.records) = (true, *records);
+            }
+        }
+        remains
+    }
+
+    /// How many letters there are of sinks that are not configured, by sink.
+    fn stray_letters(&self) -> BTreeMap<&str, u64> {
+        let mut stray = BTreeMap::new();
+        let at_home = |sink| self.books.get(sink).map_or(0, |books| books.letters_now);
+        let at_home: u64 = self.sinks.keys().map(at_home).sum();
+        // This is asked once a second, and there may be many.
+        if at_home == self.letters.count() {
+            return stray;
+        }
+        for (_, kept) in self.letters.iter() {
+            if !self.sinks.contains_key(&kept.sink) {
+                *stray.entry(kept.sink.as_str()).or_default() += 1;
+            }
+        }
+        stray
     }
 
     /// The numbers of lanes in force, sink by sink.
@@ -216,8 +398,17 @@ impl State {
 
 /// The lanes of a sink that was away. What the log no longer holds counts as done with: it cannot be sent, and of a
 /// batch that was on its way nobody knows whether the backend has it.
-fn bring_back(sink: &str, mut lanes: Vec<LaneState>, purged: u64) -> (Vec<LaneState>, SinkChange) {
-    let missed = purged.saturating_sub(index_of(lanes.iter()).unwrap_or_default());
+fn bring_back(
+    sink: &str,
+    mut lanes: Vec<LaneState>,
+    purged: u64,
+    last_slab: Option<u64>,
+) -> (Vec<LaneState>, SinkChange) {
+    let missed = match last_slab {
+        // Nothing was recorded meanwhile.
+        Some(last) if lowest(&lanes) >= whole(last) => 0,
+        _ => purged.saturating_sub(index_of(lanes.iter()).unwrap_or_default()),
+    };
     let mut batch_given_up = false;
     for lane in &mut lanes {
         if let Some(plan) = lane.plan.take_if(|plan| plan.first.index <= purged) {
@@ -233,3 +424,6 @@ fn bring_back(sink: &str, mut lanes: Vec<LaneState>, purged: u64) -> (Vec<LaneSt
     };
     (lanes, change)
 }
+
+#[cfg(test)]
+mod tests;
