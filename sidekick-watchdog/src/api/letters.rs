@@ -46,6 +46,8 @@ pub struct LetterSummary {
     pub age_s: f64,
     /// It is to be sent again.
     pub marked: bool,
+    /// Its sink is not configured any more: it waits until that is put back, or it is dropped.
+    pub sink_removed: bool,
     /// How often it was sent again.
     pub replays: u32,
 }
@@ -83,6 +85,10 @@ pub struct LetterReport {
 pub struct LettersChanged {
     /// How many.
     pub changed: u64,
+    /// Of a drop: those that stay, since their sinks are sending them.
+    pub on_their_way: u64,
+    /// Of a replay: those that stay, since their sinks are not configured.
+    pub without_sink: u64,
 }
 
 /// Which letters are meant.
@@ -122,6 +128,11 @@ pub enum LetterError {
         /// Those that there are, and those that have letters still.
         known: Vec<String>,
     },
+    /// Nobody would send it.
+    #[error(
+        "sink {0:?} is not configured: put it back into [upload] sinks and replay then, or drop its dead letters"
+    )]
+    NotConfigured(String),
     /// The store did not take it.
     #[error("{0}")]
     Store(String),
@@ -150,7 +161,8 @@ pub trait LetterBox: Send + Sync + 'static {
     /// [`LetterError::NotNow`], [`LetterError::Unknown`].
     fn show(&self, id: u64) -> Result<LetterReport, LetterError>;
 
-    /// Carries out an order; durable when this returns. Letters of which a replay is under way are not dropped.
+    /// Carries out an order; durable when this returns. Letters that a sink is sending are not dropped. Those whose sinks are
+    /// not configured are not replayed: named by id or sink they are an error, else they are counted.
     ///
     /// # Errors
     /// See [`LetterError`].
@@ -244,6 +256,7 @@ async fn answer<T: Serialize + Send + 'static>(
             let code = match error {
                 LetterError::NotNow => StatusCode::SERVICE_UNAVAILABLE,
                 LetterError::Unknown(_) | LetterError::NoSink { .. } => StatusCode::NOT_FOUND,
+                LetterError::NotConfigured(_) => StatusCode::CONFLICT,
                 LetterError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             (code, format!("{error}\n")).into_response()

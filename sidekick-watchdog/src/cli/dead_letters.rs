@@ -140,8 +140,7 @@ fn say(
         }
     };
     if let DeadLettersCommand::Replay(args) | DeadLettersCommand::Drop(args) = command {
-        let LettersChanged { changed } = read(&body)?;
-        args.check(changed)?;
+        args.check(&read(&body)?)?;
     }
     if json {
         return Ok(body);
@@ -149,17 +148,36 @@ fn say(
     Ok(match command {
         DeadLettersCommand::List(_) => table(&read(&body)?),
         DeadLettersCommand::Show(_) => text(&read(&body)?),
-        DeadLettersCommand::Replay(_) => {
-            let LettersChanged { changed } = read(&body)?;
-            format!(
-                "{changed} marked; their sinks send them again, `dead-letters list` shows what is left"
-            )
-        }
-        DeadLettersCommand::Drop(_) => {
-            let LettersChanged { changed } = read(&body)?;
-            format!("{changed} dropped")
-        }
+        DeadLettersCommand::Replay(_) => replay_words(&read(&body)?),
+        DeadLettersCommand::Drop(_) => drop_words(&read(&body)?),
     })
+}
+
+fn replay_words(done: &LettersChanged) -> String {
+    let changed = done.changed;
+    let mut words = format!(
+        "{changed} marked; their sinks send them again, `dead-letters list` shows what is left"
+    );
+    match done.without_sink {
+        0 => {}
+        1 => words.push_str("; 1 stays as it is, since its sink is not configured"),
+        stay => {
+            let _ = write!(
+                words,
+                "; {stay} stay as they are, since their sinks are not configured"
+            );
+        }
+    }
+    words
+}
+
+fn drop_words(done: &LettersChanged) -> String {
+    let changed = done.changed;
+    match done.on_their_way {
+        0 => format!("{changed} dropped"),
+        1 => format!("{changed} dropped; 1 is on its way and stays"),
+        stay => format!("{changed} dropped; {stay} are on their way and stay"),
+    }
 }
 
 fn query(which: &WhichArgs) -> form_urlencoded::Serializer<'static, String> {
@@ -175,12 +193,15 @@ fn query(which: &WhichArgs) -> form_urlencoded::Serializer<'static, String> {
 
 impl OrderArgs {
     /// Who names letters wants to know when none of them is there.
-    fn check(&self, changed: u64) -> Result<(), ClientError> {
-        if changed > 0 || self.ids.is_empty() {
+    fn check(&self, done: &LettersChanged) -> Result<(), ClientError> {
+        if done.changed > 0 || self.ids.is_empty() {
             return Ok(());
         }
-        let text = "nothing was changed: there is no such dead letter, or it is on its way already; `dead-letters list` shows them";
-        Err(ClientError::Missing(text.to_owned()))
+        let text = match done.on_their_way {
+            0 => "nothing was changed: there is no such dead letter, or it is on its way already; `dead-letters list` shows them".to_owned(),
+            _ => format!("nothing was changed: {}", drop_words(done)),
+        };
+        Err(ClientError::Missing(text))
     }
 
     fn names_some(&self) -> bool {
@@ -220,7 +241,11 @@ fn table(list: &LetterList) -> String {
     for letter in &list.letters {
         let reason = plain(&letter.reason);
         let reason: String = reason.chars().take(REASON_SHOWN).collect();
-        let mark = if letter.marked { "replaying: " } else { "" };
+        let mark = match (letter.sink_removed, letter.marked) {
+            (true, _) => "sink not configured: ",
+            (false, true) => "replaying: ",
+            (false, false) => "",
+        };
         let _ = writeln!(
             text,
             "{:>6}  {:<10}  {:<20}  {:>10}  {:<10}  {mark}{reason}",
@@ -273,8 +298,11 @@ fn text(report: &LetterReport) -> String {
     ] {
         let _ = writeln!(text, "{name:<8} {value}");
     }
-    if letter.marked {
-        text.push_str("to be sent again\n");
+    match (letter.sink_removed, letter.marked) {
+        (true, true) => text.push_str("to be sent again once its sink is configured again\n"),
+        (true, false) => text.push_str("its sink is not configured\n"),
+        (false, true) => text.push_str("to be sent again\n"),
+        (false, false) => {}
     }
     text.push_str(&record.lines().map(plain).collect::<Vec<_>>().join("\n"));
     text
@@ -294,10 +322,37 @@ mod tests {
             order: OrderArgs,
         }
         let order = |words: &[&str]| Line::parse_from([&["x"], words].concat()).order;
-        assert!(order(&["5", "7"]).check(1).is_ok());
-        assert!(order(&["--all"]).check(0).is_ok());
-        let error = order(&["5", "7"]).check(0).unwrap_err();
-        assert_ne!(error.exit_code(), ExitCode::Ok);
+        let done = |changed, on_their_way| LettersChanged {
+            changed,
+            on_their_way,
+            without_sink: 0,
+        };
+        assert!(order(&["5", "7"]).check(&done(1, 1)).is_ok());
+        assert!(order(&["--all"]).check(&done(0, 1)).is_ok());
+        for (stay, told) in [
+            (0, "no such dead letter"),
+            (2, "2 are on their way and stay"),
+        ] {
+            let error = order(&["5", "7"]).check(&done(0, stay)).unwrap_err();
+            assert_ne!(error.exit_code(), ExitCode::Ok);
+            assert!(error.to_string().contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_an_order_could_not_do_is_said() {
+        let done = |on_their_way, without_sink| LettersChanged {
+            changed: 3,
+            on_their_way,
+            without_sink,
+        };
+        assert_eq!(drop_words(&done(0, 0)), "3 dropped");
+        assert!(drop_words(&done(1, 0)).ends_with("; 1 is on its way and stays"));
+        assert!(!replay_words(&done(0, 0)).contains("configured"));
+        assert!(
+            replay_words(&done(0, 1))
+                .ends_with("; 1 stays as it is, since its sink is not configured")
+        );
     }
 
     #[test]

@@ -198,12 +198,12 @@ pub(crate) enum LetterChange {
         /// By their ids.
         ids: Vec<u64>,
     },
-    /// Drops them, counted; those that a replay is under way for stay.
+    /// Drops them, counted; those that a replay is under way for stay. No longer proposed, [`LetterChange::Discard`] is.
     Drop {
         /// By their ids.
         ids: Vec<u64>,
     },
-    /// Drops, counted, what has been kept for so long.
+    /// Drops likewise what has been kept for so long; no longer proposed, [`LetterChange::Outdate`] is.
     Expire {
         /// For how long, in nanoseconds of log time.
         keep_ns: u64,
@@ -246,6 +246,16 @@ pub(crate) enum LetterChange {
         plan: Plan,
         /// The record that waits for room.
         refused: Position,
+    },
+    /// Drops them, counted; those stay that a sink of the configuration is sending.
+    Discard {
+        /// By their ids.
+        ids: Vec<u64>,
+    },
+    /// Drops likewise what has been kept for so long.
+    Outdate {
+        /// For how long, in nanoseconds of log time.
+        keep_ns: u64,
     },
 }
 
@@ -319,7 +329,10 @@ impl Command {
             Self::Fold { step, .. } => 160 + step.bytes(),
             Self::DeadLetter { letter, .. } => 320 + usize::try_from(letter.bytes()).unwrap_or(0),
             Self::Letters {
-                change: LetterChange::Mark { ids } | LetterChange::Drop { ids },
+                change:
+                    LetterChange::Mark { ids }
+                    | LetterChange::Drop { ids }
+                    | LetterChange::Discard { ids },
                 ..
             } => 160 + ids.len() * 8,
             _ => 160,

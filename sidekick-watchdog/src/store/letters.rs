@@ -53,12 +53,20 @@ impl Store {
         self.change_letters(LetterChange::Mark { ids }).await
     }
 
-    /// Drops dead letters; the sinks' books say so. Those whose replay is under way stay. Says how many went.
+    /// Drops dead letters; the sinks' books say so. Those stay that a configured sink is sending. Says how many went.
     ///
     /// # Errors
     /// [`StoreError::Stopped`].
     pub async fn drop_letters(&self, ids: Vec<u64>) -> Result<u64, StoreError> {
-        self.change_letters(LetterChange::Drop { ids }).await
+        self.change_letters(LetterChange::Discard { ids }).await
+    }
+
+    /// How many of these letters are there, and being sent by a configured sink.
+    pub fn letters_on_their_way(&self, ids: &[u64]) -> u64 {
+        self.parts.machine.read(|state| {
+            let kept = ids.iter().filter_map(|id| state.letters().get(*id));
+            kept.filter(|kept| state.is_on_its_way(kept)).count() as u64
+        })
     }
 
     /// Drops, as [`Store::drop_letters`], what has been kept for `keep` of log time. Asks the group only if there is any.
@@ -71,10 +79,10 @@ impl Store {
         let is_old = |kept: &KeptLetter| kept.time_ns.saturating_add(keep_ns) <= now_ns;
         let any = self.parts.machine.read(|state| {
             let mut letters = state.letters().iter();
-            letters.any(|(_, kept)| kept.plan.is_none() && is_old(kept))
+            letters.any(|(_, kept)| !state.is_on_its_way(kept) && is_old(kept))
         });
         match any {
-            true => self.change_letters(LetterChange::Expire { keep_ns }).await,
+            true => self.change_letters(LetterChange::Outdate { keep_ns }).await,
             false => Ok(0),
         }
     }
@@ -165,6 +173,14 @@ impl Store {
         })
     }
 
+    /// The sinks of the configuration.
+    pub fn sink_names(&self) -> BTreeSet<String> {
+        self.parts.machine.read(|state| {
+            let sinks = state.sinks();
+            sinks.map(|(sink, _)| sink.to_owned()).collect()
+        })
+    }
+
     /// The sinks of the configuration, and those that have dead letters still.
     pub fn letter_sinks(&self) -> BTreeSet<String> {
         self.parts.machine.read(|state| {
@@ -179,7 +195,7 @@ impl Store {
     pub fn dead_letter_room(&self) -> (u64, u64) {
         self.parts.machine.read(|state| {
             let letters = state.letters();
-            (letters.iter().count() as u64, letters.bytes())
+            (letters.count(), letters.bytes())
         })
     }
 

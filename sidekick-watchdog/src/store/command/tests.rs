@@ -257,6 +257,14 @@ fn the_encoding_of_commands_does_not_change() {
             ),
         ),
         (
+            letters(LetterChange::Discard { ids: vec![2] }),
+            "0e00000007000000010000000000000002000000000000000500000000000000".to_owned(),
+        ),
+        (
+            letters(LetterChange::Outdate { keep_ns: 2 }),
+            "0e0000000800000002000000000000000500000000000000".to_owned(),
+        ),
+        (
             Command::SetRules { text: "a".into() },
             format!("0f000000{a}"),
         ),
@@ -291,6 +299,13 @@ fn the_encoding_of_commands_does_not_change() {
             },
             format!("12000000{a}{uuid}020000000300000000000000{a}"),
         ),
+        (
+            Command::PlaceSinks {
+                sinks: vec![("a".into(), 4)],
+                purged: 5,
+            },
+            format!("130000000100000000000000{a}040000000500000000000000"),
+        ),
     ];
     for (command, expected) in golden {
         let bytes = codec::encode("command", &command).unwrap();
@@ -299,13 +314,6 @@ fn the_encoding_of_commands_does_not_change() {
             codec::decode::<Command>("command", &bytes).unwrap(),
             command
         );
-        (
-            Command::PlaceSinks {
-                sinks: vec![("a".into(), 4)],
-                purged: 5,
-            },
-            format!("130000000100000000000000{a}040000000500000000000000"),
-        ),
         let mut longer = bytes.clone();
         longer.push(0);
         assert!(

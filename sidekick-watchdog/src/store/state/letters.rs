@@ -170,13 +170,19 @@ impl State {
                 }
                 Ok(Outcome::Letters(count))
             }
-            LetterChange::Drop { ids } => Ok(self.drop_letters(ids, DROPPED_BY_OPERATOR)),
+            LetterChange::Drop { ids } => {
+                Ok(self.drop_letters(ids, DROPPED_BY_OPERATOR, Self::is_planned))
+            }
             LetterChange::Expire { keep_ns } => {
-                let now_ns = self.time_ns;
-                let is_old = |kept: &KeptLetter| kept.time_ns.saturating_add(keep_ns) <= now_ns;
-                let old = self.letters.iter().filter(|(_, kept)| is_old(kept));
-                let ids = old.map(|(id, _)| id).collect();
-                Ok(self.drop_letters(ids, DROPPED_EXPIRED))
+                let ids = self.old_letters(keep_ns);
+                Ok(self.drop_letters(ids, DROPPED_EXPIRED, Self::is_planned))
+            }
+            LetterChange::Discard { ids } => {
+                Ok(self.drop_letters(ids, DROPPED_BY_OPERATOR, Self::is_on_its_way))
+            }
+            LetterChange::Outdate { keep_ns } => {
+                let ids = self.old_letters(keep_ns);
+                Ok(self.drop_letters(ids, DROPPED_EXPIRED, Self::is_on_its_way))
             }
             LetterChange::Plan { id, number, plan } => self.plan_replay(id, number, plan, None),
             LetterChange::PlanBeside {
@@ -284,10 +290,32 @@ impl State {
         kept.plan.is_some().then_some(id)
     }
 
-    fn drop_letters(&mut self, ids: Vec<u64>, reason: &str) -> Outcome {
+    /// Those that have been kept for so long.
+    fn old_letters(&self, keep_ns: u64) -> Vec<u64> {
+        let is_old = |kept: &KeptLetter| kept.time_ns.saturating_add(keep_ns) <= self.time_ns;
+        let old = self.letters.iter().filter(|(_, kept)| is_old(kept));
+        old.map(|(id, _)| id).collect()
+    }
+
+    /// What kept a letter from being dropped in older logs: nobody could drop one whose sink was gone amid its replay.
+    fn is_planned(&self, kept: &KeptLetter) -> bool {
+        kept.plan.is_some()
+    }
+
+    /// Whether a sink is sending it. One that is not configured sends nothing, whatever was planned.
+    pub(crate) fn is_on_its_way(&self, kept: &KeptLetter) -> bool {
+        kept.plan.is_some() && self.sinks.contains_key(&kept.sink)
+    }
+
+    fn drop_letters(
+        &mut self,
+        ids: Vec<u64>,
+        reason: &str,
+        stays: fn(&Self, &KeptLetter) -> bool,
+    ) -> Outcome {
         let mut count = 0;
         for id in ids {
-            if self.letters.get(id).is_some_and(|kept| kept.plan.is_some()) {
+            if self.letters.get(id).is_some_and(|kept| stays(self, kept)) {
                 continue;
             }
             let Some(kept) = self.letters.remove(id) else {

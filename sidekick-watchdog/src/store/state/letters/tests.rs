@@ -394,3 +394,56 @@ fn who_is_refused_for_want_of_room_is_told_how_full_it_is() {
     let told = "dead letters are full (1112 of 10000 letters, 63.9 of 64 MiB); replay or drop some";
     assert_eq!(full.to_string(), told);
 }
+
+/// Nobody sends what a sink that was taken out had on its way: it can be dropped, and gets too old, as all others do. Older
+/// logs, in which that was not so, come to the same state as ever.
+#[test]
+fn letters_of_a_sink_that_was_taken_out_are_not_immortal() {
+    let with_one_on_its_way = || {
+        let mut world = World::new();
+        let entry = world.append(1, 3);
+        for item in 0..2 {
+            let buried = world.bury(at(entry, item), Counts::default());
+            assert_eq!(buried, Outcome::Done);
+        }
+        world.change(LetterChange::Mark { ids: vec![1] });
+        let planned = LetterChange::Plan {
+            id: 1,
+            number: 1,
+            plan: plan(at(entry, 0)),
+        };
+        assert_eq!(world.change(planned), Outcome::Letters(1));
+        world
+    };
+    let ids = vec![1, 2];
+    let orders = [
+        LetterChange::Discard { ids: ids.clone() },
+        LetterChange::Outdate { keep_ns: 1 },
+    ];
+    let old_orders = [
+        LetterChange::Drop { ids },
+        LetterChange::Expire { keep_ns: 1 },
+    ];
+    for (order, is_gone, dropped) in [
+        (&orders, false, 1),
+        (&orders, true, 2),
+        (&old_orders, false, 1),
+        (&old_orders, true, 1),
+    ] {
+        for order in order {
+            let mut world = with_one_on_its_way();
+            assert!(world.state.remains(0).is_empty());
+            if is_gone {
+                world.apply(Command::NameSinks {
+                    sinks: vec![("b".into(), 1)],
+                    purged: 0,
+                });
+                assert_eq!(world.state.remains(0)["a"].letters, 2);
+            }
+            let outcome = world.change(order.clone());
+            assert_eq!(outcome, Outcome::Letters(dropped), "{order:?}, {is_gone}");
+            let books = world.state.books("a");
+            assert_eq!((books.dead, books.letters_now), (2 - dropped, 2 - dropped));
+        }
+    }
+}
