@@ -49,9 +49,9 @@ pub use logs::{LINES_MAX, parse_item};
 pub use operator::{Following, LogItem, Operator};
 pub use orders::{GRACE_MAX, parse_grace};
 pub use status::{
-    BooksStatus, DEATHS_KEPT, Death, EngineState, EngineStatus, FoldingStatus, QuotaLevel,
-    RegistryStatus, SessionStatus, SinkStatus, StandbyState, StandbyStatus, Status, StoreState,
-    StoreStatus, Totals, UploadStatus,
+    BooksStatus, DEATHS_KEPT, Death, EngineState, EngineStatus, FoldingStatus, LettersStatus,
+    QuotaLevel, RegistryStatus, RemovedSink, SessionStatus, SinkStatus, StandbyState,
+    StandbyStatus, Status, StoreState, StoreStatus, Totals, UploadStatus,
 };
 
 /// The file in the runtime directory that tells the API's actual address.

@@ -60,6 +60,8 @@ pub struct Metrics {
     pub dead_letters_kept: Family<SinkLabel, Counter>,
     /// Dead letters that a replay brought to the backend.
     pub dead_letters_replayed: Family<SinkLabel, Counter>,
+    /// Bytes that they take, those of all sinks.
+    pub dead_letter_bytes: Gauge,
     /// Sequence numbers committed since a sink began; missing while that is not known.
     pub records_accepted: Family<SinkLabel, Counter>,
     /// Sequence numbers whose records are dead letters now.
@@ -153,6 +155,12 @@ impl Metrics {
                 r,
                 "dead_letters_replayed",
                 "Dead letters that a sink has taken since",
+            ),
+            dead_letter_bytes: measured(
+                r,
+                "dead_letter",
+                "Bytes that the dead letters of all sinks take",
+                Unit::Bytes,
             ),
             records_accepted: told(
                 r,
@@ -343,7 +351,7 @@ impl Metrics {
             let value = i64::try_from(value).unwrap_or(i64::MAX);
             family.get_or_create_owned(&label).set(value);
         };
-        gauge(&self.dead_letters, books.letters_now);
+        self.tell_letters(sink, books.letters_now);
         gauge(&self.records_dead, books.dead);
         for (family, total) in [
             (&self.dead_letters_kept, books.letters),
@@ -362,6 +370,21 @@ impl Metrics {
                 self.records_pending.remove(&label);
             }
         }
+    }
+
+    /// Tells how many dead letters of a sink there are, whether it is configured or not.
+    pub fn tell_letters(&self, sink: &str, count: u64) {
+        let label = SinkLabel {
+            sink: sink.to_owned(),
+        };
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.dead_letters.get_or_create_owned(&label).set(count);
+    }
+
+    /// Tells how many bytes the dead letters of all sinks take.
+    pub fn tell_letter_bytes(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.dead_letter_bytes.set(bytes);
     }
 
     /// Counts records that the library refused. Their numbers are another process's word: a counter stops at its end.

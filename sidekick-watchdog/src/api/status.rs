@@ -336,6 +336,38 @@ pub struct FoldingStatus {
 pub struct UploadStatus {
     /// One for each configured sink.
     pub sinks: Vec<SinkStatus>,
+    /// The dead letters of all sinks together.
+    pub dead_letters: LettersStatus,
+    /// Sinks that are not configured any more and of which something is left.
+    pub removed: Vec<RemovedSink>,
+}
+
+/// The dead letters of all sinks together, and how many there may be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LettersStatus {
+    /// How many there are.
+    pub count: u64,
+    /// How many there may be; a sink with another one waits.
+    pub count_max: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+    /// Bytes that they may take.
+    pub bytes_max: u64,
+}
+
+/// A sink that is not configured any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RemovedSink {
+    /// Its name.
+    pub name: String,
+    /// Its dead letters: they can be dropped, and replayed once it is configured again.
+    pub dead_letters: u64,
+    /// The log may still hold what it had not taken and no other sink took over: configured again, it goes on there.
+    pub has_records: bool,
+    /// How many sequence numbers that are, where it is known.
+    pub records: Option<u64>,
 }
 
 /// One sink.

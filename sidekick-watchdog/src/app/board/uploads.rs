@@ -3,11 +3,11 @@
 use std::sync::atomic::Ordering;
 
 use super::{Board, Current, age};
-use crate::api::{BooksStatus, SinkStatus, UploadStatus};
+use crate::api::{BooksStatus, LettersStatus, RemovedSink, SinkStatus};
 use crate::app::tell::seconds;
 use crate::books::SinkBooks;
 use crate::metrics::raise_to;
-use crate::store::Store;
+use crate::store::{LETTERS_BYTES_MAX, LETTERS_MAX, Store};
 use crate::upload::{self, SinkState};
 
 impl Board {
@@ -40,9 +40,8 @@ impl Board {
     }
 
     pub(super) fn refresh_uploads(&mut self, store: &Store) {
-        self.status.upload = UploadStatus {
-            sinks: Vec::with_capacity(self.uploads.sinks.len()),
-        };
+        self.refresh_letters(store);
+        self.status.upload.sinks.clear();
         let committed = self.status.totals.committed;
         let mut backlog = 0;
         for sink in &self.uploads.sinks {
@@ -83,6 +82,35 @@ impl Board {
         self.metrics
             .backlog_records
             .set(i64::try_from(backlog.saturating_add(self.waiting)).unwrap_or(i64::MAX));
+    }
+
+    /// What is left of sinks that are not configured: they are in no books that are shown, and share one bound with the others.
+    fn refresh_letters(&mut self, store: &Store) {
+        let (count, bytes) = store.dead_letter_room();
+        self.metrics.tell_letter_bytes(bytes);
+        let upload = &mut self.status.upload;
+        upload.dead_letters = LettersStatus {
+            count,
+            count_max: LETTERS_MAX,
+            bytes,
+            bytes_max: LETTERS_BYTES_MAX,
+        };
+        let remains = store.remains();
+        for RemovedSink { name, .. } in &upload.removed {
+            if !remains.contains_key(name) {
+                self.metrics.tell_letters(name, 0);
+            }
+        }
+        for (name, of) in &remains {
+            self.metrics.tell_letters(name, of.letters);
+        }
+        let removed = remains.into_iter().map(|(name, of)| RemovedSink {
+            name,
+            dead_letters: of.letters,
+            has_records: of.has_records,
+            records: of.records,
+        });
+        upload.removed = removed.collect();
     }
 }
 

@@ -3,10 +3,10 @@
 use std::fmt::{Display, Write};
 
 use crate::api::{
-    Death, EngineState, FoldingStatus, QuotaLevel, RegistryStatus, SessionStatus, SinkStatus,
-    Status, StoreState, StoreStatus,
+    Death, EngineState, FoldingStatus, LettersStatus, QuotaLevel, RegistryStatus, RemovedSink,
+    SessionStatus, SinkStatus, Status, StoreState, StoreStatus,
 };
-use crate::cli::words::{plain, size, span};
+use crate::cli::words::{count, plain, size, span};
 
 /// Deaths that the table shows; the JSON has all that the watchdog keeps.
 const DEATHS_SHOWN: usize = 5;
@@ -56,6 +56,12 @@ pub(super) fn table(status: &Status) -> String {
     tell_store(&mut table, &status.store);
     for sink in &status.upload.sinks {
         table.line("upload", sink_words(sink));
+    }
+    for removed in &status.upload.removed {
+        table.line("upload", removed_words(removed));
+    }
+    if status.upload.dead_letters.count > 0 {
+        table.line("letters", letters_words(&status.upload.dead_letters));
     }
     let mut text = table.0;
     text.truncate(text.trim_end().len());
@@ -162,11 +168,14 @@ fn session_words(session: &SessionStatus) -> String {
 }
 
 fn sink_words(sink: &SinkStatus) -> String {
-    let records = match sink.records {
-        1 => "1 record".to_owned(),
-        records => format!("{records} records"),
-    };
+    let records = count(sink.records, "record", "records");
     let mut words = format!("{}: {}, {records}", sink.name, sink.state);
+    match sink.books.pending {
+        Some(pending) => {
+            let _ = write!(words, ", {pending} pending");
+        }
+        None => words.push_str(", pending not known until it has caught up"),
+    }
     if let Some(age_s) = sink.last_success_age_s {
         let _ = write!(words, ", last success {} ago", span(age_s));
     }
@@ -178,10 +187,7 @@ fn sink_words(sink: &SinkStatus) -> String {
     }
     if sink.books.dead_letters > 0 {
         let letters = sink.books.dead_letters;
-        let _ = write!(
-            words,
-            ", {letters} dead (`sidekick-watchdog dead-letters list`)"
-        );
+        let _ = write!(words, ", {letters} dead");
     }
     if sink.books.replayed > 0 {
         let _ = write!(words, ", {} replayed", sink.books.replayed);
@@ -194,6 +200,42 @@ fn sink_words(sink: &SinkStatus) -> String {
         let _ = write!(words, " ({reason})");
     }
     words
+}
+
+/// What is left of a sink that was taken out of the configuration.
+fn removed_words(removed: &RemovedSink) -> String {
+    let mut words = format!("{}: not configured", removed.name);
+    match (removed.has_records, removed.records) {
+        (false, _) => {}
+        (true, Some(records)) => {
+            let _ = write!(
+                words,
+                "; {} left behind, put it back to send what the log still holds",
+                count(records, "record", "records")
+            );
+        }
+        (true, None) => {
+            words.push_str("; put it back to send what it had not taken and the log still holds");
+        }
+    }
+    if removed.dead_letters > 0 {
+        let letters = count(removed.dead_letters, "dead letter", "dead letters");
+        let _ = write!(
+            words,
+            "; {letters}, to be dropped, or replayed once it is put back"
+        );
+    }
+    words
+}
+
+fn letters_words(letters: &LettersStatus) -> String {
+    format!(
+        "{} of at most {}, {} of {}, of all sinks together (`sidekick-watchdog dead-letters list`)",
+        letters.count,
+        letters.count_max,
+        size(letters.bytes),
+        size(letters.bytes_max)
+    )
 }
 
 fn engine_words(status: &Status) -> String {

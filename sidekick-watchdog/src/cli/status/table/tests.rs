@@ -31,6 +31,10 @@ fn the_table_tells_what_matters_and_lets_no_control_characters_through() {
         name: "http".into(),
         state: "retrying".into(),
         reason: Some("503 \x1b[31mbusy".into()),
+        books: BooksStatus {
+            pending: Some(61),
+            ..BooksStatus::default()
+        },
         ..SinkStatus::default()
     });
     status.upload.sinks.push(SinkStatus {
@@ -53,7 +57,7 @@ fn the_table_tells_what_matters_and_lets_no_control_characters_through() {
         "incarnation 1: segmentation fault (SIGSEGV), lived 12.0 s, relaunched after 3.1 ms",
         "log 3.0 MiB of 4.0 GiB",
         "only streams with keep = true are recorded",
-        "http: retrying, 0 records (503 busy)",
+        "http: retrying, 0 records, 61 pending (503 busy)",
     ] {
         assert!(table.contains(part), "{part}\n{table}");
     }
@@ -160,6 +164,33 @@ fn an_engine_whose_ring_is_lost_is_told_of_with_the_remedy() {
     );
     let reason = status.unready_reason().expect("it is not ready");
     assert!(reason.contains("restart it"), "{reason}");
+}
+
+/// A sink that was taken out is in no line of its own, and what is left of it uses up what all sinks share.
+#[test]
+fn letters_are_told_against_their_bound_with_those_of_sinks_that_are_gone() {
+    let mut status = Status::default();
+    assert!(!table(&status).contains("letters"));
+    status.upload.dead_letters = LettersStatus {
+        count: 13,
+        count_max: 10_000,
+        bytes: 3 << 20,
+        bytes_max: 64 << 20,
+    };
+    status.upload.removed.push(RemovedSink {
+        name: "http".into(),
+        dead_letters: 2,
+        has_records: true,
+        records: Some(61),
+    });
+    let table = table(&status);
+    for part in [
+        "13 of at most 10000, 3.0 MiB of 64.0 MiB",
+        "http: not configured; 61 records left behind, put it back",
+        "; 2 dead letters, to be dropped",
+    ] {
+        assert!(table.contains(part), "{part}\n{table}");
+    }
 }
 
 /// Only a death that no start follows is one without a relaunch.
