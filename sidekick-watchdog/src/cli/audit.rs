@@ -10,10 +10,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::LocationArgs;
-use super::words::plain;
+use super::words::{count, plain};
 use crate::config::{Config, SinkKind};
 use crate::exit::ExitCode;
-use crate::store::LogView;
+use crate::store::{LogView, StoreError};
 use crate::upload::sink::PostgresSink;
 use crate::upload::sink::arrivals::Arrivals;
 
@@ -40,25 +40,19 @@ struct Audit {
     damage: usize,
 }
 
-/// Why there is no audit.
-#[derive(Debug, thiserror::Error)]
-enum AuditError {
-    #[error(transparent)]
-    Store(#[from] crate::store::StoreError),
-    #[error("the folder {folder:?} of the file sink cannot be read: {error}; {}", crate::platform::remedy(.error))]
-    Files {
-        folder: std::path::PathBuf,
-        error: std::io::Error,
-    },
-    #[error("PostgreSQL cannot be asked: {0}; try again when it can be reached")]
-    Postgres(String),
-}
+impl Audit {
+    /// The sinks whose destinations should have been read, and could not be.
+    fn unread(&self) -> Vec<&str> {
+        let unread = self.sinks.iter().filter(|sink| sink.unread.is_some());
+        unread.map(|sink| &*sink.name).collect()
+    }
 
-impl AuditError {
+    /// A difference counts for more than what is not known.
     fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Store(error) => error.exit_code(),
-            Self::Files { .. } | Self::Postgres(_) => ExitCode::Internal,
+        match (self.balances, self.unread().is_empty()) {
+            (false, _) => ExitCode::Damaged,
+            (true, false) => ExitCode::Internal,
+            (true, true) => ExitCode::Ok,
         }
     }
 }
@@ -74,10 +68,7 @@ pub(super) fn run(args: &AuditArgs) -> ExitCode {
                 true => serde_json::to_string_pretty(&audit).unwrap_or_default(),
                 false => table(&audit),
             });
-            match audit.balances {
-                true => ExitCode::Ok,
-                false => ExitCode::Damaged,
-            }
+            audit.exit_code()
         }
         Err(error) => {
             super::complain(&error);
@@ -86,25 +77,30 @@ pub(super) fn run(args: &AuditArgs) -> ExitCode {
     }
 }
 
-fn audit(config: &Config) -> Result<Audit, AuditError> {
+fn audit(config: &Config) -> Result<Audit, StoreError> {
     // First the log: a destination then has all that the log says it has, and perhaps more.
     let view = LogView::open(&config.data_dir, &mut |_, _| {})?;
     let sources: BTreeSet<String> = reckon::sources(&view)?;
     let names: Vec<String> = view.sinks().map(|(sink, _)| sink.to_owned()).collect();
     let mut held = Vec::new();
     for name in names {
-        let arrivals = arrivals(config, &name, &sources)?;
-        held.push((name, arrivals));
+        let (arrivals, unread) = match arrivals(config, &name, &sources) {
+            Ok(arrivals) => (arrivals, None),
+            // The others are looked at all the same.
+            Err(why) => (None, Some(why)),
+        };
+        held.push((name, arrivals, unread));
     }
     let mut ends = reckon::ends(&view);
-    let mut read_back = held.iter().filter_map(|(_, arrivals)| arrivals.as_ref());
+    let mut read_back = held.iter().filter_map(|(_, arrivals, _)| arrivals.as_ref());
     if read_back.any(|arrivals| reckon::is_ahead(arrivals, &ends)) {
         // What was recorded while they were read has been accepted as well, if the log says so now.
         ends = reckon::ends(&LogView::open(&config.data_dir, &mut |_, _| {})?);
     }
     let mut sinks = Vec::new();
-    for (name, arrivals) in &held {
-        sinks.push(reckon::account(&view, &ends, name, arrivals.as_ref())?);
+    for (name, arrivals, unread) in held {
+        let account = reckon::account(&view, &ends, &name, arrivals.as_ref())?;
+        sinks.push(SinkAccount { unread, ..account });
     }
     Ok(Audit {
         balances: sinks.iter().all(|sink| sink.differences.is_empty()),
@@ -113,19 +109,19 @@ fn audit(config: &Config) -> Result<Audit, AuditError> {
     })
 }
 
-/// What the destination of `sink` holds; `None` where it cannot be read back.
+/// What the destination of `sink` holds; `None` where it cannot be read back, and why it could not be asked where it can.
 fn arrivals(
     config: &Config,
     sink: &str,
     sources: &BTreeSet<String>,
-) -> Result<Option<Arrivals>, AuditError> {
+) -> Result<Option<Arrivals>, String> {
     match (sink, &config.upload.postgres) {
         (name, _) if name == SinkKind::File.word() => {
             let folder = &config.upload.file.dir;
             let arrivals = Arrivals::of_files(folder, sources);
-            arrivals.map(Some).map_err(|error| AuditError::Files {
-                folder: folder.clone(),
-                error,
+            arrivals.map(Some).map_err(|error| {
+                let remedy = crate::platform::remedy(&error);
+                format!("the folder {folder:?} cannot be read: {error}; {remedy}")
             })
         }
         (name, Some(postgres)) if name == SinkKind::Postgres.word() => {
@@ -134,11 +130,9 @@ fn arrivals(
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .map_err(|error| AuditError::Postgres(error.to_string()))?;
+                .map_err(|error| error.to_string())?;
             let arrivals = runtime.block_on(sink.arrivals(sources));
-            arrivals
-                .map(Some)
-                .map_err(|trouble| AuditError::Postgres(trouble.to_string()))
+            arrivals.map(Some).map_err(|trouble| trouble.to_string())
         }
         _ => Ok(None),
     }
@@ -165,16 +159,22 @@ fn table(audit: &Audit) -> String {
         line("lost", sink.lost.to_string());
         line("dead", sink.dead.to_string());
         line("pending", sink.pending.to_string());
-        match &sink.destination {
-            Some(held) => line(
-                "at the destination",
-                format!("{} records, {} rows of gaps", held.records, held.gaps),
-            ),
-            None => line("at the destination", "cannot be read back".to_owned()),
-        }
+        let at_destination = match (&sink.destination, &sink.unread) {
+            (Some(held), _) => format!("{} records, {} rows of gaps", held.records, held.gaps),
+            (None, Some(why)) => format!("NOT KNOWN, it could not be asked: {why}"),
+            (None, None) => "cannot be read back".to_owned(),
+        };
+        line("at the destination", at_destination);
         for (table, rows) in sink.destination.iter().flat_map(|held| &held.uncounted) {
             let words = format!("{rows} rows without source, epoch and number, not compared");
             line(table, words);
+        }
+        if sink.not_compared > 0 {
+            let words = format!(
+                "{}: not in the tables that are compared, so in the others or left out",
+                count(sink.not_compared, "record", "records")
+            );
+            line("not comparable", words);
         }
         if sink.left_out > 0 {
             let words = format!(
@@ -197,11 +197,21 @@ fn table(audit: &Audit) -> String {
         );
     }
     let is_known = audit.sinks.iter().all(|sink| sink.accepted.is_some());
-    text.push_str(match (audit.balances, is_known) {
-        (true, true) => "the books balance",
-        (true, false) => "no difference was found; whether the sums are right is not known until every sink has caught up once",
-        (false, _) => "the books do not balance",
-    });
+    let unread = audit.unread().join(", ");
+    match (audit.balances, unread.is_empty(), is_known) {
+        (false, ..) => text.push_str("the books do not balance"),
+        (true, false, _) => {
+            let _ = write!(
+                text,
+                "no difference was found; what {} holds is not known",
+                plain(&unread)
+            );
+        }
+        (true, true, false) => text.push_str(
+            "no difference was found; whether the sums are right is not known until every sink has caught up once",
+        ),
+        (true, true, true) => text.push_str("the books balance"),
+    }
     text
 }
 
@@ -238,5 +248,41 @@ mod tests {
         };
         assert!(table(Some(0)).ends_with("the books balance"));
         assert!(!table(None).contains("balance"));
+    }
+
+    /// What one destination does not tell hides nothing of the others.
+    #[test]
+    fn a_destination_that_cannot_be_asked_is_a_line_and_the_others_are_told() {
+        let with = |differences: Vec<Difference>| Audit {
+            balances: differences.is_empty(),
+            sinks: vec![
+                SinkAccount {
+                    name: "file".into(),
+                    destination: Some(reckon::Held::default()),
+                    differences,
+                    ..SinkAccount::default()
+                },
+                SinkAccount {
+                    name: "postgres".into(),
+                    unread: Some("nobody answers".into()),
+                    ..SinkAccount::default()
+                },
+            ],
+            damage: 0,
+        };
+        let audit = with(Vec::new());
+        assert_eq!(audit.exit_code(), ExitCode::Internal);
+        let text = table(&audit);
+        for part in [
+            "0 records, 0 rows of gaps",
+            "NOT KNOWN, it could not be asked: nobody answers",
+            "no difference was found; what postgres holds is not known",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        let (what, numbers) = ("missing".to_owned(), None);
+        let audit = with(vec![Difference { what, numbers }]);
+        assert_eq!(audit.exit_code(), ExitCode::Damaged);
+        assert!(table(&audit).ends_with("the books do not balance"));
     }
 }

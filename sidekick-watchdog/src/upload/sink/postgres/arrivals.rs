@@ -7,13 +7,13 @@ use futures_util::StreamExt;
 use uuid::Uuid;
 
 use super::PostgresSink;
-use super::tables::{GAPS_INDEX, Target};
+use super::tables::{GAPS_INDEX, TableName, Target};
 use crate::postgres::{Link, Trouble};
 use crate::upload::sink::arrivals::Arrivals;
 
 impl PostgresSink {
     /// What the tables hold of `sources`. Reads every row of them, without the data; one table after the other, so that
-    /// what is being written meanwhile may be seen in one and not yet in another.
+    /// what is being written meanwhile may be seen in one and not yet in another. Tables that the sink would make hold nothing.
     ///
     /// # Errors
     /// What kept it from that.
@@ -23,6 +23,10 @@ impl PostgresSink {
         let mut read = BTreeSet::new();
         for (index, target) in self.tables.targets.iter().enumerate() {
             if !read.insert(target.table.to_string()) {
+                continue;
+            }
+            if target.is_ours && self.create_tables && !is_there(&mut link, &target.table).await? {
+                // It is made before the first row.
                 continue;
             }
             let is_gap = index == usize::from(GAPS_INDEX);
@@ -42,6 +46,14 @@ impl PostgresSink {
         }
         Ok(arrivals)
     }
+}
+
+async fn is_there(link: &mut Link, table: &TableName) -> Result<bool, Trouble> {
+    let query = format!("select to_regclass('{table}') is not null");
+    let row = link
+        .run(async |client| client.query_one(&query, &[]).await)
+        .await?;
+    Ok(row.get(0))
 }
 
 async fn read_keys(
