@@ -21,6 +21,7 @@ mod client;
 mod config_print;
 mod crashes;
 mod dead_letters;
+mod destination;
 mod doctor;
 mod init;
 mod logs;

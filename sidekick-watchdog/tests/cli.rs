@@ -148,6 +148,8 @@ fn an_export_replaces_no_file_that_it_was_not_told_to() {
         assert_code(&export(words), ExitCode::StoreUnusable);
     }
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine\n");
+    let left = std::fs::read_dir(folder.path()).unwrap();
+    assert_eq!(left.count(), 1, "nothing half-written is left");
 }
 
 #[test]
@@ -184,7 +186,11 @@ fn init_writes_a_file_that_passes_check_and_replaces_none() {
     assert!(err(&output).contains("--force"));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "name = \"mine\"\n");
     assert_code(&run(folder.path(), &["init", "--force"]), ExitCode::Ok);
-    assert!(std::fs::read_to_string(&file).unwrap().contains("[engine]"));
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("[engine]"));
+    let output = run(folder.path(), &["init", "-"]);
+    assert_code(&output, ExitCode::Ok);
+    assert_eq!(out(&output), text);
 }
 
 #[test]

@@ -184,6 +184,11 @@ fn a_watch_hears_of_writes_and_a_tree_moves_to_another_server() {
     let file = first.scratch().join("tree.ndjson");
     let file = file.to_str().expect("text");
     store(&first, &["export", file]);
+    fs::write(file, "kept").expect("written");
+    let (code, told) = told_failure(&first, &["export", file]);
+    assert!(code == USAGE && told.contains("--force"), "{told}");
+    assert_eq!(fs::read_to_string(file).expect("there"), "kept");
+    store(&first, &["export", file, "--force"]);
     let second = setup("");
     let other = second.start();
     wait_for_store(&other);

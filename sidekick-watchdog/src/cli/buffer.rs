@@ -5,7 +5,6 @@
 mod inspect;
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +12,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::LocationArgs;
+use super::destination::{Destination, DestinationError};
 use super::words::{count, plain};
 use crate::exit::ExitCode;
 use crate::store::{LogView, StoreError};
@@ -62,45 +62,20 @@ pub(super) struct ExportArgs {
     force: bool,
 }
 
-impl ExportArgs {
-    fn is_standard(&self) -> bool {
-        self.file.as_os_str() == "-"
-    }
-
-    /// Nothing is replaced that nobody said may be, and nothing at all that is no file. Looked at first: reading a log may
-    /// take long.
-    fn may_write(&self) -> Result<(), BufferError> {
-        let path = self.file.clone();
-        if self.is_standard() {
-            return Ok(());
-        }
-        match std::fs::metadata(&path) {
-            Ok(found) if !found.is_file() => Err(BufferError::NoFile { path }),
-            Ok(_) if !self.force => Err(BufferError::Exists { path }),
-            Ok(_) | Err(_) => Ok(()),
-        }
-    }
-}
-
 /// Why the log was not read, or not written elsewhere.
 #[derive(Debug, thiserror::Error)]
 enum BufferError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("{path:?}: {error}")]
-    File { path: PathBuf, error: io::Error },
-    #[error("{path:?} exists already; --force replaces it")]
-    Exists { path: PathBuf },
-    #[error("{path:?} exists already and is no file; name another, or - for standard output")]
-    NoFile { path: PathBuf },
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
 }
 
 impl BufferError {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Store(error) => error.exit_code(),
-            Self::Exists { .. } | Self::NoFile { .. } => ExitCode::Usage,
-            Self::File { .. } => ExitCode::Internal,
+            Self::Destination(error) => error.exit_code(),
         }
     }
 }
@@ -114,29 +89,11 @@ pub(super) fn run(command: &BufferCommand) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return super::complain_of_config(&errors),
     };
-    let may_begin = match command {
-        BufferCommand::Export(args) => args.may_write(),
-        BufferCommand::Inspect(_) | BufferCommand::Verify(_) => Ok(()),
+    let done = match command {
+        BufferCommand::Inspect(args) => show(&config.data_dir, args),
+        BufferCommand::Verify(args) => verify(&config.data_dir, args),
+        BufferCommand::Export(args) => export(&config.data_dir, args),
     };
-    let opened = may_begin.and_then(|()| open(&config.data_dir));
-    let done = opened.and_then(|view| match command {
-        BufferCommand::Inspect(args) => {
-            let contents = inspect::contents(&view)?;
-            super::say(match args.json {
-                true => json(&contents),
-                false => inspect::table(&contents),
-            });
-            Ok(ExitCode::Ok)
-        }
-        BufferCommand::Verify(args) => verify(&view).map(|found| {
-            super::say(match args.json {
-                true => json(&found),
-                false => found.words(),
-            });
-            found.exit_code()
-        }),
-        BufferCommand::Export(args) => export(&view, args),
-    });
     match done {
         Ok(code) => code,
         Err(error) => {
@@ -165,6 +122,24 @@ fn open(data_dir: &Path) -> Result<LogView, BufferError> {
         let _ = writeln!(io::stderr().lock());
     }
     Ok(view?)
+}
+
+fn show(data_dir: &Path, args: &LookArgs) -> Result<ExitCode, BufferError> {
+    let contents = inspect::contents(&open(data_dir)?)?;
+    super::say(match args.json {
+        true => json(&contents),
+        false => inspect::table(&contents),
+    });
+    Ok(ExitCode::Ok)
+}
+
+fn verify(data_dir: &Path, args: &LookArgs) -> Result<ExitCode, BufferError> {
+    let found = find(&open(data_dir)?)?;
+    super::say(match args.json {
+        true => json(&found),
+        false => found.words(),
+    });
+    Ok(found.exit_code())
 }
 
 /// Every damaged place in a sentence.
@@ -237,7 +212,7 @@ impl Found {
     }
 }
 
-fn verify(view: &LogView) -> Result<Found, BufferError> {
+fn find(view: &LogView) -> Result<Found, BufferError> {
     let mut found = Found {
         entries: 0,
         numbers: 0,
@@ -274,49 +249,29 @@ fn verify(view: &LogView) -> Result<Found, BufferError> {
     Ok(found)
 }
 
-fn export(view: &LogView, args: &ExportArgs) -> Result<ExitCode, BufferError> {
-    let failed = |error| BufferError::File {
-        path: args.file.clone(),
-        error,
-    };
-    let damage = damage_words(view);
+fn export(data_dir: &Path, args: &ExportArgs) -> Result<ExitCode, BufferError> {
+    let mut destination = Destination::open(&args.file, args.force)?;
+    let view = open(data_dir)?;
+    let damage = damage_words(&view);
     for words in &damage {
         super::complain(plain(words));
     }
-    let written = if args.is_standard() {
-        let out = io::stdout().lock();
-        write_records(view, args.after, io::BufWriter::new(out))
-    } else {
-        // Whoever finds the file finds all of it.
-        let mut partial = args.file.clone().into_os_string();
-        partial.push(".part");
-        let out = File::create(&partial).map_err(failed)?;
-        write_records(view, args.after, io::BufWriter::new(&out))?;
-        out.sync_all()
-            .and_then(|()| std::fs::rename(&partial, &args.file))
-            .map_err(failed)?;
-        Ok(())
-    };
-    match written {
-        Ok(()) => {}
-        // Whoever reads us has gone: `buffer export | head`.
-        Err(BufferError::File { error, .. }) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        Err(BufferError::File { error, .. }) => return Err(failed(error)),
-        Err(error) => return Err(error),
-    }
+    let written = write_records(&view, args.after, io::BufWriter::new(&mut destination))?;
+    destination.finish(written)?;
     Ok(match damage.is_empty() {
         true => ExitCode::Ok,
         false => ExitCode::Damaged,
     })
 }
 
-fn write_records(view: &LogView, after: u64, mut out: impl Write) -> Result<(), BufferError> {
+/// What became of the writing, unless the log cannot be read.
+fn write_records(
+    view: &LogView,
+    after: u64,
+    mut out: impl Write,
+) -> Result<io::Result<()>, StoreError> {
     let mut writer = LineWriter::default();
     let mut lines = Vec::new();
-    let failed = |error| BufferError::File {
-        path: PathBuf::new(),
-        error,
-    };
     for entry in view.entries() {
         let entry = entry?;
         if entry.index <= after {
@@ -330,8 +285,10 @@ fn write_records(view: &LogView, after: u64, mut out: impl Write) -> Result<(), 
                 }
             }
         }
-        out.write_all(&lines).map_err(failed)?;
+        if let Err(error) = out.write_all(&lines) {
+            return Ok(Err(error));
+        }
         lines.clear();
     }
-    out.flush().map_err(failed)
+    Ok(out.flush())
 }

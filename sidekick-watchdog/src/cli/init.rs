@@ -1,17 +1,17 @@
 //! `init`: writes a commented `sidekick.toml`.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
 
+use super::destination::{Destination, DestinationError, is_standard};
 use crate::config;
 use crate::exit::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct InitArgs {
-    /// The file to write
+    /// The file to write; - is standard output
     #[arg(value_name = "FILE", default_value = config::FILE_NAME)]
     file: PathBuf,
     /// Replace the file if it exists
@@ -20,37 +20,24 @@ pub(super) struct InitArgs {
 }
 
 pub(super) fn run(args: &InitArgs) -> ExitCode {
-    let file = args.file.display();
     match write(args) {
+        Ok(()) if is_standard(&args.file) => ExitCode::Ok,
         Ok(()) => {
+            let file = args.file.display();
             super::say(format_args!(
                 "wrote {file}; set [engine] command in it, then: sidekick-watchdog check --config {file}"
             ));
             ExitCode::Ok
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            super::complain(format_args!("{file} exists already; --force replaces it"));
-            ExitCode::Usage
-        }
         Err(error) => {
-            super::complain(format_args!("{file} cannot be written: {error}"));
-            ExitCode::Internal
+            super::complain(&error);
+            error.exit_code()
         }
     }
 }
 
-fn write(args: &InitArgs) -> io::Result<()> {
-    let text = config::template();
-    if !args.force {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&args.file)?;
-        return file.write_all(text.as_bytes());
-    }
-    // A crash in between leaves the old file or the new one, never half of it.
-    let mut new = args.file.clone().into_os_string();
-    new.push(".new");
-    std::fs::write(&new, text)?;
-    std::fs::rename(&new, &args.file)
+fn write(args: &InitArgs) -> Result<(), DestinationError> {
+    let mut destination = Destination::open(&args.file, args.force)?;
+    let written = destination.write_all(config::template().as_bytes());
+    destination.finish(written)
 }

@@ -15,6 +15,7 @@ use serde_json::Value as Json;
 use url::form_urlencoded::Serializer;
 
 use super::client::{Answer, Client, ClientError};
+use super::destination::DestinationError;
 use crate::exit::ExitCode;
 
 /// Reads, writes and watches the state store.
@@ -130,6 +131,8 @@ enum StoreError {
     NotOpen(String),
     #[error("{path:?}: {error}")]
     File { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
 }
 
 impl StoreError {
@@ -140,6 +143,7 @@ impl StoreError {
             Self::Usage(_) => ExitCode::Usage,
             Self::NotOpen(_) => ExitCode::StoreUnusable,
             Self::Refused(_) | Self::File { .. } => ExitCode::Internal,
+            Self::Destination(error) => error.exit_code(),
         }
     }
 }

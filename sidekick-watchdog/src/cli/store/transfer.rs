@@ -1,7 +1,6 @@
 //! `export` and `import`: the whole tree, to a file and back.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,6 +8,7 @@ use hyper::Method;
 
 use super::{StoreError, check, read, success};
 use crate::cli::client::Client;
+use crate::cli::destination::Destination;
 use crate::cli::{LocationArgs, say};
 
 #[derive(Args, Debug)]
@@ -18,6 +18,9 @@ pub(in crate::cli) struct ExportArgs {
     file: PathBuf,
     #[command(flatten)]
     pub(super) location: LocationArgs,
+    /// Replace the file if it exists
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Args, Debug)]
@@ -29,30 +32,14 @@ pub(in crate::cli) struct ImportArgs {
 }
 
 pub(super) fn export(client: &mut Client, args: &ExportArgs) -> Result<(), StoreError> {
-    let is_standard = args.file.as_os_str() == "-";
-    let failed = |error| StoreError::File {
-        path: args.file.clone(),
-        error,
-    };
+    let mut destination = Destination::open(&args.file, args.force)?;
     let mut written = Ok(());
-    let mut take = |out: &mut dyn Write, piece: &[u8]| {
-        written = out.write_all(piece);
+    let answer = client.stream("/api/v1/export", |piece| {
+        written = destination.write_all(piece);
         written.is_ok()
-    };
-    if is_standard {
-        let mut out = io::stdout().lock();
-        check(&client.stream("/api/v1/export", |piece| take(&mut out, piece))?)?;
-        return written.and_then(|()| out.flush()).map_err(failed);
-    }
-    // Whoever finds the file finds all of it.
-    let mut partial = args.file.clone().into_os_string();
-    partial.push(".part");
-    let mut file = File::create(&partial).map_err(failed)?;
-    check(&client.stream("/api/v1/export", |piece| take(&mut file, piece))?)?;
-    written
-        .and_then(|()| file.sync_all())
-        .and_then(|()| std::fs::rename(&partial, &args.file))
-        .map_err(failed)
+    })?;
+    check(&answer)?;
+    Ok(destination.finish(written)?)
 }
 
 pub(super) fn import(client: &mut Client, args: &ImportArgs) -> Result<(), StoreError> {
