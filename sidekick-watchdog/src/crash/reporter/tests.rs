@@ -135,14 +135,24 @@ fn without_a_disk_the_report_is_in_memory() {
     assert_eq!(path, dir.path().join("run/deaths/0000000007.json"));
 }
 
-/// A hook that hangs is killed after its time and holds nothing up; it finds the report.
+/// A hook that hangs is killed after its time, or the next one would never run, and holds nothing else up; it finds the
+/// report.
 #[test]
 fn the_hook_gets_the_reports_path_and_a_limit() {
     let dir = tempfile::tempdir().expect("temporary folder");
-    let told = dir.path().join("told");
+    let (told, hangs, next) = (
+        dir.path().join("told"),
+        dir.path().join("hangs"),
+        dir.path().join("next"),
+    );
+    // It hangs for as long as this process lives: nothing is left running, however the test ends.
     let script = format!(
-        "cp \"$SIDEKICK_REPORT\" {0}.new && mv {0}.new {0}; sleep 1000",
-        told.display()
+        "mkdir {hangs} 2>/dev/null || {{ touch {next}; exit; }}; cp \"$SIDEKICK_REPORT\" {told}.new && mv {told}.new {told}; \
+         while kill -0 {own}; do sleep 0.1; done",
+        hangs = hangs.display(),
+        next = next.display(),
+        told = told.display(),
+        own = std::process::id(),
     );
     let mut config = config(dir.path());
     config.post_mortem = Some(PostMortem {
@@ -158,11 +168,16 @@ fn the_hook_gets_the_reports_path_and_a_limit() {
     reporter.death(segv(), Collected::default());
     let first = reports.recv_timeout(DEADLINE).expect("a report");
     reports.recv_timeout(DEADLINE).expect("not held up");
-    let until = Instant::now() + DEADLINE;
-    while !told.exists() && Instant::now() < until {
-        std::thread::sleep(POLL);
-    }
-    let text = std::fs::read(&told).expect("the hook has copied it");
+    let comes = |path: &Path| {
+        let until = Instant::now() + DEADLINE;
+        while !path.exists() && Instant::now() < until {
+            std::thread::sleep(POLL);
+        }
+        path.exists()
+    };
+    assert!(comes(&told), "the hook has copied it");
+    let text = std::fs::read(&told).expect("readable");
     let copied: CrashReport = serde_json::from_slice(&text).expect("whole");
     assert_eq!(copied, first);
+    assert!(comes(&next), "the first hook was killed");
 }
