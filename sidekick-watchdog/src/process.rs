@@ -25,7 +25,8 @@ mod trial;
 
 pub use edit::{FieldPath, HashKey, PathError};
 pub use expression::{
-    EXPRESSION_BYTES_MAX, Expression, ExpressionError, NameKind, UnknownName, unknown_name,
+    EXPRESSION_BYTES_MAX, Expression, ExpressionError, NameKind, UnknownName, WrongCall,
+    unknown_name, wrong_call,
 };
 pub use fold::{
     AggregateSpec, BOUNDS_MAX, BY_MAX, CellChange, DedupeSpec, EVERY_MAX_NS, Fold, FoldRules,

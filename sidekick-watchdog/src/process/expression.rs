@@ -4,6 +4,7 @@
 //! (seconds since 1970); a field of `data` also by its bare name, unless it is called like one of these. It has a bounded
 //! number of steps and no way to the outside.
 
+mod arguments;
 mod names;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use minijinja::{Environment, Error, UndefinedBehavior, Value};
 use sidekick_ipc::value::fields::{Look, look};
 
 use super::Origin;
+pub use arguments::{WrongCall, wrong_call};
 pub use names::{NameKind, UnknownName, unknown_name};
 
 /// Steps that one evaluation may take; a comparison takes about five.
@@ -64,7 +66,7 @@ impl fmt::Debug for Expression {
 
 impl Expression {
     /// Compiles `text`, of at most [`EXPRESSION_BYTES_MAX`] bytes. Whether its names mean something is [`unknown_name`]'s to
-    /// say.
+    /// say, whether its calls can work [`wrong_call`]'s.
     ///
     /// # Errors
     /// What is wrong with it.

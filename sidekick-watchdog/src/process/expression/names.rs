@@ -6,7 +6,7 @@
 use std::fmt;
 
 use minijinja::Value;
-use minijinja::machinery::ast::{CallArg, CallType, Expr};
+use minijinja::machinery::ast::{CallArg, CallType, Const, Expr, Spanned};
 use minijinja::machinery::{Span, parse_expr};
 
 use super::{ENVIRONMENT, ExpressionError};
@@ -166,14 +166,20 @@ impl fmt::Display for UnknownName {
 /// What is wrong with a text that is no expression.
 pub fn unknown_name(text: &str) -> Result<Option<UnknownName>, ExpressionError> {
     let unknown = look_through(&parse_expr(text)?).err();
-    Ok(unknown.map(|Unknown { kind, name, offset }| {
-        // The place of a method is that of the value which it is called on.
-        let rest = text.get(offset..).unwrap_or_default();
-        let offset = offset + rest.find(&name).unwrap_or(0);
-        let before = text.get(..offset).unwrap_or_default();
-        let at = before.chars().count() + 1;
-        UnknownName { kind, name, at }
+    Ok(unknown.map(|Unknown { kind, name, offset }| UnknownName {
+        kind,
+        at: character(text, offset, &name),
+        name,
     }))
+}
+
+/// With which character of `text` a name begins, from 1, that stands at this offset or behind it.
+pub(super) fn character(text: &str, offset: usize, name: &str) -> usize {
+    // The place of a method is that of the value which it is called on.
+    let rest = text.get(offset..).unwrap_or_default();
+    let offset = offset + rest.find(name).unwrap_or(0);
+    let before = text.get(..offset).unwrap_or_default();
+    before.chars().count() + 1
 }
 
 fn is_function(name: &str) -> bool {
@@ -205,7 +211,7 @@ fn look_through(expr: &Expr<'_>) -> Result<(), Unknown> {
         Expr::Var(var) => look_up(NameKind::Field, var.id, var.span()),
         Expr::Filter(filter) => {
             look_up(NameKind::Filter, filter.name, filter.span())?;
-            look_up_named(filter.name, &filter.args)
+            look_up_named(filter.name, &filter.args.iter().collect::<Vec<_>>())
         }
         Expr::Test(test) => look_up(NameKind::Test, test.name, test.span()),
         Expr::Call(call) => match call.identify_call() {
@@ -218,30 +224,39 @@ fn look_through(expr: &Expr<'_>) -> Result<(), Unknown> {
     }
 }
 
-/// `map('upper')`, `select('odd')`, `selectattr('level', 'gt', 3)`: filters and tests that are named in a text. Behind a
-/// filter's name are its own arguments: `map('map', 'upper')`.
-fn look_up_named(filter: &str, args: &[CallArg<'_>]) -> Result<(), Unknown> {
-    let (kind, at) = match filter {
-        "map" => (NameKind::Filter, 0),
-        "select" | "reject" => (NameKind::Test, 0),
-        "selectattr" | "rejectattr" => (NameKind::Test, 1),
-        _ => return Ok(()),
-    };
-    let Some(CallArg::Pos(Expr::Const(text))) = args.get(at) else {
+fn look_up_named(filter: &str, args: &[&CallArg<'_>]) -> Result<(), Unknown> {
+    let Some((kind, text, rest)) = named(filter, args) else {
         return Ok(());
     };
-    let Some(name) = text.value.as_str() else {
-        return Ok(());
-    };
+    let name = text.value.as_str().unwrap_or_default();
     look_up(kind, name, text.span())?;
     match kind {
-        NameKind::Filter => look_up_named(name, args.get(at + 1..).unwrap_or_default()),
+        NameKind::Filter => look_up_named(name, &rest),
         _ => Ok(()),
     }
 }
 
+/// `map('upper')`, `select('odd')`, `selectattr('level', 'gt', 3)`: the filter or the test that is named in a text, and its own
+/// arguments, which follow: `map('map', 'upper')`.
+pub(super) fn named<'e, 'a>(
+    filter: &str,
+    args: &[&'e CallArg<'a>],
+) -> Option<(NameKind, &'e Spanned<Const>, Vec<&'e CallArg<'a>>)> {
+    let (kind, at) = match filter {
+        "map" => (NameKind::Filter, 0),
+        "select" | "reject" => (NameKind::Test, 0),
+        "selectattr" | "rejectattr" => (NameKind::Test, 1),
+        _ => return None,
+    };
+    let CallArg::Pos(Expr::Const(text)) = args.get(at)? else {
+        return None;
+    };
+    text.value.as_str()?;
+    Some((kind, text, args.get(at + 1..)?.to_vec()))
+}
+
 /// The expressions that an expression is made of, but the name of a function that it calls.
-fn children<'e, 'a>(expr: &'e Expr<'a>) -> Vec<&'e Expr<'a>> {
+pub(super) fn children<'e, 'a>(expr: &'e Expr<'a>) -> Vec<&'e Expr<'a>> {
     match expr {
         Expr::Var(_) | Expr::Const(_) => Vec::new(),
         Expr::Slice(slice) => {
@@ -259,11 +274,8 @@ fn children<'e, 'a>(expr: &'e Expr<'a>) -> Vec<&'e Expr<'a>> {
             .into_iter()
             .chain(&choice.false_expr)
             .collect(),
-        Expr::Filter(filter) => filter.expr.iter().chain(arguments(&filter.args)).collect(),
-        Expr::Test(test) => [&test.expr]
-            .into_iter()
-            .chain(arguments(&test.args))
-            .collect(),
+        Expr::Filter(filter) => filter.expr.iter().chain(values(&filter.args)).collect(),
+        Expr::Test(test) => [&test.expr].into_iter().chain(values(&test.args)).collect(),
         Expr::GetAttr(get) => vec![&get.expr],
         Expr::GetItem(get) => vec![&get.expr, &get.subscript_expr],
         Expr::Call(call) => {
@@ -271,7 +283,7 @@ fn children<'e, 'a>(expr: &'e Expr<'a>) -> Vec<&'e Expr<'a>> {
                 CallType::Function(_) => None,
                 _ => Some(&call.expr),
             };
-            called.into_iter().chain(arguments(&call.args)).collect()
+            called.into_iter().chain(values(&call.args)).collect()
         }
         Expr::List(list) => list.items.iter().collect(),
         Expr::Tuple(tuple) => tuple.items.iter().collect(),
@@ -279,7 +291,7 @@ fn children<'e, 'a>(expr: &'e Expr<'a>) -> Vec<&'e Expr<'a>> {
     }
 }
 
-fn arguments<'e, 'a>(args: &'e [CallArg<'a>]) -> impl Iterator<Item = &'e Expr<'a>> {
+fn values<'e, 'a>(args: &'e [CallArg<'a>]) -> impl Iterator<Item = &'e Expr<'a>> {
     args.iter().map(|arg| match arg {
         CallArg::Pos(expr)
         | CallArg::Kwarg(_, expr)
