@@ -125,37 +125,61 @@ mod tests {
         }
     }
 
-    /// Lanes with batches of different lengths together get the rate, over all and in every five seconds.
-    #[tokio::test(start_paused = true)]
-    async fn what_comes_through_is_within_a_tenth_of_the_rate() {
-        let inner = Arc::new(Instantly::default());
-        let pacer = Arc::new(Pacer::new(BYTES_PER_S));
-        let paced = Arc::new(Paced::new(inner.clone(), pacer));
+    /// Sends for a minute of the test's clock, each lane batches of another length through its own of `lanes`. Gives how much of the rate
+    /// came through: over all, and in every five seconds.
+    async fn shares(inner: &Instantly, lanes: Vec<Paced>) -> Vec<f64> {
+        const SECONDS: u64 = 60;
         let began = Instant::now();
-        let mut lanes = JoinSet::new();
-        for lane in 0..paced.lanes() {
-            let paced = paced.clone();
-            lanes.spawn(async move {
+        let mut sending = JoinSet::new();
+        for (lane, paced) in (0..).zip(lanes) {
+            sending.spawn(async move {
                 let batch = batch(lane, 5_000 << lane);
-                while began.elapsed() < Duration::from_secs(60) {
+                while began.elapsed() < Duration::from_secs(SECONDS) {
                     assert_eq!(paced.send(&batch).await, Outcome::Taken);
                 }
             });
         }
-        while lanes.join_next().await.is_some() {}
+        while sending.join_next().await.is_some() {}
         let came = inner.came.lock().unwrap();
-        for (from, to) in [(0, 60)]
-            .into_iter()
-            .chain((0..12).map(|n| (n * 5, n * 5 + 5)))
-        {
+        let windows = (0..SECONDS).step_by(5).map(|from| (from, from + 5));
+        let windows = [(0, SECONDS)].into_iter().chain(windows);
+        let share = |(from, to)| {
             let window = began + Duration::from_secs(from)..began + Duration::from_secs(to);
             let bytes = came.iter().filter(|(at, _)| window.contains(at));
             let bytes: usize = bytes.map(|(_, bytes)| bytes).sum();
-            let rate = bytes as f64 / (to - from) as f64 / BYTES_PER_S as f64;
-            assert!(
-                (0.9..=1.1).contains(&rate),
-                "{rate} of the rate from second {from} to {to}"
-            );
-        }
+            bytes as f64 / (to - from) as f64 / BYTES_PER_S as f64
+        };
+        windows.map(share).collect()
+    }
+
+    fn is_within_a_tenth(share: f64) -> bool {
+        (0.9..=1.1).contains(&share)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_through_is_within_a_tenth_of_the_rate() {
+        let inner = Arc::new(Instantly::default());
+        let pacer = Arc::new(Pacer::new(BYTES_PER_S));
+        let lane = |_| Paced::new(inner.clone(), pacer.clone());
+        let shares = shares(&inner, (0..inner.lanes()).map(lane).collect()).await;
+        assert!(
+            shares.iter().all(|share| is_within_a_tenth(*share)),
+            "{shares:?}"
+        );
+    }
+
+    /// The broken variants: a pacer for each lane lets through what each of them may, and one that counts more than there is too little.
+    #[tokio::test(start_paused = true)]
+    async fn another_rate_is_noticed() {
+        let inner = Arc::new(Instantly::default());
+        let lane = |_| Paced::new(inner.clone(), Arc::new(Pacer::new(BYTES_PER_S)));
+        let too_much = shares(&inner, (0..inner.lanes()).map(lane).collect()).await;
+        assert!(too_much.iter().all(|share| *share > 1.1), "{too_much:?}");
+
+        let inner = Arc::new(Instantly::default());
+        let pacer = Arc::new(Pacer::new(BYTES_PER_S * 8 / 10));
+        let lane = |_| Paced::new(inner.clone(), pacer.clone());
+        let too_little = shares(&inner, (0..inner.lanes()).map(lane).collect()).await;
+        assert!(!is_within_a_tenth(too_little[0]), "{too_little:?}");
     }
 }
