@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::service::Reloads;
 use super::tap::{Tap, TappedFilter};
 use crate::api::operator::{ReloadError, Reloaded, Stage};
-use crate::config::{Config, ConfigErrors, full_key};
+use crate::config::{Config, ConfigErrors, Entry, full_key};
 use crate::intake::{Filter, FilterOrigin, Filtered};
 use crate::process::{
     FoldRules, Origin, Refusal, RuleError, Scratch, Screen, Shape, Shaped, Verdict,
@@ -217,20 +217,18 @@ impl LiveRules {
 
 /// What has changed besides the rules: it waits for the watchdog's next start.
 fn other_changes(old: &Config, new: &Config) -> Vec<String> {
-    let keys = |config: &Config| -> BTreeMap<String, Option<String>> {
-        let entries = config.entries.iter();
-        entries
-            .map(|entry| {
-                let value = entry.value.as_ref().map(ToString::to_string);
-                (full_key(entry.section, entry.name), value)
-            })
-            .collect()
-    };
-    let (old_keys, new_keys) = (keys(old), keys(new));
-    let changed = new_keys
+    let key_of = |entry: &Entry| full_key(entry.section, entry.name);
+    let old_entries: BTreeMap<String, &Entry> = old
+        .entries
         .iter()
-        .filter(|(key, value)| old_keys.get(*key) != Some(*value));
-    let mut changed: Vec<String> = changed.map(|(key, _)| key.clone()).collect();
+        .map(|entry| (key_of(entry), entry))
+        .collect();
+    let is_new = |entry: &&Entry| {
+        let before = old_entries.get(&key_of(entry));
+        before.is_none_or(|before| !entry.is_as(before))
+    };
+    let changed: BTreeSet<String> = new.entries.iter().filter(is_new).map(key_of).collect();
+    let mut changed: Vec<String> = changed.into_iter().collect();
     if old.streams.kept() != new.streams.kept() {
         changed.push("stream.keep".into());
     }

@@ -9,12 +9,14 @@ mod place;
 mod section;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
 use super::value::Value;
+use crate::shown;
 use complaint::not_available;
 use place::{is_unquoted_quantity, line_and_column};
 
@@ -38,8 +40,33 @@ pub struct Entry {
     pub example: Option<&'static str>,
     /// The value in force; `None` when it is not set.
     pub value: Option<toml::Value>,
+    /// The same with what is never shown.
+    pub(super) whole: Whole,
     /// Where it came from.
     pub origin: Place,
+}
+
+impl Entry {
+    /// Puts a value in force.
+    fn set(&mut self, value: &impl Value) {
+        self.value = Some(value.to_toml());
+        self.whole = Whole(Some(value.whole()));
+    }
+
+    /// Whether both hold the same, in what is never shown as well.
+    pub fn is_as(&self, other: &Self) -> bool {
+        self.whole == other.whole
+    }
+}
+
+/// A value that may be secret, to be compared.
+#[derive(Clone, PartialEq)]
+pub(super) struct Whole(Option<toml::Value>);
+
+impl fmt::Debug for Whole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(shown::HIDDEN)
+    }
 }
 
 /// What the pass reads from, all as plain data so that a test can make it up.

@@ -28,6 +28,10 @@ pub trait Value: Clone {
     fn from_text(text: &str) -> Result<Self, String>;
     /// As it would be written in the file.
     fn to_toml(&self) -> toml::Value;
+    /// The same with what [`Value::to_toml`] hides: to be compared, never shown.
+    fn whole(&self) -> toml::Value {
+        self.to_toml()
+    }
 }
 
 fn wrong_type<T: Value>(found: &DeValue<'_>) -> String {
@@ -315,6 +319,9 @@ impl<T: Value> Value for Vec<T> {
     fn to_toml(&self) -> toml::Value {
         toml::Value::Array(self.iter().map(Value::to_toml).collect())
     }
+    fn whole(&self) -> toml::Value {
+        toml::Value::Array(self.iter().map(Value::whole).collect())
+    }
 }
 
 /// Names with values that may be secret: neither `Debug` nor `config print` shows the values.
@@ -360,6 +367,10 @@ impl Value for HiddenMap {
         let hide = |name: &String| (name.clone(), toml::Value::String("(hidden)".into()));
         toml::Value::Table(self.0.keys().map(hide).collect())
     }
+    fn whole(&self) -> toml::Value {
+        let all = self.0.clone().into_iter();
+        toml::Value::Table(all.map(|(name, text)| (name, text.into())).collect())
+    }
 }
 
 /// A URL, of which neither login nor the query's values are shown.
@@ -385,6 +396,9 @@ impl Value for HiddenUrl {
     }
     fn to_toml(&self) -> toml::Value {
         toml::Value::String(shown::url(&self.0))
+    }
+    fn whole(&self) -> toml::Value {
+        toml::Value::String(self.0.clone())
     }
 }
 

@@ -185,6 +185,35 @@ async fn a_planned_batch_keeps_its_rules_over_reload_and_restart() {
     store.shutdown().await;
 }
 
+/// Secrets are shown nowhere, and a change of one is named all the same.
+#[test]
+fn a_changed_secret_waits_for_the_next_start_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |token: &str, tag: &str, log_level: &str| {
+        format!(
+            "[upload]\nsinks = [\"http\"]\n[upload.http]\nurl = \"https://b.example/r?token={token}\"\n\
+             headers = {{ X-Key = \"{token}\" }}\n\
+             [engine]\nenv = {{ KEY = \"{token}\", TAG = \"{tag}\" }}\n[log]\nlevel = \"{log_level}\"\n"
+        )
+    };
+    write(dir.path(), &config("one", "a", "info"));
+    let rules = live(dir.path());
+    assert_eq!(rules.reload().unwrap().needs_restart, [""; 0]);
+    write(dir.path(), &config("two", "a", "info"));
+    let changed = ["engine.env", "upload.http.headers", "upload.http.url"];
+    // As long as the old ones are in force.
+    for _ in 0..2 {
+        assert_eq!(rules.reload().unwrap().needs_restart, changed);
+    }
+    write(dir.path(), &config("one", "b", "debug"));
+    let changed = ["engine.env", "log.level"];
+    assert_eq!(rules.reload().unwrap().needs_restart, changed);
+    let entries = &config_of(&config("s3cret", "a", "info"), dir.path())
+        .unwrap()
+        .entries;
+    assert!(!format!("{entries:?}").contains("s3cret"));
+}
+
 /// What intake asks is the rules of now; without any it is not asked to look at records at all.
 #[test]
 fn intake_gets_the_rules_of_now() {

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::complaint::{not_available, unknown};
-use super::{ENV_SHORT, Entry, Pass, Place, env_name, file_folder, full_key};
+use super::{ENV_SHORT, Entry, Pass, Place, Whole, env_name, file_folder, full_key};
 use crate::config::value::Value;
 
 /// The strongest source's value of a key, not yet read.
@@ -98,7 +98,7 @@ impl<'p, 'a> Section<'p, 'a> {
             Place::Env(_) | Place::Flag(_) => sources.working_dir.clone(),
         };
         let path = base.join(path);
-        entry.value = Some(path.to_toml());
+        entry.set(&path);
         path
     }
 
@@ -156,6 +156,7 @@ impl<'p, 'a> Section<'p, 'a> {
             name,
             doc,
             value: default.clone(),
+            whole: Whole(default.clone()),
             default,
             example,
             origin: Place::Default,
@@ -174,7 +175,7 @@ impl<'p, 'a> Section<'p, 'a> {
             };
             match read.and_then(|value| check(&value).map(|()| value)) {
                 Ok(value) => {
-                    entry.value = Some(value.to_toml());
+                    entry.set(&value);
                     result = Some(value);
                 }
                 Err(message) => {
