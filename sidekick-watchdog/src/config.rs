@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 pub mod api;
+mod command_line;
 pub mod engine;
 pub mod health;
 pub mod hooks;
@@ -35,6 +36,7 @@ mod value;
 mod write;
 
 pub use api::ApiConfig;
+pub use command_line::CommandLine;
 pub use engine::{EngineConfig, RestartPolicy};
 pub use health::{HealthConfig, HeartbeatPolicy};
 pub use hooks::HooksConfig;

@@ -1,6 +1,11 @@
-//! URLs as they may be shown: a token is often part of one, and what is shown gets into logs and tickets.
+//! URLs and command lines (`shown/arguments.rs`) as they may be shown: a token is often part of one, and what is shown gets into
+//! logs and tickets.
+
+mod arguments;
 
 use url::{Url, form_urlencoded};
+
+pub use arguments::{argument, command, is_secret};
 
 /// What is shown in a secret's place.
 pub const HIDDEN: &str = "(hidden)";

@@ -29,11 +29,13 @@ const DATABASE_PASSWORD: &str = "sesame-database-password";
 const REGISTRY_PASSWORD: &str = "sesame-registry-password";
 const HASH_KEY: &str = "sesame-hash-key-0123456789";
 const ENGINE_VARIABLE: &str = "sesame-engine-variable";
+const ENGINE_ARGUMENT: &str = "sesame-engine-argument";
+const HOOK_ARGUMENT: &str = "sesame-hook-argument";
 const VARIABLE: &str = "sesame-of-the-environment";
 const DROPPED_FIELD: &str = "sesame.dropped.field";
 const HASHED_FIELD: &str = "sesame-hashed-field";
 
-const SECRETS: [&str; 11] = [
+const SECRETS: [&str; 13] = [
     UPLOAD_TOKEN,
     UPLOAD_QUERY,
     HEADER,
@@ -42,6 +44,8 @@ const SECRETS: [&str; 11] = [
     REGISTRY_PASSWORD,
     HASH_KEY,
     ENGINE_VARIABLE,
+    ENGINE_ARGUMENT,
+    HOOK_ARGUMENT,
     VARIABLE,
     DROPPED_FIELD,
     HASHED_FIELD,
@@ -125,6 +129,11 @@ fn talkative_backend(more: &'static str) -> String {
     address
 }
 
+fn own() -> String {
+    let own = std::env::current_exe().expect("the path of this executable");
+    own.into_os_string().into_string().expect("text")
+}
+
 /// With every secret that there is, in files, in the file, and in the environment.
 fn setup(rules: &str, backend: &str) -> Setup {
     let mut setup = Setup::new();
@@ -143,23 +152,25 @@ fn setup(rules: &str, backend: &str) -> Setup {
     ] {
         fs::write(folder.join(name), secret).expect("a secret's file");
     }
+    let own = own();
     setup.set_config(&format!(
-        "[engine]\nenv = {{ GAME_KEY = \"{ENGINE_VARIABLE}\" }}\n\
+        "[engine]\ncommand = [{own:?}, {FLAG:?}, \"hello\", \"--admin-password={ENGINE_ARGUMENT}\", \"--token\", \"{ENGINE_ARGUMENT}\"]\n\
+         env = {{ GAME_KEY = \"{ENGINE_VARIABLE}\" }}\n\
          [restart]\nbackoff_first = \"10ms\"\nbackoff_max = \"10ms\"\n\
          [upload]\nsinks = [\"http\", \"postgres\"]\nbatch_max_age = \"20ms\"\nbatch_max_records = 2\n\
          retry_first = \"10ms\"\nretry_max = \"100ms\"\n\
          [upload.http]\nurl = \"http://{}/records?key={UPLOAD_QUERY}\"\ntoken_file = \"upload.token\"\n\
          [upload.postgres]\nurl_file = \"database.url\"\n\
          [registry]\nurl = \"http://{}/\"\nport = 7711\nuser = \"lobby\"\npassword_file = \"registry.password\"\n\
-         [api]\ntoken_file = \"api.token\"\n{rules}",
+         [api]\ntoken_file = \"api.token\"\n\
+         [hooks]\npre_start = [\"sh\", \"-c\", \"HOOK_SECRET={HOOK_ARGUMENT} true\"]\n\
+         post_mortem = [\"true\", \"--api-key\", \"{HOOK_ARGUMENT}\"]\n{rules}",
         backend, backend
     ));
     let headers = format!("{{ \"X-Api-Key\" = \"{HEADER}\" }}");
     setup.set_variable("SIDEKICK_UPLOAD__HTTP__HEADERS", headers);
     setup.set_variable("SIDEKICK_LOG_LEVEL", "debug");
     setup.set_variable("BACKUP_TOKEN", VARIABLE);
-    let own = std::env::current_exe().expect("the path of this executable");
-    setup.set_engine([own.as_os_str(), FLAG.as_ref()]);
     setup
 }
 
@@ -268,6 +279,12 @@ fn no_secret_is_said_or_kept_anywhere() {
         ("config print", "X-Api-Key"),
         ("config print", "/records?key=(hidden)"),
         ("config print", "GAME_KEY"),
+        (
+            "config print",
+            "\"--admin-password=(hidden)\", \"--token\", \"(hidden)\"",
+        ),
+        ("config print", "HOOK_SECRET=(hidden)"),
+        ("config print", "\"--api-key\", \"(hidden)\""),
         ("config print", "hash_key_file"),
         ("dead-letters show 1", "what is"),
         ("dead-letters show 1", "(hidden)"),
@@ -276,7 +293,7 @@ fn no_secret_is_said_or_kept_anywhere() {
         ("status --json", "127.0.0.1"),
         ("crashes 1", "SIGABRT"),
         ("records tail -n 3 --stage stored", "\"stream\":\"chat\""),
-        ("logs", "the engine says None"),
+        ("logs", "the engine says Some(\"hello\")"),
         ("the log", "(hidden)"),
     ] {
         let text = &said[what];
@@ -291,8 +308,8 @@ fn no_secret_is_said_or_kept_anywhere() {
 fn a_secret_in_the_wrong_place_is_found() {
     let mut setup = setup("", &talkative_backend(API_TOKEN));
     setup.set_variable("SIDEKICK_NAME", UPLOAD_TOKEN);
-    let own = std::env::current_exe().expect("the path of this executable");
-    setup.set_engine([own.as_os_str(), FLAG.as_ref(), ENGINE_VARIABLE.as_ref()]);
+    let command = format!("[{:?}, {FLAG:?}, {ENGINE_VARIABLE:?}]", own());
+    setup.set_variable("SIDEKICK_ENGINE__COMMAND", command);
     let said = gather(&setup);
     let found = found(&said);
     for (part, secret) in [
@@ -301,6 +318,8 @@ fn a_secret_in_the_wrong_place_is_found() {
         ("--stage stored", DROPPED_FIELD),
         ("--stage uploaded", HASHED_FIELD),
         ("config print", UPLOAD_TOKEN),
+        // An argument without a name.
+        ("config print", ENGINE_VARIABLE),
         ("status --json", UPLOAD_TOKEN),
         ("/api/v1/status", UPLOAD_TOKEN),
         ("logs", ENGINE_VARIABLE),

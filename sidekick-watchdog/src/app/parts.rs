@@ -135,7 +135,7 @@ pub(super) fn sinks(config: &Config, runtime_dir: &Path) -> Result<Vec<Arc<dyn S
                     reason: "is missing".into(),
                 })?;
                 let sink = Arc::new(CommandSink::new(CommandSettings {
-                    run: command.run.clone(),
+                    run: command.run.0.clone(),
                     working_dir: config.engine.working_dir.clone(),
                     timeout: command.timeout,
                     lock_path: runtime_dir.join("upload-command"),
@@ -181,7 +181,7 @@ pub(super) fn supervisor(
     let defaults = Policy::default();
     SupervisorConfig {
         engine: EngineCommand {
-            command: config.engine.command.clone(),
+            command: config.engine.command.0.clone(),
             working_dir: config.engine.working_dir.clone(),
             env: config.engine.env.0.clone().into_iter().collect(),
             source: config.name.clone(),
@@ -209,7 +209,7 @@ pub(super) fn supervisor(
             when_idle: config.restart.when == RestartWhen::Idle,
         },
         pre_start: config.hooks.pre_start.clone().map(|command| PreStart {
-            command,
+            command: command.0,
             timeout: config.hooks.pre_start_timeout,
         }),
         data_dir: data_dir.to_owned(),
@@ -243,7 +243,7 @@ pub(super) fn supervisor(
             disk_bytes_max: config.engine.log_disk_bytes_max,
             lines_kept: LOG_LINES_KEPT.max(usize_of(config.engine.log_lines_kept.into())),
             post_mortem: config.hooks.post_mortem.clone().map(|command| PostMortem {
-                command,
+                command: command.0,
                 timeout: config.hooks.post_mortem_timeout,
             }),
             ..OutputSettings::default()

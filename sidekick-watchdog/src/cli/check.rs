@@ -12,7 +12,7 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
     for warning in &config.warnings {
         super::complain(format_args!("warning: {warning}"));
     }
-    if config.engine.command.is_empty() {
+    if config.engine.command.0.is_empty() {
         super::complain("warning: [engine] command is not set; `run` will want it after `--`");
     }
     if config.engine.standby > 0 {

@@ -128,7 +128,7 @@ fn kernel() -> Finding {
 }
 
 fn engine(config: &Config) -> Finding {
-    let Some(program) = config.engine.command.first() else {
+    let Some(program) = config.engine.command.0.first() else {
         return warning(
             "engine",
             "[engine] command is not set: right when the server is started by addons/sidekick/sidekick.sh, which names \
@@ -185,7 +185,7 @@ pub(super) fn find_uploader(config: &Config) -> Option<Result<PathBuf, String>> 
     let command = config.upload.command.as_ref()?;
     let folder = config.engine.working_dir.clone();
     let folder = folder.unwrap_or_else(super::working_dir);
-    let program = command.run.first().map_or("", String::as_str);
+    let program = command.run.0.first().map_or("", String::as_str);
     let found = find_program(program, &folder, "[upload.command] run");
     Some(found.map_err(|why| format!("{why}; records would wait until then")))
 }

@@ -13,7 +13,7 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return super::complain_of_config(&errors),
     };
-    if config.engine.command.is_empty() {
+    if config.engine.command.0.is_empty() {
         super::complain(
             "there is no engine to launch: set [engine] command in sidekick.toml (`sidekick-watchdog init` writes one), \
              or name it after `--`, as in `sidekick-watchdog run -- godot --headless --path my_game`",

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::command_line::CommandLine;
+use super::hooks::names_a_program;
 use super::reader::{Pass, any, between};
 use super::value::{DURATION_MAX, HiddenMap, Size, keywords};
 
@@ -22,7 +24,7 @@ keywords! {
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// Program and arguments; empty when not configured (`run` refuses that).
-    pub command: Vec<String>,
+    pub command: CommandLine,
     /// The engine's working directory; the watchdog's own when `None`.
     pub working_dir: Option<PathBuf>,
     /// Environment variables added to the watchdog's own.
@@ -51,10 +53,7 @@ impl EngineConfig {
                 "command",
                 "[\"godot\", \"--headless\", \"--path\", \".\"]",
                 "The engine and its arguments. What follows `--` on the command line replaces it.",
-                |command: &Vec<String>| match command.first() {
-                    Some(program) if !program.is_empty() => Ok(()),
-                    _ => Err("must name a program first".into()),
-                },
+                names_a_program,
             )
             .unwrap_or_default();
         let working_dir = section.optional_path(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::command_line::CommandLine;
 use super::reader::{Pass, between};
 
 /// The longest time limit of a hook: who waits longer waits for ever.
@@ -11,11 +12,11 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug)]
 pub struct HooksConfig {
     /// Runs before each start, relaunches too; `None` = nothing.
-    pub pre_start: Option<Vec<String>>,
+    pub pre_start: Option<CommandLine>,
     /// After this long it is killed, and its start has failed.
     pub pre_start_timeout: Duration,
     /// Run after a crash report is written; `None` = nothing.
-    pub post_mortem: Option<Vec<String>>,
+    pub post_mortem: Option<CommandLine>,
     /// It is killed after this time.
     pub post_mortem_timeout: Duration,
 }
@@ -55,9 +56,8 @@ impl HooksConfig {
     }
 }
 
-#[expect(clippy::ptr_arg, reason = "checks get what is read")]
-pub(super) fn names_a_program(command: &Vec<String>) -> Result<(), String> {
-    match command.first() {
+pub(super) fn names_a_program(command: &CommandLine) -> Result<(), String> {
+    match command.0.first() {
         Some(program) if !program.is_empty() => Ok(()),
         _ => Err("must name a program first".into()),
     }

@@ -193,7 +193,7 @@ fn every_key_can_be_set_by_environment() {
     let http = config.upload.http.unwrap();
     assert_eq!(http.url.as_str(), "http://127.0.0.1:1/x");
     assert_eq!(http.headers.0["X-Shard"], "3");
-    assert_eq!(config.engine.command, ["godot", "--headless"]);
+    assert_eq!(config.engine.command.0, ["godot", "--headless"]);
     assert!(config.health.ready_required);
     assert_eq!(config.restart.backoff_factor, 1.5);
     assert_eq!(config.api.listen.port(), 0);
@@ -234,7 +234,7 @@ fn an_unknown_variable_is_only_a_warning() {
 fn the_command_line_replaces_the_engine_command() {
     let mut sources = sources("[engine]\ncommand = [\"a\"]\n");
     sources.command = Some(vec!["b".into(), "-x, y".into()]);
-    assert_eq!(resolve(&sources).unwrap().engine.command, ["b", "-x, y"]);
+    assert_eq!(resolve(&sources).unwrap().engine.command.0, ["b", "-x, y"]);
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn the_defaults_are_the_documented_ones() {
 fn the_template_passes_its_own_check_with_every_key_uncommented() {
     let text = template();
     let config = resolve(&sources(&text)).unwrap();
-    assert_eq!(config.engine.command[0], "godot");
+    assert_eq!(config.engine.command.0[0], "godot");
     let mut uncommented: String = text
         .lines()
         .map(|line| match line.strip_prefix('#') {
@@ -431,7 +431,8 @@ fn the_readme_lists_every_key_once() {
 
 #[test]
 fn what_is_printed_reads_back_and_hides_secrets() {
-    let text = "[engine]\nenv = { DB_PASSWORD = \"hunter2\" }\n[upload]\nsinks = [\"http\"]\n\
+    let text = "[engine]\nenv = { DB_PASSWORD = \"hunter2\" }\ncommand = [\"godot\", \"--token\", \"hunter2\", \"--map=a\"]\n\
+                [hooks]\npost_mortem = [\"tell\", \"--api-key=hunter2\"]\n[upload]\nsinks = [\"http\"]\n\
                 [upload.http]\nurl = \"https://x.example/?token=hunter2\"\nheaders = { X-Key = \"hunter2\" }\n";
     let config = resolve(&sources(text)).unwrap();
     let printed = effective(&config, Path::new("/srv/game"));
@@ -442,9 +443,15 @@ fn what_is_printed_reads_back_and_hides_secrets() {
         "{printed}"
     );
     assert!(
-        printed.contains("url = \"https://x.example/?token=(hidden)\"  # sidekick.toml:6"),
+        printed.contains("url = \"https://x.example/?token=(hidden)\"  # sidekick.toml:9"),
         "{printed}"
     );
+    for line in [
+        "command = [\"godot\", \"--token\", \"(hidden)\", \"--map=a\"]  # sidekick.toml:3",
+        "post_mortem = [\"tell\", \"--api-key=(hidden)\"]  # sidekick.toml:5",
+    ] {
+        assert!(printed.contains(line), "{printed}");
+    }
     assert!(
         printed.contains("dir = \"/srv/game/sidekick-data/uploads\"  # default"),
         "{printed}"
@@ -452,6 +459,36 @@ fn what_is_printed_reads_back_and_hides_secrets() {
     let again = resolve(&sources(&printed)).unwrap();
     assert_eq!(again.ring.bytes, config.ring.bytes);
     assert_eq!(again.data_dir, config.data_dir);
+}
+
+/// Who writes a command line where a list is wanted is told so without what is secret in it.
+#[test]
+fn a_mistake_in_a_command_line_tells_no_secret() {
+    for (text, told) in [
+        (
+            "[engine]\ncommand = \"godot --map a --token hunter2\"\n",
+            "engine.command must be a list, each item a string, not the string \"godot --map a --token (hidden)\"",
+        ),
+        (
+            "[hooks]\npre_start = [\"tell\", \"--pin\", 4711]\n",
+            "hooks.pre_start item 3 must be a string, not integer",
+        ),
+        (
+            "[hooks]\npre_start = 4711\n",
+            "hooks.pre_start must be a list, each item a string, not the number 4711",
+        ),
+    ] {
+        let errors = resolve(&sources(text)).unwrap_err().to_string();
+        assert!(errors.contains(told), "{errors}");
+    }
+    let mut wrong = sources("");
+    let variable = "[\"godot\", \"--token\", \"hunter2\"".to_owned();
+    wrong
+        .env
+        .insert("SIDEKICK_ENGINE__COMMAND".into(), variable);
+    let errors = resolve(&wrong).unwrap_err().to_string();
+    assert!(errors.contains("engine.command must be a list"), "{errors}");
+    assert!(!errors.contains("hunter2"), "{errors}");
 }
 
 /// The sink needs its program, and a program that nobody asked for is told.
@@ -463,7 +500,7 @@ fn a_command_sink_names_its_program() {
     let run = "[upload.command]\nrun = [\"./upload.sh\", \"a b\"]\ntimeout = \"5s\"\n";
     let config = resolve(&sources(&upload("\"command\"", run))).unwrap();
     let command = config.upload.command.unwrap();
-    assert_eq!(command.run, ["./upload.sh", "a b"]);
+    assert_eq!(command.run.0, ["./upload.sh", "a b"]);
     assert_eq!(command.timeout, Duration::from_secs(5));
     let unused = resolve(&sources(&upload("\"file\"", run))).unwrap();
     assert!(unused.upload.command.is_none());

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-/// What stands for a value that is not shown.
-pub const HIDDEN: &str = "(hidden)";
+use crate::shown::{HIDDEN, is_secret};
+
 /// Bytes shown of one value.
 const VALUE_BYTES_MAX: usize = 256;
 
@@ -30,11 +30,6 @@ const SHOWN: [&str; 17] = [
     "PULSE_SERVER",
 ];
 const SHOWN_PREFIXES: [&str; 3] = ["LC_", "GODOT_", "SIDEKICK_"];
-/// A name with one of these is never shown, whatever else is in it.
-const SECRET_WORDS: [&str; 17] = [
-    "KEY", "TOKEN", "SECRET", "PASS", "PWD", "AUTH", "CRED", "COOKIE", "SESSION", "PRIVATE",
-    "CERT", "SALT", "SIGN", "DSN", "URL", "URI", "WEBHOOK",
-];
 
 /// What of an engine's environment may be in a report. `inherited` it has of us, `configured` are the names that the
 /// configuration sets.
@@ -60,11 +55,10 @@ pub fn shown<'a>(
 }
 
 fn is_harmless(name: &str, value: &str) -> bool {
-    let upper = name.to_ascii_uppercase();
     let is_known =
         SHOWN.contains(&name) || SHOWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
     is_known
-        && !SECRET_WORDS.iter().any(|word| upper.contains(word))
+        && !is_secret(name)
         // `https://user:password@host`
         && !(value.contains("://") && value.contains('@'))
 }

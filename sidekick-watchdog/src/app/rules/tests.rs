@@ -193,14 +193,19 @@ fn a_changed_secret_waits_for_the_next_start_and_is_named() {
         format!(
             "[upload]\nsinks = [\"http\"]\n[upload.http]\nurl = \"https://b.example/r?token={token}\"\n\
              headers = {{ X-Key = \"{token}\" }}\n\
-             [engine]\nenv = {{ KEY = \"{token}\", TAG = \"{tag}\" }}\n[log]\nlevel = \"{log_level}\"\n"
+             [engine]\ncommand = [\"game\", \"--token={token}\"]\nenv = {{ KEY = \"{token}\", TAG = \"{tag}\" }}\n[log]\nlevel = \"{log_level}\"\n"
         )
     };
     write(dir.path(), &config("one", "a", "info"));
     let rules = live(dir.path());
     assert_eq!(rules.reload().unwrap().needs_restart, [""; 0]);
     write(dir.path(), &config("two", "a", "info"));
-    let changed = ["engine.env", "upload.http.headers", "upload.http.url"];
+    let changed = [
+        "engine.command",
+        "engine.env",
+        "upload.http.headers",
+        "upload.http.url",
+    ];
     // As long as the old ones are in force.
     for _ in 0..2 {
         assert_eq!(rules.reload().unwrap().needs_restart, changed);

@@ -65,6 +65,7 @@ fn find_project(config: &Config) -> Option<PathBuf> {
     let mut arguments = config
         .engine
         .command
+        .0
         .iter()
         .take_while(|argument| *argument != "--");
     let path = arguments

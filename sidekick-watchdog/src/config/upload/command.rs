@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::SinkKind;
+use crate::config::command_line::CommandLine;
 use crate::config::hooks::names_a_program;
 use crate::config::reader::{Pass, between};
 
@@ -10,7 +11,7 @@ use crate::config::reader::{Pass, between};
 #[derive(Clone, Debug)]
 pub struct CommandSinkConfig {
     /// The program and its arguments.
-    pub run: Vec<String>,
+    pub run: CommandLine,
     /// The longest that one batch may take.
     pub timeout: Duration,
 }
