@@ -112,6 +112,8 @@ pub struct Metrics {
     pub store_quota_low: Gauge,
     /// Log entries that are damaged on the disk.
     pub store_rotten_entries: Gauge,
+    /// Bytes of the log that are not what was written, where that is known.
+    pub store_mended_bytes: Gauge,
     /// Committed sequence numbers that `dedupe` and `aggregate` have not looked at.
     pub folding_waiting_records: Gauge,
     /// How long ago the oldest window began that is open; 0 without one.
@@ -262,6 +264,12 @@ impl Metrics {
                 r,
                 "store_rotten_entries",
                 "Log entries that were found damaged on the disk and are not purged yet",
+            ),
+            store_mended_bytes: measured(
+                r,
+                "store_mended",
+                "Bytes of the log that were found changed on the disk and are known all the same, so that nothing is lost",
+                Unit::Bytes,
             ),
             folding_waiting_records: told(
                 r,

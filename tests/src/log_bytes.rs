@@ -1,4 +1,4 @@
-//! The bytes of a stopped or a running watchdog's log, and how tests damage them.
+//! The bytes of a stopped or a running watchdog's log, and how tests change them.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -12,6 +12,8 @@ use crate::watchdog::{Setup, Watchdog};
 
 /// Where frames begin in a segment.
 const FRAMES_AT: usize = 4096;
+/// The bytes of a segment that say whose log it is.
+const HEADER_BYTES: usize = 60;
 /// The kind of a frame that is an entry with commands.
 const COMMANDS: u8 = 3;
 
@@ -71,7 +73,8 @@ pub fn frames(bytes: &[u8]) -> Vec<Frame> {
 pub fn place(bytes: &[u8], behind: f64, random: &mut fastrand::Rng) -> usize {
     let frames = frames(bytes);
     let last_batch = frames.iter().rfind(|frame| frame.flags & 1 == 1);
-    let last_batch = last_batch.map_or(FRAMES_AT, |frame| frame.at);
+    // Two bytes are damaged.
+    let last_batch = last_batch.map_or(FRAMES_AT, |frame| frame.at) - 1;
     // What says whose log it is lies in the first entries; they are refused where they have to be applied again.
     let begin = frames.get(12).map_or(FRAMES_AT, |frame| frame.at);
     let begin = begin + ((last_batch - begin) as f64 * behind) as usize;
@@ -82,6 +85,22 @@ pub fn place(bytes: &[u8], behind: f64, random: &mut fastrand::Rng) -> usize {
             .any(|frame| (frame.at..frame.covered).contains(&at))
         {
             return at;
+        }
+    }
+}
+
+/// Any byte that a frame covers, in the log's first entries and its last batch as well, or that says whose log it is.
+pub fn any_place(bytes: &[u8], random: &mut fastrand::Rng) -> usize {
+    let frames = frames(bytes);
+    match random.u8(0..4) {
+        0 => random.usize(..HEADER_BYTES),
+        1 => {
+            let last = frames.last().expect("a frame");
+            random.usize(last.at..last.covered)
+        }
+        _ => {
+            let frame = frames[random.usize(..frames.len())];
+            random.usize(frame.at..frame.covered)
         }
     }
 }
@@ -99,18 +118,30 @@ pub fn entry_with(bytes: &[u8], text: &str, text_bytes: usize) -> Option<Frame> 
     behind.any(|length| length > text_bytes).then_some(entry)
 }
 
-/// Changes the byte at `at` of the log's first segment to another one.
+/// Changes the byte at `at` of the log's first segment to another one. What it was is known.
+///
+/// # Panics
+/// When the file cannot be written.
+pub fn change(setup: &Setup, at: usize, random: &mut fastrand::Rng) {
+    change_all(setup, at, 1, random);
+}
+
+/// Changes two bytes, at `at` and behind it: nobody knows what they were.
 ///
 /// # Panics
 /// When the file cannot be written.
 pub fn damage(setup: &Setup, at: usize, random: &mut fastrand::Rng) {
+    change_all(setup, at, 2, random);
+}
+
+fn change_all(setup: &Setup, at: usize, count: usize, random: &mut fastrand::Rng) {
     let path = segment(setup);
     let file = fs::OpenOptions::new().read(true).write(true).open(&path);
     let file = file.unwrap_or_else(|error| panic!("{path:?}: {error}"));
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at as u64).expect("a byte");
-    byte[0] ^= random.u8(1..);
-    file.write_all_at(&byte, at as u64).expect("written");
+    let mut bytes = vec![0; count];
+    file.read_exact_at(&mut bytes, at as u64).expect("bytes");
+    bytes.iter_mut().for_each(|byte| *byte ^= random.u8(1..));
+    file.write_all_at(&bytes, at as u64).expect("written");
 }
 
 /// Ends watchdog and engine at once, as a power cut would.

@@ -351,7 +351,7 @@ fn an_audit_finds_what_is_wrong_with_the_rows(server: &Postgres) {
     assert_eq!(differences(&audit(&setup, 15)), beyond);
 }
 
-/// A byte of the log changes behind a kill amid uploads: what had arrived by then is asked of the database. Each number is a row
+/// The log is damaged behind a kill amid uploads: what had arrived by then is asked of the database. Each number is a row
 /// or told as lost, once, and the books balance.
 fn what_arrived_is_not_told_as_lost(server: &Postgres) {
     let mut random = fastrand::Rng::with_seed(20_261_134);

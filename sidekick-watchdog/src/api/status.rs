@@ -314,6 +314,8 @@ pub struct StoreStatus {
     /// Log entries that were found damaged on the disk, and what is lost with each, in words; until the log is purged
     /// behind them.
     pub rotten: Vec<String>,
+    /// Bytes of the log that are not what was written, where that is known and nothing is lost; until the log is purged behind them.
+    pub mended_bytes: u64,
 }
 
 /// How far `dedupe` and `aggregate` have come. Nothing is uploaded before it came by there.

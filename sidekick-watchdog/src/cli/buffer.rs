@@ -25,7 +25,8 @@ pub(super) enum BufferCommand {
     Inspect(LookArgs),
     /// Read every frame and tell each damaged place, with what is lost there
     #[command(
-        after_help = "Exit code 15 when something is damaged. A watchdog that is started on it loses what is told here and nothing else.\n\n\
+        after_help = "Exit code 15 when something is damaged, also where nothing is lost by it. A watchdog that is started on it loses what is told\n\
+                      here and nothing else.\n\n\
                       Example: sidekick-watchdog buffer verify --data-dir /var/lib/lobby-1 || mail -s 'log damaged' ops"
     )]
     Verify(LookArgs),
@@ -172,6 +173,12 @@ fn damage_words(view: &LogView) -> Vec<String> {
     if let (false, Some(why)) = (words.is_empty(), view.untold()) {
         words.push(format!(
             "the log alone does not tell all that is lost: {why}"
+        ));
+    }
+    for (path, at) in view.mended() {
+        let path = path.display();
+        words.push(format!(
+            "{path}, byte {at}: not what was written, which is known; nothing is lost"
         ));
     }
     words

@@ -100,6 +100,7 @@ pub(crate) fn open_files(options: &NodeOptions) -> Result<Opened, StoreError> {
             Timing::Alone => Rot::Bridged,
             _ => Rot::Refused,
         },
+        is_whole: rot::is_whole,
         ..options.wal.clone()
     })?;
     let opened = open_state(options, wal.clone());

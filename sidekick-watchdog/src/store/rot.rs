@@ -1,6 +1,6 @@
 //! What a damaged entry is read as: the gaps that it left.
 //!
-//! Nobody knows what lay where the log is damaged. What is known is where each session stood before (a snapshot, and the
+//! This is about damage of several bytes; of a single one the log knows what it was (`wal::mend`). Nobody knows what lay where the log is damaged. What is known is where each session stood before (a snapshot, and the
 //! entries since) and where its next slab begins, or where the state says that it stood: the numbers between are lost.
 //! So in place of a lost entry readers get a batch of hole frames. Where the entry was applied before the damage came,
 //! upload alone reads it, and nothing is lost but the records; where it has to be applied again, its holes are taken like
@@ -34,6 +34,7 @@ use crate::position::{LOST_ITEM, Loss, Position};
 
 pub(crate) use bridges::Bridges;
 use kept::Kept;
+pub(crate) use salvage::is_whole;
 use salvage::{Readers, Salvaged, Standing, salvage};
 use walk::{Fault, Walk};
 

@@ -25,6 +25,7 @@ pub struct LogView {
     log: LogReader,
     directory: PathBuf,
     damage: Vec<DamagedPlace>,
+    mended: Vec<(PathBuf, u64)>,
     state: State,
     /// Where each sink began, as far as the log shows it.
     begun: BTreeMap<String, Position>,
@@ -82,7 +83,7 @@ impl LogView {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, StoreError> {
         let directory = data_dir.join("log");
-        let (log, damage) = LogReader::beside(&directory, progress)?;
+        let (log, damage) = LogReader::beside(&directory, rot::is_whole, progress)?;
         let lost = log.lost();
         let damage = damage.into_iter().map(|damage| {
             let is_here =
@@ -99,8 +100,11 @@ impl LogView {
                 entries: first.map(|first| (first, here.last().unwrap_or(first))),
             }
         });
+        let mended = log.mended().into_iter();
+        let mended = mended.map(|byte| (directory.join(segment_name(byte.segment)), byte.at));
         let mut view = Self {
             damage: damage.collect(),
+            mended: mended.collect(),
             log,
             directory,
             state: State::default(),
@@ -207,6 +211,11 @@ impl LogView {
     /// Where the log is damaged.
     pub fn damage(&self) -> &[DamagedPlace] {
         &self.damage
+    }
+
+    /// Bytes that are not what was written, where that is known: in which file and where. Nothing is lost of what they are in.
+    pub fn mended(&self) -> &[(PathBuf, u64)] {
+        &self.mended
     }
 
     /// The entries that are lost, and what is known to be lost with them.

@@ -8,9 +8,11 @@
 //! Knows nothing of openraft and of commands; entries are ids, kinds and bytes.
 
 mod batch;
+mod check;
 mod error;
 mod frame;
 mod index;
+mod mend;
 mod options;
 mod read;
 mod recovery;
@@ -20,7 +22,7 @@ mod segment;
 mod tests;
 mod writer;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -35,6 +37,7 @@ pub(crate) use frame::Kind;
 #[cfg(test)]
 pub(crate) use frame::broken;
 use index::Index;
+use mend::MendedByte;
 pub(crate) use options::Rot;
 pub use options::WalOptions;
 pub(crate) use read::LogReader;
@@ -80,7 +83,7 @@ pub(crate) enum Job {
     Stop,
 }
 
-/// Counters of the log; all grow but `log_bytes`.
+/// Counters of the log; all grow but `log_bytes` and `mended`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WalStats {
     /// Bytes of all segment files, spares included.
@@ -93,6 +96,8 @@ pub struct WalStats {
     pub bytes: u64,
     /// How long the last fdatasync took, in microseconds.
     pub last_sync_us: u64,
+    /// Bytes on the disk that are not what was written, where that is known and nothing is lost.
+    pub mended: u64,
 }
 
 #[derive(Debug, Default)]
@@ -121,6 +126,8 @@ struct Inner {
     written: u64,
     /// Entries that are damaged on the disk.
     lost: BTreeMap<u64, LostEntry>,
+    /// Bytes on the disk that are not what was written, where that is known.
+    mended: BTreeSet<MendedByte>,
 }
 
 /// An entry that is damaged on the disk.
@@ -161,6 +168,7 @@ impl Inner {
             index,
             segments: std::mem::take(&mut recovered.segments),
             lost: lost.collect(),
+            mended: std::mem::take(&mut recovered.mended).into_iter().collect(),
             ..Self::default()
         }
     }
@@ -252,6 +260,7 @@ impl Wal {
         let mut recovered = recovery::recover(
             &options.directory,
             Reading::Owner(options.rot),
+            options.is_whole,
             &mut |_, _| {},
         )?;
         let node = if recovered.tail.is_some() {
@@ -283,6 +292,9 @@ impl Wal {
                 to,
                 "the log is damaged here; the bytes stay as they are until the log is purged behind them"
             );
+        }
+        for byte in &shared.lock().mended {
+            byte.tell(&options.directory.join(segment_name(byte.segment)));
         }
         writer.clean_up()?;
         let (jobs, receiver) = sync_channel(JOBS_MAX);
@@ -332,6 +344,7 @@ impl Wal {
             entries: counters.entries.load(Ordering::Relaxed),
             bytes: counters.bytes.load(Ordering::Relaxed),
             last_sync_us: counters.last_sync_us.load(Ordering::Relaxed),
+            mended: self.reader.shared.lock().mended.len() as u64,
         }
     }
 

@@ -29,12 +29,16 @@ impl Board {
                 waits.unwrap_or_else(PoisonError::into_inner).clone()
             }),
             rotten: store.rotten().iter().map(ToString::to_string).collect(),
+            mended_bytes: stats.log.mended,
             ..StoreStatus::default()
         };
         let rotten = self.status.store.rotten.len();
         self.metrics
             .store_rotten_entries
             .set(i64::try_from(rotten).unwrap_or(i64::MAX));
+        self.metrics
+            .store_mended_bytes
+            .set(i64::try_from(stats.log.mended).unwrap_or(i64::MAX));
         raise_to(&self.metrics.store_fsyncs, stats.log.syncs);
         self.metrics
             .store_fsync_last_seconds

@@ -106,6 +106,9 @@ fn tell_store(table: &mut Table, store: &StoreStatus) {
     for words in &store.rotten {
         table.line("", words);
     }
+    if store.mended_bytes > 0 {
+        table.line("", mended_words(store.mended_bytes));
+    }
     for reason in &store.shut_out {
         table.line(
             "",
@@ -339,6 +342,18 @@ fn folding_words(folding: &FoldingStatus) -> String {
         let _ = write!(words, ", the oldest since {oldest} ({})", span(age_s));
     }
     words
+}
+
+/// What the disk gave back otherwise than it was written, and is known all the same.
+fn mended_words(bytes: u64) -> String {
+    let (are, were) = match bytes {
+        1 => ("is", "was"),
+        _ => ("are", "were"),
+    };
+    let bytes = count(bytes, "byte");
+    format!(
+        "{bytes} of the log {are} not what {were} written; nothing is lost, but the disk wants a look"
+    )
 }
 
 /// Why records were refused, as far as that is told.

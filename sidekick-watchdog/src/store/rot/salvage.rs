@@ -214,6 +214,18 @@ pub(super) fn salvage(payload: &[u8], standing: Standing) -> Option<Salvaged> {
     })
 }
 
+/// Whether the payload of an entry is what was written, by the checksums of its commands and of its frames.
+pub(crate) fn is_whole(payload: &[u8]) -> bool {
+    let Some(places) = places(payload) else {
+        return false;
+    };
+    places.iter().all(|place| {
+        let frames = payload.get(place.frames.clone());
+        let damages = frames.and_then(|frames| look(place, frames, &mut BTreeSet::new()));
+        damages.is_some_and(|damages| damages.is_empty())
+    })
+}
+
 /// Where the slabs of an entry lie, if its commands are what was written.
 fn places(payload: &[u8]) -> Option<Vec<Place>> {
     let heads = Batch::checked_heads(payload)?;

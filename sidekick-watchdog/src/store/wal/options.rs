@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use super::mend::IsWhole;
+
 /// What [`Wal::open`] needs to know.
 #[derive(Clone, Debug)]
 pub struct WalOptions {
@@ -19,6 +21,8 @@ pub struct WalOptions {
     pub node: u64,
     /// What becomes of entries that are damaged on the disk.
     pub(crate) rot: Rot,
+    /// Tells of what is damaged on the disk whether it was put right.
+    pub(crate) is_whole: IsWhole,
     /// Where tests let the disk fail.
     pub(crate) faults: Arc<Faults>,
 }
@@ -42,6 +46,7 @@ impl WalOptions {
             cache_bytes: 8 << 20,
             node: 1,
             rot: Rot::Refused,
+            is_whole: |_| false,
             faults: Arc::default(),
         }
     }

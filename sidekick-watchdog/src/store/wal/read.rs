@@ -1,12 +1,14 @@
 //! Reads entries back, from memory or from disk.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 
-use super::frame::{EntryId, FRAME_HEAD_BYTES, FrameHead, Kind, PAYLOAD_BYTES_MAX, frame_bytes};
+use super::frame::{EntryId, FRAME_HEAD_BYTES, FrameHead, Kind, frame_bytes};
+use super::mend::{IsWhole, MendedByte};
 use super::recovery::{Reading, recover};
 use super::scan::Damage;
 use super::segment::{self, Segment, read_exact_at};
@@ -26,19 +28,21 @@ pub(crate) struct LogReader {
 
 impl LogReader {
     /// Reads the log in `directory` as it is now, whether or not somebody writes to it, and changes nothing. Tells where it
-    /// is damaged; entries that lay there are [`Kind::Lost`]. Blocks for as long as reading the segments takes.
+    /// is damaged; entries that lay there are [`Kind::Lost`]. `is_whole` is that of [`WalOptions`](super::WalOptions). Blocks for as long as
+    /// reading the segments takes.
     ///
     /// # Errors
     /// As `Wal::open`, except for damaged entries.
     pub(crate) fn beside(
         directory: &Path,
+        is_whole: IsWhole,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<(Self, Vec<Damage>), WalError> {
         let mut before: Option<Vec<(u64, u64)>> = None;
         let mut tries = 0;
         let mut recovered = loop {
             tries += 1;
-            match recover(directory, Reading::Guest, progress) {
+            match recover(directory, Reading::Guest, is_whole, progress) {
                 Ok(recovered) => {
                     let places = recovered.damage.iter();
                     let places: Vec<_> = places.map(|d| (d.segment, d.from)).collect();
@@ -130,6 +134,11 @@ impl LogReader {
         self.shared.lock().segments.keys().copied().collect()
     }
 
+    /// Bytes on the disk that are not what was written, where that is known: nothing is lost of what they are in.
+    pub(crate) fn mended(&self) -> Vec<MendedByte> {
+        self.shared.lock().mended.iter().copied().collect()
+    }
+
     /// Whether the entry at `index` is damaged on the disk, as far as anybody has found out.
     pub(crate) fn is_damaged(&self, index: u64) -> bool {
         self.shared.lock().lost.contains_key(&index)
@@ -170,7 +179,7 @@ impl LogReader {
                 if !head.follows(previous) {
                     return None;
                 }
-                if head.verify(&frame, segment.salt) {
+                if head.verify(&frame, segment.check) {
                     return found;
                 }
             }
@@ -269,7 +278,18 @@ pub(super) fn read_one(
         (Arc::clone(segment), offset)
     };
     match read_frame(&segment, index, offset, part) {
-        Ok(entry) => Ok(Some(entry)),
+        Ok((entry, mended)) => {
+            if let Some(at) = mended {
+                let byte = MendedByte {
+                    segment: segment.number,
+                    at,
+                };
+                if shared.lock().mended.insert(byte) {
+                    byte.tell(Path::new(&segment::segment_name(byte.segment)));
+                }
+            }
+            Ok(Some(entry))
+        }
         Err(error) => {
             // Purged and recycled while we read?
             let inner = shared.lock();
@@ -282,12 +302,13 @@ pub(super) fn read_one(
     }
 }
 
+/// An entry from the disk, and where the byte is that had to be mended, if one had.
 fn read_frame(
     segment: &Segment,
     index: u64,
     offset: u64,
     part: Part,
-) -> Result<LogEntry, WalError> {
+) -> Result<(LogEntry, Option<u64>), WalError> {
     let path = PathBuf::from(segment::segment_name(segment.number));
     let io = |error| WalError::io("cannot read the log", &path, error);
     let damaged = || WalError::Rotten {
@@ -295,21 +316,19 @@ fn read_frame(
         path: path.clone(),
         offset,
     };
-    let mut head_bytes = [0; FRAME_HEAD_BYTES];
-    read_exact_at(&segment.file, &mut head_bytes, offset).map_err(io)?;
-    let head = FrameHead::parse(&head_bytes)
-        .filter(|head| head.kind.is_entry() && head.id.index == index)
-        .ok_or_else(damaged)?;
+    let is_it = |head: &FrameHead| head.kind.is_entry() && head.id.index == index;
+    let file_bytes = segment.file.metadata().map_err(io)?.len();
+    let whole = whole_frame(segment, file_bytes, offset).map_err(io)?;
+    let (head, frame, mended) = match whole.filter(|(head, _)| is_it(head)) {
+        Some((head, frame)) => (head, frame, None),
+        None => {
+            let mended = segment.mender(file_bytes).mend(offset, None).map_err(io)?;
+            let mended = mended.filter(|mended| is_it(&mended.head));
+            let mended = mended.ok_or_else(damaged)?;
+            (mended.head, mended.frame, Some(mended.at))
+        }
+    };
     let len = head.len as usize;
-    let end = offset + (FRAME_HEAD_BYTES + len) as u64;
-    if end > segment.file.metadata().map_err(io)?.len() {
-        return Err(damaged());
-    }
-    let mut frame = vec![0; FRAME_HEAD_BYTES + len.min(PAYLOAD_BYTES_MAX)];
-    read_exact_at(&segment.file, &mut frame, offset).map_err(io)?;
-    if !head.verify(&frame, segment.salt) {
-        return Err(damaged());
-    }
     let payload = match part {
         Part::Heads(wanted) if head.kind == Kind::Normal => {
             let keep = wanted(&frame[FRAME_HEAD_BYTES..]).min(len);
@@ -317,9 +336,30 @@ fn read_frame(
         }
         _ => Bytes::from(frame).slice(FRAME_HEAD_BYTES..),
     };
-    Ok(LogEntry {
+    let entry = LogEntry {
         id: head.id,
         kind: head.kind,
         payload,
-    })
+    };
+    Ok((entry, mended))
+}
+
+/// Head and bytes of the frame at `offset`, if it is whole.
+fn whole_frame(
+    segment: &Segment,
+    file_bytes: u64,
+    offset: u64,
+) -> io::Result<Option<(FrameHead, Vec<u8>)>> {
+    let mut head_bytes = [0; FRAME_HEAD_BYTES];
+    read_exact_at(&segment.file, &mut head_bytes, offset)?;
+    let Some(head) = FrameHead::parse(&head_bytes) else {
+        return Ok(None);
+    };
+    let len = FRAME_HEAD_BYTES + head.len as usize;
+    if offset + len as u64 > file_bytes {
+        return Ok(None);
+    }
+    let mut frame = vec![0; len];
+    read_exact_at(&segment.file, &mut frame, offset)?;
+    Ok(head.verify(&frame, segment.check).then_some((head, frame)))
 }

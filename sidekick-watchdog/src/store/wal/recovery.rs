@@ -3,7 +3,8 @@
 //! What ends a log and what is damage in it: see `scan`. Damage costs the entries that lay there and nothing else
 //! ([`Rot::Bridged`]): their indexes stay, so that the log has no hole and no index is used twice; what they are read as
 //! is for others to say. Which entries lay there follows from the index of the first one behind. Unsafe, and refused as
-//! ever: a missing segment, a header that is none, entries that are not in their order.
+//! ever: a missing segment, a header that is none, entries that are not in their order. A frame or a header of which one byte is
+//! another one is none of that: it is read as what it was.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use super::frame::{EntryId, FRAME_HEAD_BYTES, Kind};
 use super::index::Index;
+use super::mend::{IsWhole, MendedByte};
 use super::scan::{Damage, Piece, Scan};
 use super::segment::{
     HEADER_BYTES, Header, HeaderFault, Segment, list, open_ro, open_rw, read_exact_at,
@@ -31,6 +33,8 @@ pub(crate) struct Recovered {
     pub(crate) log: uuid::Uuid,
     /// All that is damaged.
     pub(crate) damage: Vec<Damage>,
+    /// What differs from what was written, where that is known.
+    pub(crate) mended: Vec<MendedByte>,
     /// The entries that lay where the damage is, and where that is.
     pub(crate) lost: BTreeMap<u64, (EntryId, Damage)>,
     /// Damage of which no entry behind has told yet what lay there.
@@ -63,6 +67,7 @@ pub(crate) enum Reading {
 pub(crate) fn recover(
     directory: &Path,
     reading: Reading,
+    is_whole: IsWhole,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Recovered, WalError> {
     let io = |error| WalError::io("cannot read the log", directory, error);
@@ -95,13 +100,18 @@ pub(crate) fn recover(
         let file_bytes = file.metadata().map_err(io)?.len();
         let mut page = vec![0; HEADER_BYTES.min(file_bytes) as usize];
         read_exact_at(&file, &mut page, 0).map_err(io)?;
-        let header = Header::decode(&page).map_err(|fault| match fault {
+        let (header, mended) = Header::read(&page).map_err(|fault| match fault {
             HeaderFault::Newer(found) => WalError::Newer {
                 path: path.clone(),
                 found,
             },
             HeaderFault::Damaged => damaged(0, "its header is not one"),
         })?;
+        let in_header = mended.map(|at| MendedByte {
+            segment: number,
+            at,
+        });
+        out.mended.extend(in_header);
         if header.number != number {
             return Err(damaged(
                 0,
@@ -115,7 +125,7 @@ pub(crate) fn recover(
             return Err(damaged(0, "it belongs to another log"));
         }
         let is_last = at + 1 == count;
-        let mut scan = Scan::new(&file, file_bytes, number, header.salt, is_last);
+        let mut scan = Scan::new(&file, file_bytes, number, header.check, is_whole, is_last);
         while let Some(piece) = scan.next().map_err(io)? {
             match piece {
                 Piece::Damage(damage) if reading == Reading::Owner(Rot::Refused) => {
@@ -139,6 +149,7 @@ pub(crate) fn recover(
         if is_last && is_owner {
             rewrite(&file, scan.batch_start, scan.position, &io)?;
         }
+        out.mended.append(&mut scan.mended);
         out.tail = Some(Tail {
             number,
             position: scan.position,
@@ -150,8 +161,9 @@ pub(crate) fn recover(
             number,
             Arc::new(Segment {
                 number,
-                salt: header.salt,
+                check: header.check,
                 file,
+                is_whole,
             }),
         );
         progress(at + 1, count);

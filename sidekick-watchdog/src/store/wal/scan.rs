@@ -1,6 +1,7 @@
 //! Goes through the frames of one segment, and over what is damaged between them. Changes nothing.
 //!
-//! A bad frame is *damage* when it is proved that it had been whole once: another segment follows, or a later batch of
+//! Of a frame in which one byte is another one it is known what it was (`mend`): it counts as whole, wherever it lies. Any other
+//! bad frame is *damage* when it is proved that it had been whole once: another segment follows, or a later batch of
 //! the same one, since a batch is only written after the one before it was fsynced. Otherwise it is where the log ends:
 //! a batch was being written when the process or the machine went down, and nobody was told that it is durable.
 
@@ -8,15 +9,17 @@ use std::fs::File;
 use std::io;
 
 use super::BATCH_BYTES_MAX;
+use super::check::Check;
 use super::frame::{FLAG_BATCH_START, FRAME_HEAD_BYTES, FrameHead, Kind, broken, frame_bytes};
+use super::mend::{IsWhole, MendedByte, Mender};
 use super::segment::{HEADER_BYTES, read_exact_at};
 
 /// What lies at a place of a segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Piece {
-    /// A whole frame that begins at this byte.
+    /// A whole frame that begins at this byte, or one of which a byte was mended.
     Frame(u64, FrameHead),
-    /// Bytes that are not what was written.
+    /// Bytes that are not what was written, and nobody knows what that was.
     Damage(Damage),
 }
 
@@ -39,7 +42,8 @@ pub(crate) struct Damage {
 pub(super) struct Scan<'a> {
     window: Window<'a>,
     segment: u64,
-    salt: u64,
+    check: Check,
+    is_whole: IsWhole,
     /// No segment follows it.
     is_last: bool,
     /// Where the next frame begins.
@@ -50,6 +54,10 @@ pub(super) struct Scan<'a> {
     pub(super) batch_start: u64,
     /// The frame that says that the segment is complete was read.
     pub(super) sealed: bool,
+    /// Bytes that are not what was written, where that is known.
+    pub(super) mended: Vec<MendedByte>,
+    /// Where the last frame begins that had to be mended, and its payload's first byte.
+    first_byte: Option<(u64, u8)>,
     /// What is at `position` was found behind damage: it names a frame that nobody has read.
     is_resumed: bool,
     is_over: bool,
@@ -60,7 +68,8 @@ impl<'a> Scan<'a> {
         file: &'a File,
         file_bytes: u64,
         segment: u64,
-        salt: u64,
+        check: Check,
+        is_whole: IsWhole,
         is_last: bool,
     ) -> Self {
         Self {
@@ -71,12 +80,15 @@ impl<'a> Scan<'a> {
                 bytes: Vec::new(),
             },
             segment,
-            salt,
+            check,
+            is_whole,
             is_last,
             position: HEADER_BYTES,
             previous: 0,
             batch_start: HEADER_BYTES,
             sealed: false,
+            mended: Vec::new(),
+            first_byte: None,
             is_resumed: false,
             is_over: false,
         }
@@ -88,24 +100,52 @@ impl<'a> Scan<'a> {
             return Ok(None);
         }
         let at = self.position;
-        match self.window.frame(at, self.salt)? {
-            Some(head) if self.is_resumed || head.follows(self.previous) => {
-                self.is_resumed = false;
-                if head.flags & FLAG_BATCH_START != 0 {
-                    self.batch_start = at;
-                }
-                self.sealed = head.kind == Kind::Seal;
-                self.previous = head.crc;
-                self.position += frame_bytes(head.len as usize) as u64;
-                Ok(Some(Piece::Frame(at, head)))
-            }
-            _ => self.damage(at),
+        let whole = self.window.frame(at, self.check)?;
+        let whole = whole.filter(|head| self.is_resumed || head.follows(self.previous));
+        let head = match whole {
+            Some(head) => Some(head),
+            None => self.mend(at)?,
+        };
+        let Some(head) = head else {
+            return self.damage(at);
+        };
+        self.is_resumed = false;
+        if head.flags & FLAG_BATCH_START != 0 {
+            self.batch_start = at;
+        }
+        self.sealed = head.kind == Kind::Seal;
+        self.previous = head.crc;
+        self.position += frame_bytes(head.len as usize) as u64;
+        Ok(Some(Piece::Frame(at, head)))
+    }
+
+    /// The first byte of the payload of the frame that was read last, at `at`.
+    pub(super) fn first_byte(&mut self, at: u64) -> io::Result<u8> {
+        match self.first_byte {
+            Some((of, byte)) if of == at => Ok(byte),
+            _ => Ok(self.window.at(at + FRAME_HEAD_BYTES as u64, 1)?[0]),
         }
     }
 
-    /// The first byte of a whole frame's payload.
-    pub(super) fn first_byte(&mut self, at: u64) -> io::Result<u8> {
-        Ok(self.window.at(at + FRAME_HEAD_BYTES as u64, 1)?[0])
+    /// The head of the frame at `at`, where all of it but one byte is what was written.
+    fn mend(&mut self, at: u64) -> io::Result<Option<FrameHead>> {
+        let mender = Mender {
+            file: self.window.file,
+            file_bytes: self.window.file_bytes,
+            check: self.check,
+            is_whole: self.is_whole,
+        };
+        let previous = (!self.is_resumed).then_some(self.previous);
+        let Some(mended) = mender.mend(at, previous)? else {
+            return Ok(None);
+        };
+        self.mended.push(MendedByte {
+            segment: self.segment,
+            at: mended.at,
+        });
+        let first = mended.frame.get(FRAME_HEAD_BYTES);
+        self.first_byte = first.map(|byte| (at, *byte));
+        Ok(Some(mended.head))
     }
 
     fn damage(&mut self, from: u64) -> io::Result<Option<Piece>> {
@@ -153,7 +193,7 @@ impl<'a> Scan<'a> {
             // Most places do not even look like a head, and no crc is made for them.
             let looks = FrameHead::parse(self.window.at(at, FRAME_HEAD_BYTES)?).is_some();
             let Some(head) = looks
-                .then(|| self.window.frame(at, self.salt))
+                .then(|| self.window.frame(at, self.check))
                 .transpose()?
                 .flatten()
             else {
@@ -196,7 +236,7 @@ impl Window<'_> {
     }
 
     /// The frame at `offset`, if it is whole and right. Its bytes can then be had from `at`.
-    fn frame(&mut self, offset: u64, salt: u64) -> io::Result<Option<FrameHead>> {
+    fn frame(&mut self, offset: u64, check: Check) -> io::Result<Option<FrameHead>> {
         if offset + FRAME_HEAD_BYTES as u64 > self.file_bytes {
             return Ok(None);
         }
@@ -208,6 +248,6 @@ impl Window<'_> {
             return Ok(None);
         }
         let len = FRAME_HEAD_BYTES + head.len as usize;
-        Ok(head.verify(self.at(offset, len)?, salt).then_some(head))
+        Ok(head.verify(self.at(offset, len)?, check).then_some(head))
     }
 }

@@ -6,20 +6,27 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::check::{Check, Crc, change_of_crc};
+use super::frame::broken;
+use super::mend::{IsWhole, Mender};
 use crate::platform;
 
 /// Frames begin here; the header has a page of its own, which is never written again.
 pub(crate) const HEADER_BYTES: u64 = 4096;
 const MAGIC: &[u8; 8] = b"SKWAL\r\n\x1a";
 /// The version of header and frames. A higher one is refused with a clear message.
-pub(crate) const WAL_VERSION: u16 = 1;
+pub(crate) const WAL_VERSION: u16 = 2;
+/// The version whose frames have CRC-32, still read and written to its end.
+const WAL_VERSION_IEEE: u16 = 1;
 const HEADER_USED: usize = 60;
+/// The crc of what lies before it.
+const HEADER_CRC_AT: usize = HEADER_USED - 4;
 
 /// What a segment's header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) number: u64,
-    pub(crate) salt: u64,
+    pub(crate) check: Check,
     pub(crate) node: u64,
     /// One UUID for all segments of a log, so that a file of another log is noticed.
     pub(crate) log: Uuid,
@@ -36,17 +43,52 @@ impl Header {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut page = vec![0; HEADER_BYTES as usize];
         page[..8].copy_from_slice(MAGIC);
-        page[8..10].copy_from_slice(&WAL_VERSION.to_le_bytes());
+        let version = match self.check.crc {
+            Crc::Castagnoli => WAL_VERSION,
+            Crc::Ieee => WAL_VERSION_IEEE,
+        };
+        page[8..10].copy_from_slice(&version.to_le_bytes());
         page[16..24].copy_from_slice(&self.number.to_le_bytes());
-        page[24..32].copy_from_slice(&self.salt.to_le_bytes());
+        page[24..32].copy_from_slice(&self.check.salt.to_le_bytes());
         page[32..40].copy_from_slice(&self.node.to_le_bytes());
         page[40..56].copy_from_slice(self.log.as_bytes());
-        let crc = crc32fast::hash(&page[..HEADER_USED - 4]);
-        page[HEADER_USED - 4..HEADER_USED].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32fast::hash(&page[..HEADER_CRC_AT]);
+        page[HEADER_CRC_AT..HEADER_USED].copy_from_slice(&crc.to_le_bytes());
         page
     }
 
-    pub(crate) fn decode(page: &[u8]) -> Result<Self, HeaderFault> {
+    /// The header, and the place of the byte in it that had to be mended, if one had.
+    pub(crate) fn read(page: &[u8]) -> Result<(Self, Option<u64>), HeaderFault> {
+        Self::decode(page).map_or_else(
+            |fault| Self::mend(page).ok_or(fault),
+            |header| Ok((header, None)),
+        )
+    }
+
+    /// What it was, if all of it but one byte is what was written.
+    fn mend(page: &[u8]) -> Option<(Self, Option<u64>)> {
+        if broken::get(broken::Without::Mending) {
+            return None;
+        }
+        let mut header = page.get(..HEADER_USED)?.to_vec();
+        let (covered, crc) = header.split_last_chunk()?;
+        let difference = crc32fast::hash(covered) ^ u32::from_le_bytes(*crc);
+        let in_crc =
+            change_of_crc(difference).map(|(place, change)| (HEADER_CRC_AT + place, change));
+        let mut found = None;
+        for (place, change) in Crc::Ieee.changes(HEADER_CRC_AT, difference).chain(in_crc) {
+            header[place] ^= change;
+            if let Ok(mended) = Self::decode(&header)
+                && found.replace((mended, Some(place as u64))).is_some()
+            {
+                return None;
+            }
+            header[place] ^= change;
+        }
+        found
+    }
+
+    fn decode(page: &[u8]) -> Result<Self, HeaderFault> {
         if page.len() < HEADER_USED || &page[..8] != MAGIC {
             return Err(HeaderFault::Damaged);
         }
@@ -59,15 +101,23 @@ impl Header {
             word.copy_from_slice(&page[at..at + 8]);
             u64::from_le_bytes(word)
         };
-        let crc = crc32fast::hash(&page[..HEADER_USED - 4]).to_le_bytes();
-        if crc != page[HEADER_USED - 4..HEADER_USED] || version != WAL_VERSION {
+        let crc = crc32fast::hash(&page[..HEADER_CRC_AT]).to_le_bytes();
+        let of_version = match version {
+            WAL_VERSION => Crc::Castagnoli,
+            WAL_VERSION_IEEE => Crc::Ieee,
+            _ => return Err(HeaderFault::Damaged),
+        };
+        if crc != page[HEADER_CRC_AT..HEADER_USED] {
             return Err(HeaderFault::Damaged);
         }
         let mut log = [0; 16];
         log.copy_from_slice(&page[40..56]);
         Ok(Self {
             number: word(16),
-            salt: word(24),
+            check: Check {
+                crc: of_version,
+                salt: word(24),
+            },
             node: word(32),
             log: Uuid::from_bytes(log),
         })
@@ -78,8 +128,21 @@ impl Header {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) number: u64,
-    pub(crate) salt: u64,
+    pub(super) check: Check,
     pub(crate) file: File,
+    pub(super) is_whole: IsWhole,
+}
+
+impl Segment {
+    /// What mends its frames, of a file that has so many bytes now.
+    pub(super) fn mender(&self, file_bytes: u64) -> Mender<'_> {
+        Mender {
+            file: &self.file,
+            file_bytes,
+            check: self.check,
+            is_whole: self.is_whole,
+        }
+    }
 }
 
 /// The file name of segment `number`.

@@ -9,31 +9,37 @@ use std::path::{Path, PathBuf};
 use super::frame::FRAME_HEAD_BYTES;
 use super::*;
 
-const NODE: u64 = 7;
+pub(super) const NODE: u64 = 7;
 
 /// As a node of a group does: damage is refused.
 fn recover(directory: &Path) -> Result<Recovered, WalError> {
-    super::recovery::recover(directory, Reading::Owner(Rot::Refused), &mut |_, _| {})
+    super::recovery::recover(
+        directory,
+        Reading::Owner(Rot::Refused),
+        |_| true,
+        &mut |_, _| {},
+    )
 }
 
-fn options(directory: &Path) -> WalOptions {
+pub(super) fn options(directory: &Path) -> WalOptions {
     WalOptions {
         segment_bytes: 64 << 10,
         zero_step_bytes: 16 << 10,
         cache_bytes: 4 << 10,
         node: NODE,
+        is_whole: |_| true,
         ..WalOptions::new(directory)
     }
 }
 
 /// A directory in memory where there is one: thousands of logs are recovered, and no power is cut.
-fn memory_dir() -> tempfile::TempDir {
+pub(super) fn memory_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .unwrap()
 }
 
-fn id(index: u64) -> EntryId {
+pub(super) fn id(index: u64) -> EntryId {
     EntryId {
         term: 1,
         node: NODE,
@@ -48,7 +54,7 @@ fn payload(index: u64, bytes: usize) -> Bytes {
         .into()
 }
 
-fn entries(range: std::ops::RangeInclusive<u64>, bytes: usize) -> Vec<LogEntry> {
+pub(super) fn entries(range: std::ops::RangeInclusive<u64>, bytes: usize) -> Vec<LogEntry> {
     range
         .map(|index| LogEntry {
             id: id(index),
@@ -58,13 +64,13 @@ fn entries(range: std::ops::RangeInclusive<u64>, bytes: usize) -> Vec<LogEntry> 
         .collect()
 }
 
-fn wait(job: impl FnOnce(Done)) -> io::Result<()> {
+pub(super) fn wait(job: impl FnOnce(Done)) -> io::Result<()> {
     let (sender, receiver) = channel();
     job(Box::new(move |result| drop(sender.send(result))));
     receiver.recv().unwrap()
 }
 
-fn append(wal: &Wal, entries: Vec<LogEntry>) -> io::Result<()> {
+pub(super) fn append(wal: &Wal, entries: Vec<LogEntry>) -> io::Result<()> {
     wait(|done| wal.append(entries, done))
 }
 
@@ -251,15 +257,22 @@ fn without_the_crc_a_torn_batch_is_noticed_by_these_tests() {
     result.unwrap_err();
 }
 
+/// Changes two bytes: one alone costs nothing (`mend`).
+fn spoil(bytes: &mut [u8], at: usize) {
+    for byte in &mut bytes[at..at + 2] {
+        *byte ^= 1 << (at % 8);
+    }
+}
+
 #[test]
-fn a_rotten_byte_before_the_last_batch_is_damage_and_not_an_end() {
+fn rot_before_the_last_batch_is_damage_and_not_an_end() {
     let dir = tempfile::tempdir().unwrap();
     let (path, _, after) = two_states(dir.path());
     let recovered = recover(dir.path()).unwrap();
     for index in 0..5 {
         let (_, offset) = recovered.index.get(index).unwrap();
         let mut rotten = after.clone();
-        rotten[offset as usize + FRAME_HEAD_BYTES + 50] ^= 4;
+        spoil(&mut rotten, offset as usize + FRAME_HEAD_BYTES + 50);
         std::fs::write(&path, &rotten).unwrap();
         let error = recover(dir.path()).unwrap_err();
         assert!(matches!(error, WalError::Damaged { .. }), "{error}");
@@ -267,7 +280,7 @@ fn a_rotten_byte_before_the_last_batch_is_damage_and_not_an_end() {
     // In the last batch it cannot be told from a tear.
     let (_, offset) = recovered.index.get(6).unwrap();
     let mut torn = after;
-    torn[offset as usize + FRAME_HEAD_BYTES + 50] ^= 4;
+    spoil(&mut torn, offset as usize + FRAME_HEAD_BYTES + 50);
     std::fs::write(&path, &torn).unwrap();
     assert_eq!(recover(dir.path()).unwrap().index.bounds(), Some((0, 5)));
 }
@@ -276,7 +289,7 @@ fn a_rotten_byte_before_the_last_batch_is_damage_and_not_an_end() {
 fn bridges(path: &Path, lost: &[u64]) -> Result<(), String> {
     let reading = Reading::Owner(Rot::Bridged);
     let directory = path.parent().expect("a directory");
-    let recovered = super::recovery::recover(directory, reading, &mut |_, _| {})
+    let recovered = super::recovery::recover(directory, reading, |_| true, &mut |_, _| {})
         .map_err(|error| error.to_string())?;
     if recovered.index.bounds() != Some((0, 7)) {
         return Err(format!("{:?} are left", recovered.index.bounds()));
@@ -301,22 +314,24 @@ fn bridges(path: &Path, lost: &[u64]) -> Result<(), String> {
     intact.try_for_each(|index| is_whole(&recovered, &file, index))
 }
 
-/// Changes every byte before the last batch, one at a time, then whole stretches; returns the first complaint.
+/// Changes every two bytes before the last batch, then whole stretches; returns the first complaint.
 fn rot_everywhere() -> Result<(), String> {
     let dir = memory_dir();
     let (path, _, after) = two_states(dir.path());
     let recovered = recover(dir.path()).map_err(|error| error.to_string())?;
     let place = |index| recovered.index.get(index).expect("an entry").1 as usize;
     let begin = segment::HEADER_BYTES as usize;
-    for at in begin..place(5) {
-        let mut rotten = after.clone();
-        rotten[at] ^= 1 << (at % 8);
-        std::fs::write(&path, &rotten).unwrap();
+    for at in begin..place(5) - 1 {
         let index = (0..5).rfind(|index| place(*index) <= at);
-        // The padding is nobody's.
-        let is_padding = index.is_some_and(|index| at >= place(index) + FRAME_HEAD_BYTES + 100)
-            || (index.is_none() && at > begin + FRAME_HEAD_BYTES);
-        let lost: Vec<u64> = index.filter(|_| !is_padding).into_iter().collect();
+        let end = index.map_or(0, |index| place(index) + FRAME_HEAD_BYTES + 100);
+        if at + 1 == end {
+            // One byte alone: the padding is nobody's.
+            continue;
+        }
+        let mut rotten = after.clone();
+        spoil(&mut rotten, at);
+        std::fs::write(&path, &rotten).unwrap();
+        let lost: Vec<u64> = index.filter(|_| at < end).into_iter().collect();
         bridges(&path, &lost).map_err(|complaint| format!("byte {at}: {complaint}"))?;
     }
     for (first, last) in [(0, 1), (1, 4), (0, 4)] {
@@ -330,7 +345,7 @@ fn rot_everywhere() -> Result<(), String> {
 }
 
 #[test]
-fn a_rotten_byte_costs_the_entry_that_it_lies_in() {
+fn rot_costs_the_entry_that_it_lies_in() {
     rot_everywhere().unwrap();
 }
 
@@ -367,7 +382,7 @@ fn rot_at_the_border_of_two_segments_is_bridged() {
         let path = dir.path().join(segment::segment_name(number));
         let whole = std::fs::read(&path).unwrap();
         let mut rotten = whole.clone();
-        rotten[at] ^= 1;
+        spoil(&mut rotten, at);
         std::fs::write(&path, &rotten).unwrap();
         let options = WalOptions {
             rot: Rot::Bridged,
@@ -398,12 +413,14 @@ fn a_missing_or_damaged_segment_is_told() {
     // Cut in the middle, and with a newer version.
     std::fs::write(&second, &bytes[..bytes.len() / 2]).unwrap();
     assert!(matches!(recover(dir.path()), Err(WalError::Damaged { .. })));
+    // A newer program has other fields, and perhaps another checksum.
     let mut newer = bytes.clone();
-    newer[8] = 2;
+    newer[8] = 3;
+    newer[10] = 1;
     std::fs::write(&second, &newer).unwrap();
     assert!(matches!(
         recover(dir.path()),
-        Err(WalError::Newer { found: 2, .. })
+        Err(WalError::Newer { found: 3, .. })
     ));
     std::fs::write(&second, &bytes).unwrap();
     recover(dir.path()).unwrap();
@@ -412,6 +429,57 @@ fn a_missing_or_damaged_segment_is_told() {
         recover(dir.path()),
         Err(WalError::Hole { expected: 1, .. })
     ));
+}
+
+/// Segments of version 1 have another crc. One is read, written to its end, and followed by one of ours.
+#[test]
+fn a_log_of_version_1_is_read_and_gone_on_with() {
+    use super::check::{Check, Crc};
+    let dir = tempfile::tempdir().unwrap();
+    let check = Check {
+        crc: Crc::Ieee,
+        salt: 4711,
+    };
+    let header = segment::Header {
+        number: 1,
+        check,
+        node: NODE,
+        log: uuid::Uuid::from_u128(1),
+    };
+    let (mut bytes, mut previous) = (header.encode(), 0);
+    assert_eq!(bytes[8], 1);
+    for entry in entries(0..=9, 1000) {
+        let (kind, flags) = (entry.kind, frame::FLAG_BATCH_START);
+        let payload = &entry.payload;
+        previous = frame::write_frame(&mut bytes, check, previous, kind, flags, entry.id, payload);
+    }
+    bytes.resize(16 << 10, 0);
+    std::fs::write(dir.path().join(segment::segment_name(1)), bytes).unwrap();
+    let versions = || {
+        let (files, _) = segment::list(dir.path()).unwrap();
+        let bytes = files.iter().map(|(_, path)| std::fs::read(path).unwrap());
+        bytes.map(|bytes| bytes[8]).collect::<Vec<_>>()
+    };
+    let wal = Wal::open(&options(dir.path())).unwrap();
+    check_all(&wal, 9);
+    append(&wal, entries(10..=12, 1000)).unwrap();
+    wal.stop();
+    assert_eq!(versions(), [1]);
+    let wal = Wal::open(&options(dir.path())).unwrap();
+    check_all(&wal, 12);
+    for index in 13..=80 {
+        append(&wal, entries(index..=index, 1000)).unwrap();
+    }
+    wal.stop();
+    assert_eq!(versions(), [1, 2]);
+    let wal = Wal::open(&options(dir.path())).unwrap();
+    check_all(&wal, 80);
+    wal.stop();
+}
+
+fn check_all(wal: &Wal, last: u64) {
+    check(wal, 0, last, 1000);
+    assert!(wal.mended().is_empty());
 }
 
 /// Fills segments with entries of one size so that stale frames lie where new ones would, recycles them, and tears

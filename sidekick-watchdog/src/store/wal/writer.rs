@@ -12,6 +12,7 @@ use uuid::Uuid;
 mod space;
 
 use super::batch::PendingBatch;
+use super::check::{Check, Crc};
 use super::frame::{
     EntryId, FLAG_BATCH_START, FRAME_HEAD_BYTES, Kind, PAYLOAD_BYTES_MAX, frame_bytes,
 };
@@ -84,8 +85,12 @@ impl Writer {
                         .map(|file| {
                             Arc::new(Segment {
                                 number: 0,
-                                salt: 0,
+                                check: Check {
+                                    crc: Crc::Castagnoli,
+                                    salt: 0,
+                                },
                                 file,
+                                is_whole: options.is_whole,
                             })
                         })
                         .map_err(io)
@@ -222,10 +227,10 @@ impl Writer {
         } else {
             0
         };
-        let salt = self.current.salt;
+        let check = self.current.check;
         self.previous = self
             .pending
-            .put(salt, self.previous, kind, flags, id, payload);
+            .put(check, self.previous, kind, flags, id, payload);
         if kind.is_entry() {
             self.effects.push(Effect::Entry {
                 index: id.index,

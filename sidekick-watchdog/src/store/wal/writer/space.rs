@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::super::check::{Check, Crc};
 use super::super::frame::{EntryId, FLAG_BATCH_START, Kind, write_frame};
 use super::super::segment::{
     Header, Segment, list, open_rw, segment_name, spare_name, sync_directory, write_all_at,
@@ -111,9 +112,9 @@ impl Writer {
         } else {
             0
         };
-        let salt = self.current.salt;
+        let check = self.current.check;
         self.pending.put(
-            salt,
+            check,
             self.previous,
             Kind::Seal,
             flags,
@@ -142,14 +143,17 @@ impl Writer {
         };
         let header = Header {
             number,
-            salt,
+            check: Check {
+                crc: Crc::Castagnoli,
+                salt,
+            },
             node: self.node,
             log: self.log,
         };
         let mut head = header.encode();
         let mut previous = 0;
         let mut put = |kind, id, payload: &[u8]| {
-            previous = write_frame(&mut head, header.salt, previous, kind, 0, id, payload);
+            previous = write_frame(&mut head, header.check, previous, kind, 0, id, payload);
         };
         // Every segment begins with what the ones before it said, so that they can be removed.
         if let Some(vote) = self.vote {
@@ -205,8 +209,9 @@ impl Writer {
         file.sync_all()?;
         let segment = Arc::new(Segment {
             number,
-            salt: header.salt,
+            check: header.check,
             file,
+            is_whole: self.options.is_whole,
         });
         Ok(Next {
             segment,
@@ -255,6 +260,7 @@ impl Writer {
             for number in &gone {
                 inner.segments.remove(number);
             }
+            inner.mended.retain(|byte| !gone.contains(&byte.segment));
             gone
         };
         let directory = &self.options.directory;
