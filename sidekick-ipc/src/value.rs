@@ -8,6 +8,7 @@
 //! Not here: how records are framed (`frame`), what `Value`s mean to the store.
 
 mod check;
+mod common_fields;
 mod decode;
 mod encode;
 pub mod fields;
@@ -15,6 +16,8 @@ mod from_json;
 mod json;
 mod wire;
 
+#[cfg(test)]
+mod common_fields_tests;
 #[cfg(test)]
 mod fields_tests;
 #[cfg(test)]
@@ -29,6 +32,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use check::{Refusal, check};
+pub use common_fields::{
+    COMMON_FIELDS_BYTES_MAX, COMMON_FIELDS_MAX, CommonFields, CommonFieldsError,
+};
 pub use decode::decode;
 pub use encode::{encode, encode_into};
 pub use from_json::JsonError;

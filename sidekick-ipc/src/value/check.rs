@@ -163,7 +163,8 @@ fn step(reader: &mut Reader<'_>, depth: usize, path: &mut String) -> Result<(), 
     if depth == 0 { reader.finish() } else { Ok(()) }
 }
 
-fn shortened(key: &str) -> String {
+/// At most so much of a key as a sentence can show.
+pub(super) fn shortened(key: &str) -> String {
     let mut short: String = key.chars().take(KEY_CHARS_MAX).collect();
     if short.len() < key.len() {
         short.push('…');
