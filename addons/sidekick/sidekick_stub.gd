@@ -46,6 +46,12 @@ func record(stream: StringName, data: Variant) -> int:
 	return 0
 
 
+## Puts [param fields] into every record from now on whose data is a dictionary, in place of those set before.
+func set_common_fields(fields: Dictionary) -> void:
+	if _native != null:
+		_native.call(&"set_common_fields", fields)
+
+
 ## [code]await Sidekick.flush()[/code]: true when everything recorded before is on disk.
 func flush(timeout_s: float = 5.0) -> Signal:
 	if _native != null:

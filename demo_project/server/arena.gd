@@ -14,6 +14,11 @@ const CELL := 64.0
 ## How many simulated players there are. Set before the node is ready.
 var player_count := 300
 
+## Tells this match from others, and is in each record from then on. Empty until it is known whether an earlier match goes on.
+var match_id := "":
+	set(value):
+		match_id = value
+		Sidekick.set_common_fields({"match": match_id})
 var tick := 0
 var positions := PackedVector2Array()
 var headings := PackedVector2Array()

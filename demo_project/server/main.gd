@@ -50,6 +50,8 @@ func _ready() -> void:
 		print("arena: goes on at tick %d with %d points, checkpointed %.2f s ago" % [
 			_arena.tick, _arena.total_score(), info.get("age_s", NAN),
 		])
+	if _arena.match_id.is_empty():
+		_arena.match_id = "%08x" % randi()
 	_door.open()
 	Sidekick.mark_ready()
 

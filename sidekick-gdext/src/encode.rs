@@ -8,6 +8,7 @@ use godot::prelude::*;
 
 use sidekick_ipc::frame::RESERVED_STREAM_PREFIX;
 
+use crate::common_fields;
 use crate::recorder::{Cause, Recorder, STREAM_BYTES_MAX};
 
 /// Whether the engine could not encode a value before; it may well be asked for the same one again.
@@ -24,7 +25,8 @@ pub(crate) fn record(recorder: &Recorder, stream: &StringName, data: &Variant) -
         Ok(name) => {
             // The engine encodes a dictionary several times faster than it can be walked from here.
             let bytes = encoded(data);
-            recorder.push(session, name, bytes.as_slice())
+            let whole = common_fields::added_to(bytes.as_slice());
+            recorder.push(session, name, whole.as_deref().unwrap_or(bytes.as_slice()))
         }
         Err(cause) => Err(recorder.refuse("", cause)),
     };
@@ -39,8 +41,9 @@ pub(crate) fn record(recorder: &Recorder, stream: &StringName, data: &Variant) -
     }
 }
 
+/// A value as the engine encodes it; no bytes if it cannot.
 #[inline]
-fn encoded(value: &Variant) -> PackedByteArray {
+pub(crate) fn encoded(value: &Variant) -> PackedByteArray {
     let bytes = match HAS_FAILED.load(Ordering::Relaxed) {
         false => var_to_bytes(value),
         true => quietly(|| var_to_bytes(value)),

@@ -205,7 +205,7 @@ mod docs {
 <param index=\"0\" name=\"stream\" type=\"StringName\" />
 <param index=\"1\" name=\"data\" type=\"Variant\" />
 <description>
-Records one event and returns its sequence number, 1 or more; 0 if it was not recorded. May be called from any thread and does not wait for the disk.[br][br][param stream] names the kind of event (1 to 255 bytes of UTF-8, no control characters; names that begin with [code]sidekick.[/code] are the watchdog's own and refused). [param data] is any value but objects, callables, signals and RIDs, nested at most 64 deep; with the name it may have at most 64 KiB as [method @GlobalScope.var_to_bytes] encodes it. What is refused is counted and warned of once per cause. Without a watchdog it is only counted.
+Records one event and returns its sequence number, 1 or more; 0 if it was not recorded. May be called from any thread and does not wait for the disk.[br][br][param stream] names the kind of event (1 to 255 bytes of UTF-8, no control characters; names that begin with [code]sidekick.[/code] are the watchdog's own and refused). [param data] is any value but objects, callables, signals and RIDs, nested at most 64 deep; with the name it may have at most 64 KiB as [method @GlobalScope.var_to_bytes] encodes it. What is refused is counted and warned of once per cause. Without a watchdog it is only counted. Fields that every record is to have are set by [method set_common_fields].
 </description>
 </method>",
         signals_xml: "",

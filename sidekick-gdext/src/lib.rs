@@ -7,6 +7,7 @@
 //! | `recorder.rs` | plain Rust: refusals, counting, pushing into the ring |
 //! | `hot_call.rs` | `record`, registered by hand for its speed |
 //! | `encode.rs` | Godot's values to bytes |
+//! | `common_fields.rs` | the fields that every record gets |
 //! | `flush.rs` | the objects behind `await Sidekick.flush()` |
 //! | `checkpoint.rs` | checkpoints and their restoring |
 //! | `store.rs` | the store's methods as GDScript sees them; no logic |
@@ -27,6 +28,7 @@
 
 mod checkpoint;
 mod clash;
+mod common_fields;
 mod core;
 mod crash;
 mod death;

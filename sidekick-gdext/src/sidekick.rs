@@ -3,9 +3,11 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use godot::builtin::AnyDictionary;
 use godot::prelude::*;
 
 use crate::checkpoint;
+use crate::common_fields;
 use crate::core;
 use crate::death;
 use crate::flush::{self, Flushes};
@@ -81,6 +83,21 @@ impl Sidekick {
     pub(crate) fn memory_high(bytes: i64);
 
     // `record` is registered by hot_call.rs.
+
+    /// Puts `fields` into every record from now on, of any stream: `Sidekick.set_common_fields({"match": id})` when a match begins.
+    /// They take the place of those that were set before, so an empty dictionary takes all away.
+    ///
+    /// A record whose data is a dictionary has them as if the game had put them in: rules see them, they count towards its 64 KiB, and
+    /// a field of that name which the record has itself stays. Other data is recorded as it is; checkpoints and the store
+    /// have no such fields. May be called from any thread. Later changes of `fields` do not count. They hold for this
+    /// process: the next one, also one that was a standby, sets its own.
+    ///
+    /// Keys are String or StringName, values any but objects, callables, signals and RIDs; at most 32 fields, and 4 KiB as
+    /// [method @GlobalScope.var_to_bytes] encodes all of them. What cannot be set is told in an error, and nothing changes.
+    #[func]
+    fn set_common_fields(&self, fields: AnyDictionary) {
+        common_fields::set(&fields);
+    }
 
     /// Waits until everything recorded before is on disk: `var ok: bool = await Sidekick.flush()`. False when
     /// `timeout_s` seconds were over first (the records are still safe in shared memory), and when there is no watchdog.

@@ -182,7 +182,7 @@ get_tree().quit()",
     output.assert_clean_exit(0);
     assert_eq!(
         lines_with(&output, "method ").len(),
-        20,
+        21,
         "{:#?}",
         output.lines
     );
@@ -212,6 +212,7 @@ fn the_stub_stands_in_where_no_library_is(godot: &Godot) {
         "Sidekick.committed.connect(func(_seq: int) -> void: pass)
 Sidekick.mark_ready()
 Sidekick.expect_stall(1.0)
+Sidekick.set_common_fields({\"match\": 1})
 print(\"stub \", Sidekick.record(&\"a\", 1), Sidekick.is_supervised(), Sidekick.is_relaunch(), Sidekick.get_incarnation())
 print(\"stats \", Sidekick.get_stats().mode, Sidekick.get_stats().recorded)
 print(\"flush \", await Sidekick.flush())
@@ -410,6 +411,7 @@ fn f1_shows_every_member(godot: &Godot) {
         .unwrap_or_else(|error| panic!("no page: {error}; {:#?}", engine.lines.all()));
     for member in [
         "record",
+        "set_common_fields",
         "flush",
         "mark_ready",
         "expect_stall",
