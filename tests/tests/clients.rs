@@ -1,5 +1,6 @@
 //! A client of the demo's arena sees its server killed, and goes on with the next one.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -113,6 +114,19 @@ fn the_match_goes_on_after_each_kill(godot: &Godot) {
             .unwrap_or_default() as i64;
     }
     watchdog.stop(DEADLINE);
+    // Each server process has found out which match it is, and told it in its records.
+    let ledger = setup.uploaded_files();
+    let seconds = ledger.records().values();
+    let seconds = seconds.filter(|arrival| arrival.stream == "match.second");
+    let told: BTreeSet<(String, u64)> = seconds
+        .filter_map(|arrival| {
+            let incarnation = arrival.value()["incarnation"].as_u64()?;
+            Some((arrival.data()["match"].to_string(), incarnation))
+        })
+        .collect();
+    let matches: BTreeSet<&String> = told.iter().map(|(told, _)| told).collect();
+    assert!(told.len() > 1 && matches.len() == 1, "{told:?}");
+    assert!(matches.iter().all(|told| *told != "null"), "{told:?}");
 }
 
 /// Lets the match go on for a second; it has at most a frame for each tick.

@@ -166,6 +166,9 @@ fn what_cannot_be_a_field_is_refused_with_the_reason() {
         refused.starts_with("the data holds an Object at [\"a\"]; objects cannot be stored"),
         "{refused}"
     );
+    // As a record it is left to whoever refuses it.
+    let fields = read(&[("b".into(), 1.into())]).unwrap();
+    assert_eq!(fields.added_to(&object), None);
     assert_eq!(
         CommonFields::read(&encode(&Value::Nil)),
         Err(CommonFieldsError::NoDictionary)
