@@ -350,7 +350,7 @@ fn mended_words(bytes: u64) -> String {
         1 => ("is", "was"),
         _ => ("are", "were"),
     };
-    let bytes = count(bytes, "byte");
+    let bytes = count(bytes, "byte", "bytes");
     format!(
         "{bytes} of the log {are} not what {were} written; nothing is lost, but the disk wants a look"
     )
