@@ -34,6 +34,10 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long an audit may take.
 const AUDIT_TIME_MAX: Duration = Duration::from_secs(120);
 
+/// How long a watchdog that ends may upload into its files, where the configuration does not say: on a busy machine the default is not
+/// enough for what the engine recorded last.
+const UPLOAD_GRACE: &str = "60s";
+
 /// What is set up for one or more watchdogs, one after the other.
 #[derive(Debug)]
 pub struct Setup {
@@ -177,6 +181,9 @@ impl Setup {
             }
             None => self.surround(Command::new(&self.executable)),
         };
+        if self.uploads_by_default() {
+            command.env("SIDEKICK_SHUTDOWN__UPLOAD_GRACE", UPLOAD_GRACE);
+        }
         command.arg("run").envs(variables.iter().copied());
         if !self.engine.is_empty() {
             command.arg("--").args(&self.engine);
@@ -187,6 +194,14 @@ impl Setup {
             setup: self,
             running,
         }
+    }
+
+    /// Whether the configuration leaves to the defaults where to upload to, and how long at the end.
+    fn uploads_by_default(&self) -> bool {
+        let config = fs::read_to_string(self.config_path()).unwrap_or_default();
+        !["sinks", "upload_grace"]
+            .iter()
+            .any(|name| config.contains(name))
     }
 
     /// The living processes that any watchdog of this setup started, in no order; wrappers and helpers of

@@ -106,7 +106,7 @@ fn a_full_disk_at_a_later_start_harms_nothing() -> Result<(), String> {
 /// A setup with a game that records [`RECORDS`] records, over a file system of its own.
 fn recording() -> Result<(Setup, Mount), String> {
     let mut setup = Setup::new();
-    setup.set_config("[ring]\nsize = \"1MiB\"\n[shutdown]\nupload_grace = \"5s\"\n");
+    set_upload_grace(&setup, "5s");
     let game = Game {
         per_frame: 20,
         text_bytes: TEXT_BYTES,
@@ -117,6 +117,14 @@ fn recording() -> Result<(Setup, Mount), String> {
     setup.set_engine(game.command_line());
     let mount = Mount::new(&setup.data_dir(), DISK_BYTES)?;
     Ok((setup, mount))
+}
+
+/// What a watchdog that is to end with everything uploaded may take for it.
+const GRACE: &str = "80s";
+
+fn set_upload_grace(setup: &Setup, grace: &str) {
+    let config = format!("[ring]\nsize = \"1MiB\"\n[shutdown]\nupload_grace = \"{grace}\"\n");
+    setup.set_config(&config);
 }
 
 /// A watchdog whose game has recorded everything beside a disk that has become full, and the file that fills it.
@@ -142,6 +150,7 @@ fn on_a_full_disk<'a>(setup: &'a Setup, mount: &Mount) -> (PathBuf, Watchdog<'a>
 fn while_the_disk_is_full_records_wait_and_are_committed_when_there_is_space() -> Result<(), String>
 {
     let (setup, mount) = recording()?;
+    set_upload_grace(&setup, GRACE);
     let (filler, watchdog) = on_a_full_disk(&setup, &mount);
     let status = watchdog.status().expect("an answer on a full disk");
     let committed = status["totals"]["committed"].as_u64().expect("a number");
@@ -170,6 +179,7 @@ fn a_watchdog_ends_in_time_on_a_full_disk_and_the_next_one_goes_on() -> Result<(
         "{log}"
     );
     fs::remove_file(filler).expect("removed");
+    set_upload_grace(&setup, GRACE);
     let watchdog = setup.start();
     wait_for_committed(&watchdog, RECORDS);
     stop_cleanly(&setup, watchdog);
@@ -198,6 +208,7 @@ fn killed_on_a_full_disk_both_lose_nothing() -> Result<(), String> {
     }
     setup.token.kill_all();
     fs::remove_file(filler).expect("removed");
+    set_upload_grace(&setup, GRACE);
     let watchdog = setup.start();
     wait_for_committed(&watchdog, RECORDS);
     stop_cleanly(&setup, watchdog);
