@@ -312,7 +312,7 @@ mod tests {
             encoder_version: 1,
             extra: Vec::new(),
         };
-        store.plan_replay(1, 1, plan).await.unwrap();
+        store.plan_replay(1, 1, plan, None).await.unwrap();
         let dropped = order(&one, LetterOrder::Drop).await.unwrap();
         assert_eq!((dropped.changed, dropped.on_their_way), (0, 1));
 
