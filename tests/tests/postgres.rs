@@ -6,6 +6,7 @@
 //! hide a record that came twice. Each commit takes a while, so that
 //! many kills of the watchdog fall between the commit and its answer.
 
+use std::fs;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -348,6 +349,15 @@ fn an_audit_finds_what_is_wrong_with_the_rows(server: &Postgres) {
     assert_eq!(differences(&audit(&setup, 15)), doubled);
     database.query("update sidekick_records set seq = 1000000 where ctid = (select max(ctid) from sidekick_records where seq = 7)");
     let beyond = vec![("there, and never accepted".to_owned(), Some(1_000_000))];
+    assert_eq!(differences(&audit(&setup, 15)), beyond);
+
+    // A table that is not there makes the sink one that cannot be asked; one that the sink would make holds nothing.
+    database.query("alter table sidekick_gaps rename to gone");
+    let unread = audit(&setup, 1);
+    assert!(unread["sinks"][0]["unread"].is_string(), "{unread:#}");
+    let config = fs::read_to_string(setup.config_path()).expect("a configuration");
+    let section = "[upload.postgres]\n";
+    setup.set_config(&config.replace(section, &format!("{section}create_tables = true\n")));
     assert_eq!(differences(&audit(&setup, 15)), beyond);
 }
 

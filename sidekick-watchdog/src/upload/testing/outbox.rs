@@ -120,6 +120,8 @@ pub(in crate::upload) struct FakeOutbox {
     pub(in crate::upload) forgets_plans: bool,
     /// The broken variant: counts also where the watermark stays.
     pub(in crate::upload) counts_twice: bool,
+    /// The broken variant: refuses each replay beside a plan.
+    pub(in crate::upload) refuses_beside: bool,
     /// Fails one of so many calls.
     pub(in crate::upload) fails_every: Option<u64>,
     pub(in crate::upload) random: Mutex<fastrand::Rng>,
@@ -145,6 +147,7 @@ impl FakeOutbox {
             fuse,
             forgets_plans: false,
             counts_twice: false,
+            refuses_beside: false,
             fails_every: None,
             random: Mutex::new(fastrand::Rng::with_seed(7)),
         }
@@ -369,6 +372,7 @@ impl Outbox for FakeOutbox {
         let is_there = {
             let mut state = self.state.lock().unwrap();
             self.committed(&mut state);
+            let refused = refused.filter(|_| !self.refuses_beside);
             state.plan_replay(id, number, plan, refused)?
         };
         self.answered().await.map(|()| is_there)

@@ -19,22 +19,22 @@ async fn until_parked(running: &mut Running) {
     running.status.wait_for(is_parked).await.unwrap();
 }
 
-/// A full world: numbers 2 and 4 of two lanes are letters, number 5 has no room, and both letters are marked. From there the
+/// A full world: number 2 is a letter and marked, number 3 of the same lane has no room. From there the
 /// backend takes all but `still_bad`, and the engine is killed after so many points.
-async fn run(still_bad: &[u64], crash_at: i64) -> Result<(), String> {
+async fn run(still_bad: &[u64], crash_at: i64, refuses_beside: bool) -> Result<(), String> {
     let fuse = Fuse::new();
-    let outbox = Arc::new(FakeOutbox::new(fuse.clone(), &[("fake", 2)]));
-    outbox.state.lock().unwrap().letters_max = 2;
-    outbox.append(&[&["score", "score"]]);
+    let mut outbox = FakeOutbox::new(fuse.clone(), &[("fake", 2)]);
+    outbox.refuses_beside = refuses_beside;
+    let outbox = Arc::new(outbox);
+    outbox.state.lock().unwrap().letters_max = 1;
+    outbox.append(&[&["damage", "damage", "damage", "damage", "score", "score"]]);
     let bad = Arc::new(FakeSink {
-        poison: BTreeSet::from([2, 4, 5]),
+        poison: BTreeSet::from([2, 3]),
         ..steady(2, &fuse)
     });
     let mut running = start(outbox.clone(), vec![bad.clone()], small_batches()).await;
-    settle(&mut running, &outbox).await;
-    outbox.append(&[&["damage", "damage", "damage", "damage"]]);
     until_parked(&mut running).await;
-    assert_eq!(dead(&outbox), [2, 4]);
+    assert_eq!(dead(&outbox), [2]);
     running.tasks.shutdown().await;
     let seen = std::mem::take(&mut *bad.seen.lock().unwrap());
     let healed = Arc::new(FakeSink {
@@ -74,10 +74,17 @@ async fn run(still_bad: &[u64], crash_at: i64) -> Result<(), String> {
 /// record at hand takes the place that the letter left.
 #[tokio::test(start_paused = true)]
 async fn a_replay_makes_room_wherever_the_engine_is_killed() {
-    for still_bad in [&[][..], &[5]] {
+    for still_bad in [&[][..], &[3]] {
         for crash_at in (0..40).chain([i64::MAX]) {
-            let run = run(still_bad, crash_at).await;
+            let run = run(still_bad, crash_at, false).await;
             run.unwrap_or_else(|e| panic!("{still_bad:?} stay bad, point {crash_at}: {e}"));
         }
     }
+}
+
+/// Must fail: a store that takes no replay beside a plan, as it was once.
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "stuck")]
+async fn a_store_that_refuses_the_replay_would_be_noticed() {
+    let _ = run(&[3], i64::MAX, true).await;
 }
