@@ -280,9 +280,16 @@ fn one_byte_anywhere_costs_nothing() {
 fn one_byte_costs_nothing_where_lanes_stand_apart() {
     let mut random = fastrand::Rng::with_seed(20_261_136);
     for round in 0..PLACES {
-        let receiver = Receiver::start();
-        let setup = setup(&receiver);
+        let mut receiver = Receiver::start();
+        receiver.go_down();
+        let setup = setup_with(&receiver, "batch_max_records = 7\n", |journals| Game {
+            per_frame: 1,
+            records_max: RECORDS,
+            ..Game::new(journals)
+        });
         let watchdog = setup.start();
+        wait_for_committed(&watchdog, RECORDS);
+        receiver.come_up();
         wait::until("uploads", PATIENCE, || {
             (receiver.look(Ledger::count) >= 100).then_some(())
         });
@@ -296,7 +303,7 @@ fn one_byte_costs_nothing_where_lanes_stand_apart() {
         change(&setup, at, &mut random);
         println!("round {round}: byte {at}");
         let watchdog = setup.start();
-        let status = wait_for_all(&watchdog, RECORDS);
+        let status = wait_for_all(&watchdog, 2 * RECORDS);
         let log = stop_cleanly(&setup, watchdog).lines.join("\n");
         let ledger = receiver.ledger();
         let told = told(&ledger);

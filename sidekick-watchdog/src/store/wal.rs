@@ -8,7 +8,6 @@
 //! Knows nothing of openraft and of commands; entries are ids, kinds and bytes.
 
 mod batch;
-mod check;
 mod error;
 mod frame;
 mod index;

@@ -169,7 +169,7 @@ fn a_log_of_a_newer_version_is_refused_with_both_versions() {
     let sentence = assert_refuses(&setup, 6);
     assert_says(
         &sentence,
-        &["has version 9", "knows 2", "use the newer program"],
+        &["has version 9", "knows 1", "use the newer program"],
     );
     assert_whole_after_restoring(&setup, &copy);
 }

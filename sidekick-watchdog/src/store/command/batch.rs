@@ -1,7 +1,10 @@
-//! How commands lie in an entry: `[version u8][has ops u8][2 zero][length of the heads u32][crc32 of these 8 bytes and the heads][heads]
-//! [frames of the slabs]`. The heads are the commands in bincode, a slab's frames follow as they came from the ring, each with a checksum
+//! How commands lie in an entry: `[version u8][has ops u8][2 zero][length of the heads u32][fold u64][crc32 of the first 8 bytes and the
+//! heads][heads][frames of the slabs]`. The heads are the commands in bincode, a slab's frames follow as they came from the ring, each with a checksum
 //! of its own. Whoever needs only the heads (apply, unless ops ride in the frames) reads only them. The log checks the whole entry; the
 //! heads' own crc tells, where the entry is damaged, whether it is the frames alone (`store::rot::salvage`). Version 1 had none.
+//!
+//! The fold makes all 64-bit words of a batch come to zero, one XOR the other. It tells what no crc does: whether a byte that was changed so
+//! that the log's crc is right again is the one that had been damaged (`store::wal::mend`). Version 2 had none.
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -10,19 +13,48 @@ use super::Command;
 use crate::slab::Slab;
 use crate::store::codec::{self, CodecError};
 
-const BATCH_VERSION: u8 = 2;
+const BATCH_VERSION: u8 = 3;
+/// The version without a fold, still read.
+const BATCH_VERSION_UNFOLDED: u8 = 2;
 /// The version without a crc, still read.
 const BATCH_VERSION_BARE: u8 = 1;
 /// Bytes that tell where the heads end.
 const BATCH_WORDS_BYTES: usize = 8;
+const FOLD_BYTES: usize = 8;
+const CRC_BYTES: usize = 4;
 /// Bytes before the heads.
-const BATCH_HEAD_BYTES: usize = 12;
+const BATCH_HEAD_BYTES: usize = BATCH_WORDS_BYTES + FOLD_BYTES + CRC_BYTES;
+/// So much is copied before it is folded: it is still at hand then.
+const FOLDED_BYTES: usize = 4096;
 
 /// Bytes before the heads of an encoded batch.
 fn head_bytes(bytes: &[u8]) -> usize {
     match bytes.first() {
         Some(&BATCH_VERSION_BARE) => BATCH_WORDS_BYTES,
+        Some(&BATCH_VERSION_UNFOLDED) => BATCH_WORDS_BYTES + CRC_BYTES,
         _ => BATCH_HEAD_BYTES,
+    }
+}
+
+/// The words of bytes that are added one behind the other, one XOR the other.
+#[derive(Default)]
+struct Fold {
+    words: u64,
+    len: usize,
+}
+
+impl Fold {
+    fn add(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        let folded = words.iter().fold(u64::from_le_bytes(last), |folded, word| {
+            folded ^ u64::from_le_bytes(*word)
+        });
+        // Where they begin amid a word, each byte goes where its place in the whole is.
+        let shift = 8 * (self.len % 8) as u32;
+        self.words ^= folded.rotate_left(shift);
+        self.len += bytes.len();
     }
 }
 
@@ -59,11 +91,17 @@ impl Batch {
         bytes.extend_from_slice(&[BATCH_VERSION, u8::from(has_ops), 0, 0]);
         bytes.extend_from_slice(&heads_len.to_le_bytes());
         let crc = crc_of(&bytes, &heads);
+        bytes.extend_from_slice(&[0; FOLD_BYTES]);
         bytes.extend_from_slice(&crc);
         bytes.extend_from_slice(&heads);
-        for frames in frames {
-            bytes.extend_from_slice(frames);
+        let mut fold = Fold::default();
+        fold.add(&bytes);
+        for piece in frames.iter().flat_map(|frames| frames.chunks(FOLDED_BYTES)) {
+            bytes.extend_from_slice(piece);
+            fold.add(piece);
         }
+        bytes[BATCH_WORDS_BYTES..BATCH_WORDS_BYTES + FOLD_BYTES]
+            .copy_from_slice(&fold.words.to_le_bytes());
         Ok(Self {
             bytes: bytes.into(),
         })
@@ -97,11 +135,19 @@ impl Batch {
 
     /// The heads, where it can be told that they are what was written, whatever became of the frames.
     pub(crate) fn checked_heads(bytes: &[u8]) -> Option<&[u8]> {
-        let (words, rest) = bytes.split_at_checked(BATCH_WORDS_BYTES)?;
-        let heads = bytes.get(BATCH_HEAD_BYTES..Self::heads_end(bytes))?;
-        let is_whole =
-            words.first() == Some(&BATCH_VERSION) && rest.starts_with(&crc_of(words, heads));
-        is_whole.then_some(heads)
+        let words = bytes.get(..BATCH_WORDS_BYTES)?;
+        let begin = head_bytes(bytes);
+        let heads = bytes.get(begin..Self::heads_end(bytes))?;
+        let has_crc = matches!(words, [BATCH_VERSION | BATCH_VERSION_UNFOLDED, ..]);
+        let crc = bytes.get(begin.checked_sub(CRC_BYTES)?..begin)?;
+        (has_crc && *crc == crc_of(words, heads)).then_some(heads)
+    }
+
+    /// Whether the words of an encoded batch come to zero, as they do if a version that sees to that wrote it.
+    pub(crate) fn is_folded(bytes: &[u8]) -> bool {
+        let mut fold = Fold::default();
+        fold.add(bytes);
+        bytes.first() == Some(&BATCH_VERSION) && fold.words == 0
     }
 
     /// The frames of all slabs, one after the other; none when only the heads were read.
@@ -113,7 +159,7 @@ impl Batch {
     /// The commands, without their frames.
     pub(crate) fn commands(&self) -> Result<Vec<Command>, CodecError> {
         match self.bytes.first() {
-            Some(&(BATCH_VERSION | BATCH_VERSION_BARE)) => {}
+            Some(&(BATCH_VERSION | BATCH_VERSION_UNFOLDED | BATCH_VERSION_BARE)) => {}
             Some(version) => {
                 return Err(CodecError::new(
                     "cannot decode",
@@ -199,6 +245,12 @@ mod tests {
         assert_eq!(slabs.len(), 2);
         assert_eq!(slabs[1].0, 1);
         assert_eq!(slabs[1].1.frames, frames[1]);
+        assert!(Batch::is_folded(batch.bytes()));
+        for at in 0..batch.bytes().len() {
+            let mut changed = batch.bytes().to_vec();
+            changed[at] ^= 1;
+            assert!(!Batch::is_folded(&changed), "byte {at}");
+        }
         let heads = Batch::heads_end(batch.bytes());
         let cut = Batch::from_bytes(batch.bytes().slice(..heads));
         assert_eq!(cut.commands().unwrap(), commands);
@@ -209,6 +261,32 @@ mod tests {
                     .commands()
                     .is_err()
             );
+        }
+    }
+
+    /// Logs of earlier versions have batches without a fold, or without a crc as well.
+    #[test]
+    fn earlier_versions_are_read() {
+        let commands = [Command::Append {
+            head: head(1, 2),
+            frames_bytes: 8,
+        }];
+        let frames = [Bytes::from_static(b"12345678")];
+        let batch = Batch::encode(&commands, &frames).unwrap();
+        for (version, gone) in [(2, 8..16), (1, 8..20)] {
+            let mut bytes = batch.bytes().to_vec();
+            bytes.drain(gone);
+            bytes[0] = version;
+            if version == 2 {
+                let heads = bytes[12..bytes.len() - 8].to_vec();
+                let crc = crc_of(&bytes[..8], &heads);
+                bytes[8..12].copy_from_slice(&crc);
+            }
+            assert_eq!(Batch::checked_heads(&bytes).is_some(), version == 2);
+            assert!(!Batch::is_folded(&bytes));
+            let old = Batch::from_bytes(bytes.into());
+            assert_eq!(old.commands().unwrap(), commands);
+            assert_eq!(old.slabs().unwrap()[0].1.frames, frames[0]);
         }
     }
 }

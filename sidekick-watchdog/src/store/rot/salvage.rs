@@ -214,8 +214,12 @@ pub(super) fn salvage(payload: &[u8], standing: Standing) -> Option<Salvaged> {
     })
 }
 
-/// Whether the payload of an entry is what was written, by the checksums of its commands and of its frames.
-pub(crate) fn is_whole(payload: &[u8]) -> bool {
+/// Whether the payload of an entry is what was written, by the checksums of its commands and of its frames. They are crcs like the log's: if
+/// it `is_changed` so that this one is right, the fold has to be right as well.
+pub(crate) fn is_whole(payload: &[u8], is_changed: bool) -> bool {
+    if is_changed && !Batch::is_folded(payload) {
+        return false;
+    }
     let Some(places) = places(payload) else {
         return false;
     };

@@ -5,7 +5,6 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::check::Check;
 use super::frame::{EntryId, FRAME_HEAD_BYTES, Kind, frame_bytes, frame_head};
 use super::segment::write_all_at;
 
@@ -43,14 +42,14 @@ impl PendingBatch {
     /// Adds a frame and returns its crc, which the next frame has to name.
     pub(super) fn put(
         &mut self,
-        check: Check,
+        salt: u64,
         previous: u32,
         kind: Kind,
         flags: u8,
         id: EntryId,
         payload: &Bytes,
     ) -> u32 {
-        let (head, crc) = frame_head(check, previous, kind, flags, id, payload);
+        let (head, crc) = frame_head(salt, previous, kind, flags, id, payload);
         self.add_small(&head);
         if payload.len() <= COPIED_BYTES_MAX {
             self.add_small(payload);
@@ -101,7 +100,6 @@ impl PendingBatch {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::Crc;
     use super::super::frame::write_frame;
     use super::*;
 
@@ -109,10 +107,6 @@ mod tests {
     #[test]
     fn frames_lie_in_the_file_as_if_they_were_copied() {
         let mut batch = PendingBatch::default();
-        let check = Check {
-            crc: Crc::Castagnoli,
-            salt: 9,
-        };
         for round in 0..2 {
             let mut expected = vec![0; 7];
             let (mut a, mut b) = (round, round);
@@ -132,8 +126,8 @@ mod tests {
                     node: 2,
                     index: len as u64,
                 };
-                a = write_frame(&mut expected, check, a, Kind::Normal, 1, id, &payload);
-                b = batch.put(check, b, Kind::Normal, 1, id, &payload);
+                a = write_frame(&mut expected, 9, a, Kind::Normal, 1, id, &payload);
+                b = batch.put(9, b, Kind::Normal, 1, id, &payload);
                 assert_eq!(a, b);
             }
             let file = tempfile::tempfile().unwrap();

@@ -3,7 +3,7 @@
 //! | offset | bytes | what |
 //! |---|---|---|
 //! | 0 | 4 | payload length |
-//! | 4 | 4 | crc over the segment's salt, the head from byte 8 and the payload: CRC-32C, CRC-32 in segments of version 1 |
+//! | 4 | 4 | crc32 over the segment's salt, the head from byte 8 and the payload |
 //! | 8 | 4 | crc of the frame before it in this segment (0 for the first) |
 //! | 12 | 1 | kind |
 //! | 13 | 1 | flags: 1 = the first frame of a batch |
@@ -14,8 +14,6 @@
 //!
 //! Frames are padded with zeros to 8 bytes. All numbers are little-endian. The salt in the crc makes the frames
 //! of a recycled file's earlier life invalid; the previous frame's crc makes the remains of a torn batch invalid.
-
-use super::check::Check;
 
 /// Bytes before the payload.
 pub(crate) const FRAME_HEAD_BYTES: usize = 40;
@@ -107,6 +105,13 @@ pub(crate) fn frame_bytes(payload: usize) -> usize {
     (FRAME_HEAD_BYTES + payload).next_multiple_of(8)
 }
 
+/// The crc with which every frame's crc of a segment begins.
+pub(crate) fn salted(salt: u64) -> crc32fast::Hasher {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&salt.to_le_bytes());
+    hasher
+}
+
 impl FrameHead {
     /// Reads a head; `None` when the bytes cannot be one. Says nothing about the crc.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
@@ -133,14 +138,14 @@ impl FrameHead {
     }
 
     /// Whether the crc of the whole frame (head and payload, as they lie in the file) is right.
-    pub(crate) fn verify(&self, frame: &[u8], check: Check) -> bool {
+    pub(crate) fn verify(&self, frame: &[u8], salt: u64) -> bool {
         let end = FRAME_HEAD_BYTES + self.len as usize;
         if frame.len() < end {
             return false;
         }
-        let mut sum = check.begin();
-        sum.add(&frame[8..end]);
-        sum.value() == self.crc || broken::get(broken::Without::Crc)
+        let mut hasher = salted(salt);
+        hasher.update(&frame[8..end]);
+        hasher.finalize() == self.crc || broken::get(broken::Without::Crc)
     }
 
     /// Whether this frame follows the one with the crc `previous`.
@@ -182,7 +187,7 @@ pub(crate) mod broken {
 /// The head of a frame with `payload`, and the frame's crc, which the next one has to name. The payload follows it, then
 /// zeros up to [`frame_bytes`].
 pub(crate) fn frame_head(
-    check: Check,
+    salt: u64,
     previous: u32,
     kind: Kind,
     flags: u8,
@@ -197,10 +202,10 @@ pub(crate) fn frame_head(
     head[16..24].copy_from_slice(&id.term.to_le_bytes());
     head[24..32].copy_from_slice(&id.node.to_le_bytes());
     head[32..40].copy_from_slice(&id.index.to_le_bytes());
-    let mut sum = check.begin();
-    sum.add(&head[8..]);
-    sum.add(payload);
-    let crc = sum.value();
+    let mut hasher = salted(salt);
+    hasher.update(&head[8..]);
+    hasher.update(payload);
+    let crc = hasher.finalize();
     head[4..8].copy_from_slice(&crc.to_le_bytes());
     (head, crc)
 }
@@ -208,7 +213,7 @@ pub(crate) fn frame_head(
 /// Appends a frame to `out` and returns its crc, which the next frame has to name.
 pub(crate) fn write_frame(
     out: &mut Vec<u8>,
-    check: Check,
+    salt: u64,
     previous: u32,
     kind: Kind,
     flags: u8,
@@ -216,7 +221,7 @@ pub(crate) fn write_frame(
     payload: &[u8],
 ) -> u32 {
     let start = out.len();
-    let (head, crc) = frame_head(check, previous, kind, flags, id, payload);
+    let (head, crc) = frame_head(salt, previous, kind, flags, id, payload);
     out.extend_from_slice(&head);
     out.extend_from_slice(payload);
     out.resize(start + frame_bytes(payload.len()), 0);

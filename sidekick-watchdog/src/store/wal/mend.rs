@@ -4,7 +4,7 @@
 //! else that the frame holds. So for each byte there is at most one change that explains it, for most bytes there is none, and
 //! where one byte was changed, that change is among those that are found. Whether it was this one, and not a larger damage that
 //! happens to look like it, is told by what else is known: the frames before and behind name a crc, and commands and records
-//! have crcs of their own, which are of another kind (`check`).
+//! have checksums of their own, among them one that is no crc (`command::batch`).
 //!
 //! Nothing is changed on the disk: whoever reads such a frame mends what was read.
 
@@ -13,8 +13,7 @@ use std::io;
 use std::path::Path;
 
 use super::BATCH_BYTES_MAX;
-use super::check::{Check, Crc, change_of_crc};
-use super::frame::{FRAME_HEAD_BYTES, FrameHead, Kind, broken, frame_bytes};
+use super::frame::{FRAME_HEAD_BYTES, FrameHead, Kind, broken, frame_bytes, salted};
 use super::segment::read_exact_at;
 
 /// Longer payloads are not mended.
@@ -29,8 +28,9 @@ const CRC_AT: usize = 4;
 /// What lies from here on is covered by the crc.
 const COVERED_AT: usize = 8;
 
-/// Whether the payload of an entry with commands is what was written, by the checksums in it.
-pub(crate) type IsWhole = fn(&[u8]) -> bool;
+/// Whether the payload of an entry with commands is what was written, by the checksums in it. If it is said to be changed so that the
+/// crc is right, it takes one of another kind to tell: where one crc is right by chance, so is every other one over the same bytes.
+pub(crate) type IsWhole = fn(&[u8], bool) -> bool;
 
 /// A byte on the disk that is not what was written; what was written is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,7 +67,7 @@ pub(super) struct Mended {
 pub(super) struct Mender<'a> {
     pub(super) file: &'a File,
     pub(super) file_bytes: u64,
-    pub(super) check: Check,
+    pub(super) salt: u64,
     pub(super) is_whole: IsWhole,
 }
 
@@ -87,7 +87,7 @@ impl Mender<'_> {
         }
         let len = word(&head, LENGTH_AT) as usize;
         if let Some(frame) = self.read(at, FRAME_HEAD_BYTES.saturating_add(len))? {
-            let changes = changes(&frame, self.check);
+            let changes = changes(&frame, self.salt);
             if let Some(mended) = self.choose(at, previous, frame, &changes)? {
                 return Ok(Some(mended));
             }
@@ -105,7 +105,7 @@ impl Mender<'_> {
         let Some(bytes) = self.read(at, most as usize)? else {
             return Ok(None);
         };
-        let changes = changed_lengths(&bytes, self.check);
+        let changes = changed_lengths(&bytes, self.salt);
         self.choose(at, previous, bytes, &changes)
     }
 
@@ -148,7 +148,7 @@ impl Mender<'_> {
         bytes: &[u8],
         place: usize,
     ) -> io::Result<Option<FrameHead>> {
-        let Some(head) = FrameHead::parse(bytes).filter(|head| head.verify(bytes, self.check))
+        let Some(head) = FrameHead::parse(bytes).filter(|head| head.verify(bytes, self.salt))
         else {
             return Ok(None);
         };
@@ -157,10 +157,9 @@ impl Mender<'_> {
             return Ok(None);
         }
         let payload = &bytes[FRAME_HEAD_BYTES..FRAME_HEAD_BYTES + head.len as usize];
-        // Two crcs of one kind see the same, if all of the damage and of the guess lies where both look.
-        let sees_all = self.check.crc != Crc::Ieee || place < FRAME_HEAD_BYTES;
+        let is_changed = place >= FRAME_HEAD_BYTES;
         let is_proved = match head.kind {
-            Kind::Normal => sees_all && (self.is_whole)(payload),
+            Kind::Normal => (self.is_whole)(payload, is_changed),
             _ => payload.len() <= UNPROVED_BYTES_MAX,
         };
         if !is_proved {
@@ -179,7 +178,7 @@ impl Mender<'_> {
             return Ok(None);
         };
         let frame = self.read(at, FRAME_HEAD_BYTES.saturating_add(head.len as usize))?;
-        let is_whole = frame.is_some_and(|frame| head.verify(&frame, self.check));
+        let is_whole = frame.is_some_and(|frame| head.verify(&frame, self.salt));
         Ok(is_whole.then_some(head))
     }
 
@@ -201,21 +200,21 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 }
 
 /// The changes of one byte that make `frame`, all of it, one with the right crc; none of its length.
-fn changes(frame: &[u8], check: Check) -> Vec<(usize, u8)> {
+fn changes(frame: &[u8], salt: u64) -> Vec<(usize, u8)> {
     let Some(covered) = frame.get(COVERED_AT..) else {
         return Vec::new();
     };
-    let mut sum = check.begin();
-    sum.add(covered);
-    let difference = sum.value() ^ word(frame, CRC_AT);
+    let mut hasher = salted(salt);
+    hasher.update(covered);
+    let difference = hasher.finalize() ^ word(frame, CRC_AT);
     let in_crc = change_of_crc(difference).map(|(place, change)| (CRC_AT + place, change));
-    let in_covered = check.crc.changes(covered.len(), difference);
+    let in_covered = changes_of(covered.len(), difference);
     let in_covered = in_covered.map(|(place, change)| (COVERED_AT + place, change));
     in_covered.chain(in_crc).collect()
 }
 
 /// The changes of a byte of the length that make a frame with the right crc out of the first of `bytes`.
-fn changed_lengths(bytes: &[u8], check: Check) -> Vec<(usize, u8)> {
+fn changed_lengths(bytes: &[u8], salt: u64) -> Vec<(usize, u8)> {
     let len = word(bytes, LENGTH_AT);
     let mut lengths: Vec<(usize, usize, u8)> = (0..4_usize)
         .flat_map(|place| (1..=u8::MAX).map(move |change| (place, change)))
@@ -225,7 +224,7 @@ fn changed_lengths(bytes: &[u8], check: Check) -> Vec<(usize, u8)> {
         })
         .collect();
     lengths.sort_unstable();
-    let mut sum = check.begin();
+    let mut hasher = salted(salt);
     let mut at = COVERED_AT;
     let mut found = Vec::new();
     for (len, place, change) in lengths {
@@ -233,13 +232,70 @@ fn changed_lengths(bytes: &[u8], check: Check) -> Vec<(usize, u8)> {
         let Some(more) = bytes.get(at..end) else {
             break;
         };
-        sum.add(more);
+        hasher.update(more);
         at = end;
-        if sum.value() == word(bytes, CRC_AT) {
+        if hasher.clone().finalize() == word(bytes, CRC_AT) {
             found.push((place, change));
         }
     }
     found
+}
+
+/// The change of a crc's own byte that makes up for `difference`.
+pub(super) fn change_of_crc(difference: u32) -> Option<(usize, u8)> {
+    let bytes = difference.to_le_bytes();
+    let place = bytes.iter().position(|byte| *byte != 0)?;
+    let change = bytes[place];
+    (difference == u32::from(change) << (8 * place)).then_some((place, change))
+}
+
+/// The changes of one of `len` bytes that make up for `difference` in a crc of all of them, from the last byte on.
+///
+/// A change is undone backwards: the upper byte of a crc tells which byte's entry of the table went in last.
+pub(super) fn changes_of(len: usize, difference: u32) -> impl Iterator<Item = (usize, u8)> {
+    let mut state = difference;
+    let places = if difference == 0 { 0 } else { len };
+    (0..places).rev().filter_map(move |place| {
+        let last = UPPER[(state >> 24) as usize];
+        let before = state ^ ADDED[usize::from(last)];
+        state = before << 8 | u32::from(last);
+        (before == 0).then_some((place, last))
+    })
+}
+
+/// What each byte adds to a CRC-32.
+const ADDED: [u32; 256] = added();
+/// Which byte adds something with this upper byte; each has one of its own.
+const UPPER: [u8; 256] = upper();
+
+const fn added() -> [u32; 256] {
+    let mut added = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = byte as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            let is_odd = crc & 1 == 1;
+            crc >>= 1;
+            if is_odd {
+                crc ^= 0xEDB8_8320;
+            }
+            bit += 1;
+        }
+        added[byte] = crc;
+        byte += 1;
+    }
+    added
+}
+
+const fn upper() -> [u8; 256] {
+    let mut upper = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        upper[(ADDED[byte] >> 24) as usize] = byte as u8;
+        byte += 1;
+    }
+    upper
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ impl WalOptions {
             cache_bytes: 8 << 20,
             node: 1,
             rot: Rot::Refused,
-            is_whole: |_| false,
+            is_whole: |_, _| false,
             faults: Arc::default(),
         }
     }

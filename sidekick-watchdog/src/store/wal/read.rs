@@ -179,7 +179,7 @@ impl LogReader {
                 if !head.follows(previous) {
                     return None;
                 }
-                if head.verify(&frame, segment.check) {
+                if head.verify(&frame, segment.salt) {
                     return found;
                 }
             }
@@ -361,5 +361,5 @@ fn whole_frame(
     }
     let mut frame = vec![0; len];
     read_exact_at(&segment.file, &mut frame, offset)?;
-    Ok(head.verify(&frame, segment.check).then_some((head, frame)))
+    Ok(head.verify(&frame, segment.salt).then_some((head, frame)))
 }

@@ -125,7 +125,7 @@ pub(crate) fn recover(
             return Err(damaged(0, "it belongs to another log"));
         }
         let is_last = at + 1 == count;
-        let mut scan = Scan::new(&file, file_bytes, number, header.check, is_whole, is_last);
+        let mut scan = Scan::new(&file, file_bytes, number, header.salt, is_whole, is_last);
         while let Some(piece) = scan.next().map_err(io)? {
             match piece {
                 Piece::Damage(damage) if reading == Reading::Owner(Rot::Refused) => {
@@ -161,7 +161,7 @@ pub(crate) fn recover(
             number,
             Arc::new(Segment {
                 number,
-                check: header.check,
+                salt: header.salt,
                 file,
                 is_whole,
             }),

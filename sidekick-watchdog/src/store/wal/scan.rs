@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io;
 
 use super::BATCH_BYTES_MAX;
-use super::check::Check;
 use super::frame::{FLAG_BATCH_START, FRAME_HEAD_BYTES, FrameHead, Kind, broken, frame_bytes};
 use super::mend::{IsWhole, MendedByte, Mender};
 use super::segment::{HEADER_BYTES, read_exact_at};
@@ -42,7 +41,7 @@ pub(crate) struct Damage {
 pub(super) struct Scan<'a> {
     window: Window<'a>,
     segment: u64,
-    check: Check,
+    salt: u64,
     is_whole: IsWhole,
     /// No segment follows it.
     is_last: bool,
@@ -68,7 +67,7 @@ impl<'a> Scan<'a> {
         file: &'a File,
         file_bytes: u64,
         segment: u64,
-        check: Check,
+        salt: u64,
         is_whole: IsWhole,
         is_last: bool,
     ) -> Self {
@@ -80,7 +79,7 @@ impl<'a> Scan<'a> {
                 bytes: Vec::new(),
             },
             segment,
-            check,
+            salt,
             is_whole,
             is_last,
             position: HEADER_BYTES,
@@ -100,7 +99,7 @@ impl<'a> Scan<'a> {
             return Ok(None);
         }
         let at = self.position;
-        let whole = self.window.frame(at, self.check)?;
+        let whole = self.window.frame(at, self.salt)?;
         let whole = whole.filter(|head| self.is_resumed || head.follows(self.previous));
         let head = match whole {
             Some(head) => Some(head),
@@ -132,7 +131,7 @@ impl<'a> Scan<'a> {
         let mender = Mender {
             file: self.window.file,
             file_bytes: self.window.file_bytes,
-            check: self.check,
+            salt: self.salt,
             is_whole: self.is_whole,
         };
         let previous = (!self.is_resumed).then_some(self.previous);
@@ -193,7 +192,7 @@ impl<'a> Scan<'a> {
             // Most places do not even look like a head, and no crc is made for them.
             let looks = FrameHead::parse(self.window.at(at, FRAME_HEAD_BYTES)?).is_some();
             let Some(head) = looks
-                .then(|| self.window.frame(at, self.check))
+                .then(|| self.window.frame(at, self.salt))
                 .transpose()?
                 .flatten()
             else {
@@ -236,7 +235,7 @@ impl Window<'_> {
     }
 
     /// The frame at `offset`, if it is whole and right. Its bytes can then be had from `at`.
-    fn frame(&mut self, offset: u64, check: Check) -> io::Result<Option<FrameHead>> {
+    fn frame(&mut self, offset: u64, salt: u64) -> io::Result<Option<FrameHead>> {
         if offset + FRAME_HEAD_BYTES as u64 > self.file_bytes {
             return Ok(None);
         }
@@ -248,6 +247,6 @@ impl Window<'_> {
             return Ok(None);
         }
         let len = FRAME_HEAD_BYTES + head.len as usize;
-        Ok(head.verify(self.at(offset, len)?, check).then_some(head))
+        Ok(head.verify(self.at(offset, len)?, salt).then_some(head))
     }
 }

@@ -6,18 +6,15 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::check::{Check, Crc, change_of_crc};
 use super::frame::broken;
-use super::mend::{IsWhole, Mender};
+use super::mend::{IsWhole, Mender, change_of_crc, changes_of};
 use crate::platform;
 
 /// Frames begin here; the header has a page of its own, which is never written again.
 pub(crate) const HEADER_BYTES: u64 = 4096;
 const MAGIC: &[u8; 8] = b"SKWAL\r\n\x1a";
 /// The version of header and frames. A higher one is refused with a clear message.
-pub(crate) const WAL_VERSION: u16 = 2;
-/// The version whose frames have CRC-32, still read and written to its end.
-const WAL_VERSION_IEEE: u16 = 1;
+pub(crate) const WAL_VERSION: u16 = 1;
 const HEADER_USED: usize = 60;
 /// The crc of what lies before it.
 const HEADER_CRC_AT: usize = HEADER_USED - 4;
@@ -26,7 +23,7 @@ const HEADER_CRC_AT: usize = HEADER_USED - 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) number: u64,
-    pub(crate) check: Check,
+    pub(crate) salt: u64,
     pub(crate) node: u64,
     /// One UUID for all segments of a log, so that a file of another log is noticed.
     pub(crate) log: Uuid,
@@ -43,13 +40,9 @@ impl Header {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut page = vec![0; HEADER_BYTES as usize];
         page[..8].copy_from_slice(MAGIC);
-        let version = match self.check.crc {
-            Crc::Castagnoli => WAL_VERSION,
-            Crc::Ieee => WAL_VERSION_IEEE,
-        };
-        page[8..10].copy_from_slice(&version.to_le_bytes());
+        page[8..10].copy_from_slice(&WAL_VERSION.to_le_bytes());
         page[16..24].copy_from_slice(&self.number.to_le_bytes());
-        page[24..32].copy_from_slice(&self.check.salt.to_le_bytes());
+        page[24..32].copy_from_slice(&self.salt.to_le_bytes());
         page[32..40].copy_from_slice(&self.node.to_le_bytes());
         page[40..56].copy_from_slice(self.log.as_bytes());
         let crc = crc32fast::hash(&page[..HEADER_CRC_AT]);
@@ -76,7 +69,7 @@ impl Header {
         let in_crc =
             change_of_crc(difference).map(|(place, change)| (HEADER_CRC_AT + place, change));
         let mut found = None;
-        for (place, change) in Crc::Ieee.changes(HEADER_CRC_AT, difference).chain(in_crc) {
+        for (place, change) in changes_of(HEADER_CRC_AT, difference).chain(in_crc) {
             header[place] ^= change;
             if let Ok(mended) = Self::decode(&header)
                 && found.replace((mended, Some(place as u64))).is_some()
@@ -102,22 +95,14 @@ impl Header {
             u64::from_le_bytes(word)
         };
         let crc = crc32fast::hash(&page[..HEADER_CRC_AT]).to_le_bytes();
-        let of_version = match version {
-            WAL_VERSION => Crc::Castagnoli,
-            WAL_VERSION_IEEE => Crc::Ieee,
-            _ => return Err(HeaderFault::Damaged),
-        };
-        if crc != page[HEADER_CRC_AT..HEADER_USED] {
+        if crc != page[HEADER_CRC_AT..HEADER_USED] || version != WAL_VERSION {
             return Err(HeaderFault::Damaged);
         }
         let mut log = [0; 16];
         log.copy_from_slice(&page[40..56]);
         Ok(Self {
             number: word(16),
-            check: Check {
-                crc: of_version,
-                salt: word(24),
-            },
+            salt: word(24),
             node: word(32),
             log: Uuid::from_bytes(log),
         })
@@ -128,7 +113,7 @@ impl Header {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) number: u64,
-    pub(super) check: Check,
+    pub(crate) salt: u64,
     pub(crate) file: File,
     pub(super) is_whole: IsWhole,
 }
@@ -139,7 +124,7 @@ impl Segment {
         Mender {
             file: &self.file,
             file_bytes,
-            check: self.check,
+            salt: self.salt,
             is_whole: self.is_whole,
         }
     }

@@ -12,7 +12,6 @@ use uuid::Uuid;
 mod space;
 
 use super::batch::PendingBatch;
-use super::check::{Check, Crc};
 use super::frame::{
     EntryId, FLAG_BATCH_START, FRAME_HEAD_BYTES, Kind, PAYLOAD_BYTES_MAX, frame_bytes,
 };
@@ -85,10 +84,7 @@ impl Writer {
                         .map(|file| {
                             Arc::new(Segment {
                                 number: 0,
-                                check: Check {
-                                    crc: Crc::Castagnoli,
-                                    salt: 0,
-                                },
+                                salt: 0,
                                 file,
                                 is_whole: options.is_whole,
                             })
@@ -227,10 +223,10 @@ impl Writer {
         } else {
             0
         };
-        let check = self.current.check;
+        let salt = self.current.salt;
         self.previous = self
             .pending
-            .put(check, self.previous, kind, flags, id, payload);
+            .put(salt, self.previous, kind, flags, id, payload);
         if kind.is_entry() {
             self.effects.push(Effect::Entry {
                 index: id.index,

@@ -245,7 +245,9 @@ fn damage(len: usize, standing: Standing) -> (usize, usize, Option<String>) {
             *byte ^= random.u8(1..);
         }
         let made = salvage(&payload, standing);
-        if hit.start < entry.heads_end {
+        // The fold, which nobody looks at here, lies before the heads.
+        let is_fold = hit.start >= 8 && hit.end <= 16;
+        if hit.start < entry.heads_end && !is_fold {
             assert!(made.is_none(), "round {round}: the commands are damaged");
             continue;
         }
@@ -302,7 +304,7 @@ fn whole_frames_behind_commands_of_no_crc_are_left_alone() {
     let mut payload = entry(&mut fastrand::Rng::with_seed(1)).payload;
     assert!(salvage(&payload, FRESH).is_some());
     // As version 1 has it: the crc is not there.
-    payload.drain(8..12);
+    payload.drain(8..20);
     payload[0] = 1;
     assert!(Batch::from_bytes(payload.clone().into()).slabs().is_ok());
     assert!(salvage(&payload, FRESH).is_none());

@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::super::check::{Check, Crc};
 use super::super::frame::{EntryId, FLAG_BATCH_START, Kind, write_frame};
 use super::super::segment::{
     Header, Segment, list, open_rw, segment_name, spare_name, sync_directory, write_all_at,
@@ -112,9 +111,9 @@ impl Writer {
         } else {
             0
         };
-        let check = self.current.check;
+        let salt = self.current.salt;
         self.pending.put(
-            check,
+            salt,
             self.previous,
             Kind::Seal,
             flags,
@@ -143,17 +142,14 @@ impl Writer {
         };
         let header = Header {
             number,
-            check: Check {
-                crc: Crc::Castagnoli,
-                salt,
-            },
+            salt,
             node: self.node,
             log: self.log,
         };
         let mut head = header.encode();
         let mut previous = 0;
         let mut put = |kind, id, payload: &[u8]| {
-            previous = write_frame(&mut head, header.check, previous, kind, 0, id, payload);
+            previous = write_frame(&mut head, header.salt, previous, kind, 0, id, payload);
         };
         // Every segment begins with what the ones before it said, so that they can be removed.
         if let Some(vote) = self.vote {
@@ -209,7 +205,7 @@ impl Writer {
         file.sync_all()?;
         let segment = Arc::new(Segment {
             number,
-            check: header.check,
+            salt: header.salt,
             file,
             is_whole: self.options.is_whole,
         });
