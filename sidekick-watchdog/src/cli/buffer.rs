@@ -25,8 +25,8 @@ pub(super) enum BufferCommand {
     Inspect(LookArgs),
     /// Read every frame and tell each damaged place, with what is lost there
     #[command(
-        after_help = "Exit code 15 when something is damaged, also where nothing is lost by it. A watchdog that is started on it loses what is told\n\
-                      here and nothing else.\n\n\
+        after_help = "Exit code 15 when something is damaged, also where nothing is lost by it.\n\
+                      A watchdog that is started on it loses what is told here and nothing else.\n\n\
                       Example: sidekick-watchdog buffer verify --data-dir /var/lib/lobby-1 || mail -s 'log damaged' ops"
     )]
     Verify(LookArgs),

@@ -173,11 +173,9 @@ fn session_words(session: &SessionStatus) -> String {
 fn sink_words(sink: &SinkStatus) -> String {
     let records = count(sink.records, "record", "records");
     let mut words = format!("{}: {}, {records}", sink.name, sink.state);
-    match sink.books.pending {
-        Some(pending) => {
-            let _ = write!(words, ", {pending} pending");
-        }
-        None => words.push_str(", pending not known until it has caught up"),
+    // While it catches up this is not known; that is told below.
+    if let Some(pending) = sink.books.pending {
+        let _ = write!(words, ", {pending} pending");
     }
     if let Some(age_s) = sink.last_success_age_s {
         let _ = write!(words, ", last success {} ago", span(age_s));
