@@ -130,8 +130,6 @@ pub struct Flags {
 pub struct ConfigErrors {
     /// One for each mistake; never empty.
     pub complaints: Vec<Complaint>,
-    /// The data directory, as far as it can be told.
-    pub data_dir: Option<PathBuf>,
 }
 
 impl fmt::Display for ConfigErrors {
@@ -153,7 +151,6 @@ impl ConfigErrors {
                 key,
                 message,
             }],
-            data_dir: None,
         }
     }
 }
@@ -207,41 +204,32 @@ pub fn load(
             None => {}
         }
     }
-    let Some((path, place)) = find_file(flags, &sources.env, working_dir) else {
-        return resolve(&sources);
-    };
-    let read = read_file(&working_dir.join(&path));
-    let why = read.as_ref().err().cloned();
-    sources.file = Some((path.clone(), read.unwrap_or_default()));
-    let resolved = resolve(&sources);
-    let Some(why) = why else {
-        return resolved;
-    };
-    let message = format!(
-        "the configuration file {} cannot be read: {why}; name another with --config, or let `sidekick-watchdog init` \
-         write a new one",
-        path.display()
-    );
-    Err(ConfigErrors {
-        // Where it lies unless the file says otherwise.
-        data_dir: resolved.map_or_else(|errors| errors.data_dir, |config| Some(config.data_dir)),
-        ..ConfigErrors::one(place, message)
-    })
+    sources.file = find_file(flags, &sources.env, working_dir)?;
+    resolve(&sources)
 }
 
-/// The file that applies, and who says so.
+/// The file that applies, and its text.
 fn find_file(
     flags: &Flags,
     env: &BTreeMap<String, String>,
     working_dir: &Path,
-) -> Option<(PathBuf, Place)> {
-    match (&flags.config, env.get("SIDEKICK_CONFIG")) {
-        (Some(path), _) => Some((path.clone(), Place::Flag("--config"))),
-        (None, Some(path)) => Some((path.into(), Place::Env("SIDEKICK_CONFIG".into()))),
-        (None, None) if working_dir.join(FILE_NAME).exists() => {
-            Some((FILE_NAME.into(), Place::Default))
-        }
-        (None, None) => None,
+) -> Result<Option<(PathBuf, String)>, ConfigErrors> {
+    let (path, place) = match (&flags.config, env.get("SIDEKICK_CONFIG")) {
+        (Some(path), _) => (path.clone(), Place::Flag("--config")),
+        (None, Some(path)) => (path.into(), Place::Env("SIDEKICK_CONFIG".into())),
+        (None, None) if working_dir.join(FILE_NAME).exists() => (FILE_NAME.into(), Place::Default),
+        (None, None) => return Ok(None),
+    };
+    match read_file(&working_dir.join(&path)) {
+        Ok(text) => Ok(Some((path, text))),
+        Err(why) => Err(ConfigErrors::one(
+            place,
+            format!(
+                "the configuration file {} cannot be read: {why}; name another with --config, or let `sidekick-watchdog \
+                 init` write a new one",
+                path.display()
+            ),
+        )),
     }
 }
 
@@ -275,10 +263,8 @@ pub fn resolve(sources: &Sources) -> Result<Config, ConfigErrors> {
     pass.add_syntax_errors(&syntax_errors);
     if !pass.complaints.is_empty() {
         pass.complaints.sort_by(|a, b| a.place.cmp(&b.place));
-        let is_told = pass.complaints.iter().all(|it| it.key != "data_dir");
         return Err(ConfigErrors {
             complaints: pass.complaints,
-            data_dir: is_told.then_some(config.data_dir),
         });
     }
     Ok(Config {

@@ -1,14 +1,9 @@
 //! Mistakes in the configuration.
 
 use libtest_mimic::Trial;
-use rustix::process::Signal;
-use sidekick_tests::wait;
-use sidekick_tests::watchdog::{Setup, Watchdog};
+use sidekick_tests::watchdog::Setup;
 
-use super::{
-    PATIENCE, assert_all_arrived, assert_nothing_runs, playing, stop_cleanly, the_engine, trial,
-    wait_for_committed,
-};
+use super::{PATIENCE, assert_nothing_runs, trial};
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
@@ -24,14 +19,6 @@ pub(super) fn trials() -> Vec<Trial> {
         trial(
             "no_engine_command_is_told_how_to_set_one",
             no_engine_command_is_told_how_to_set_one,
-        ),
-        trial(
-            "a_game_is_watched_again_once_the_file_is_mended",
-            a_game_is_watched_again_once_the_file_is_mended,
-        ),
-        trial(
-            "without_a_game_a_mistake_is_not_waited_for",
-            without_a_game_a_mistake_is_not_waited_for,
         ),
     ]
 }
@@ -108,68 +95,4 @@ fn no_engine_command_is_told_how_to_set_one() {
     assert_eq!(finished.status.code(), Some(3), "{said}");
     assert!(said.contains("[engine] command"), "{said}");
     assert!(!setup.data_dir().exists(), "a data directory was made");
-}
-
-/// Waits until a watchdog has said something with this in it.
-#[track_caller]
-fn wait_for_words(watchdog: &Watchdog<'_>, words: &str) {
-    let said = wait::poll(PATIENCE, || {
-        let lines = watchdog.running.lines.all();
-        lines.iter().any(|line| line.contains(words)).then_some(())
-    });
-    let log = watchdog.running.lines.all().join("\n");
-    assert!(said.is_some(), "{words:?} is not said: {log}");
-}
-
-/// The watchdog dies while somebody edits the file. The next one tells the mistakes, and those of the next edit, and takes the game
-/// over as soon as there are none. A second one does not wait beside it.
-fn a_game_is_watched_again_once_the_file_is_mended() {
-    let setup = playing();
-    let watchdog = setup.start();
-    let committed = wait_for_committed(&watchdog, 10);
-    let engine = the_engine(&setup, &watchdog);
-    watchdog.kill();
-
-    let path = setup.config_path().display().to_string();
-    setup.set_config("[upload]\nsinks = [\"file\"\n");
-    let watchdog = setup.start();
-    wait_for_words(&watchdog, &format!("(process {engine}); waiting"));
-    wait_for_words(&watchdog, &format!("{path}:2:"));
-    let second = setup.start().wait(PATIENCE);
-    let said = second.lines.join("\n");
-    assert_eq!(second.status.code(), Some(7), "{said}");
-    assert!(said.contains(&format!("{path}:2:")), "{said}");
-    setup.set_config("\n\n[upload]\nsinks = [\"carrier pigeon\"]\n");
-    wait_for_words(&watchdog, &format!("{path}:4:"));
-    // Half an editor's way of saving.
-    std::fs::remove_file(setup.config_path()).expect("removed");
-    wait_for_words(&watchdog, "cannot be read");
-    setup.set_config("");
-    wait_for_words(&watchdog, "the configuration is mended");
-    wait_for_committed(&watchdog, committed + 10);
-    assert_eq!(the_engine(&setup, &watchdog), engine);
-    stop_cleanly(&setup, watchdog);
-    assert_all_arrived(&setup, &setup.uploaded_files());
-}
-
-/// The game died, too, or it is a first start: whoever starts it is told at once.
-fn without_a_game_a_mistake_is_not_waited_for() {
-    let setup = playing();
-    let watchdog = setup.start();
-    wait_for_committed(&watchdog, 10);
-    let engine = the_engine(&setup, &watchdog);
-    watchdog.kill();
-    setup.signal(engine, Signal::KILL);
-    wait::until("the game's end", PATIENCE, || {
-        (!setup.descendants(None).contains(&engine)).then_some(())
-    });
-    setup.set_config("[upload\n");
-    let finished = setup.start().wait(PATIENCE);
-    let said = finished.lines.join("\n");
-    assert_eq!(finished.status.code(), Some(3), "{said}");
-    setup.set_config("");
-    let watchdog = setup.start();
-    wait_for_committed(&watchdog, 20);
-    stop_cleanly(&setup, watchdog);
-    assert_all_arrived(&setup, &setup.uploaded_files());
 }

@@ -70,19 +70,20 @@ impl RunningFile {
         Some((launch.parse().ok()?, LaunchRecord::parse(&text)))
     }
 
-    /// The recorded engine, if it runs.
-    pub fn survivor(&self) -> Option<Process> {
-        let (_, record) = self.read()?;
-        living(&record)
-    }
-
     /// Adds the recorded engine to what the launch locks tell if it runs and they do not know of it, and writes its
     /// launch file anew.
     pub fn complete(&self, survey: &mut Survey, locks: &LaunchLocks) {
         let Some((launch, mut record)) = self.read() else {
             return;
         };
-        let Some(process) = living(&record) else {
+        if record.boot_id != boot_id() {
+            return;
+        }
+        let Some(process) = record
+            .pid
+            .zip(record.start_ticks)
+            .and_then(|(pid, ticks)| Process::open(pid, Some(ticks)).ok())
+        else {
             return;
         };
         let pid = process.pid();
@@ -110,15 +111,6 @@ impl RunningFile {
         });
         survey.running.sort_by_key(|survivor| survivor.launch);
     }
-}
-
-/// The process that a record names, if it still runs.
-fn living(record: &LaunchRecord) -> Option<Process> {
-    if record.boot_id != boot_id() {
-        return None;
-    }
-    let (pid, ticks) = record.pid.zip(record.start_ticks)?;
-    Process::open(pid, Some(ticks)).ok()
 }
 
 #[cfg(test)]
