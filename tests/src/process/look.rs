@@ -7,6 +7,8 @@ use std::thread;
 /// Fields of a process's `stat`, counted from 1 as in `proc(5)`.
 const STATE: usize = 3;
 const GROUP: usize = 5;
+/// 0 until an `exec` has put down all that the program is given: before, what was given begins and ends at one place for a moment.
+const PROGRAM_BEGIN: usize = 26;
 
 /// What a process got when it was started, and which fields of its `stat` tell where that begins and ends.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +49,7 @@ pub(super) fn settled(pid: u32, given: Given) -> io::Result<Vec<u8>> {
         let (begin, end) = (field(&stat, given.begin), field(&stat, given.end));
         // One that is ending has no program any more, a thread of the kernel never had one.
         let has_program = || fs::read_link(format!("/proc/{pid}/exe")).is_ok();
-        let is_really_empty = end == begin && end != Some("0");
+        let is_really_empty = end == begin && field(&stat, PROGRAM_BEGIN) != Some("0");
         if is_really_empty || !has_program() {
             return Ok(bytes);
         }
