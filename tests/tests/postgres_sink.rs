@@ -271,18 +271,22 @@ fn a_replayed_dead_letter_is_one_row(server: &Postgres) {
         assert_once(&database, 21);
     }
     // Lanes do not disturb one another, and letters may be replayed in any order.
-    for (seq, lane) in [(24, 0), (23, 1), (24, 0), (22, 0), (22, 0), (23, 1)] {
+    // And one may come again after others, where damage to the log took back that it was done.
+    let order = [
+        (24, 0),
+        (23, 1),
+        (24, 0),
+        (22, 0),
+        (22, 0),
+        (24, 0),
+        (23, 1),
+    ];
+    for (seq, lane) in order {
         bench.takes(&replay(seq, 1, lane));
     }
     assert_once(&database, 24);
-    // However many they were, a row for each lane tells of the last one.
-    let marks = "select count(*) from sidekick_progress where sink = 'postgres replay'";
-    assert_eq!(database.number(marks), 3);
-    assert_eq!(
-        database.number("select count(*) from sidekick_progress"),
-        4,
-        "and the lane's own"
-    );
+    let marks = "select count(*) from sidekick_progress where sink like 'postgres replay %'";
+    assert_eq!(database.number(marks), 5);
     // The lane stands where it stood.
     bench.takes(&bench.plain(15, 20));
     bench.takes(&bench.plain(25, 30));

@@ -68,9 +68,12 @@ impl Session {
         let (progress, plan) = (&tables.progress, &batch.plan);
         let (sink, lane) = match batch.replay {
             None => (plan.sink.clone(), plan.lane),
-            // A dead letter lies behind its lane's mark: replays have another one. It names the last of them alone, and no
-            // lane of today's: the answer that the next one waits for may be lost, and the lanes be others by then.
-            Some(letter) => (format!("{} replay", plan.sink), letter.lane),
+            // A dead letter lies behind its lane's mark, so each has one of its own. It names no lane of today's: the answer
+            // may be lost, and the lanes be others when it is sent again.
+            Some(letter) => {
+                let Position { index, item } = plan.first;
+                (format!("{} replay {index}.{item}", plan.sink), letter.lane)
+            }
         };
         let here = format!("group_id = '{group}' and sink = '{sink}' and lane = {lane}");
         let look = format!("select log_index, item from {progress} where {here} for update");
@@ -85,11 +88,7 @@ impl Session {
         }
         // Nothing was seen where the item is below 0.
         let seen = seen.flatten();
-        let groups = match batch.replay {
-            None => rows_beyond(batch, seen),
-            Some(_) if seen == Some(plan.last) => Vec::new(),
-            Some(_) => rows_beyond(batch, None),
-        };
+        let groups = rows_beyond(batch, seen);
         if groups.is_empty() {
             return self.execute("rollback").await;
         }
