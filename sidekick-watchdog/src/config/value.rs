@@ -341,7 +341,10 @@ impl Value for HiddenMap {
         "a table of strings such as { NAME = \"value\" }".into()
     }
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
-        let table = value.as_table().ok_or_else(|| wrong_type::<Self>(value))?;
+        // Not even what is no table is shown: it may be a secret all the same.
+        let table = value
+            .as_table()
+            .ok_or_else(|| format!("must be {}, not {}", Self::expected(), value.type_str()))?;
         let mut map = BTreeMap::new();
         for (name, value) in table {
             let name = name.get_ref().to_string();

@@ -35,7 +35,7 @@ pub fn command(command: &[String]) -> Vec<String> {
             continue;
         }
         shown.push(argument(text));
-        is_value = looks_like_an_option(text) && names_a_secret(text);
+        is_value = !text.contains('=') && looks_like_an_option(text) && names_a_secret(text);
     }
     shown
 }
@@ -45,7 +45,7 @@ pub fn command(command: &[String]) -> Vec<String> {
 pub fn argument(text: &str) -> String {
     let text = words(text).map(url_in_word).collect::<String>();
     let is_before_value = |(at, found): &(usize, char)| match found {
-        '=' | ':' => names_a_secret(word_before(&text, *at)),
+        '=' | ':' => names_a_secret(word_before(&text, last_of_name(&text, *at))),
         found if found.is_whitespace() => {
             let word = word_before(&text, *at);
             looks_like_an_option(word) && names_a_secret(word)
@@ -66,9 +66,18 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 fn url_in_word(word: &str) -> String {
     let bare = word.trim_end();
     match bare.contains("://") {
-        true => format!("{}{}", url(bare), &word[bare.len()..]),
+        // There may be several: `amqp://a@x,amqp://b@y`.
+        true => {
+            let urls: Vec<String> = bare.split(',').map(url).collect();
+            format!("{}{}", urls.join(","), &word[bare.len()..])
+        }
         false => word.to_owned(),
     }
+}
+
+/// Where the name ends that stands before a `=` or `:`, perhaps with spaces between: `password = x`.
+fn last_of_name(text: &str, at: usize) -> usize {
+    text[..at].trim_end().len()
 }
 
 /// What stands before a separator, without quotes: `token` of `{"token": …`.
@@ -124,6 +133,26 @@ mod tests {
             (
                 &["game", "--token", "-hunter", "--token", "--hunter2"],
                 &["game", "--token", "(hidden)", "--token", "(hidden)"],
+            ),
+            (
+                &["game", "--token=hunter2", "arena"],
+                &["game", "--token=(hidden)", "arena"],
+            ),
+            (
+                &["godot", "--main-pack=/srv/keys/game.pck", "level1"],
+                &["godot", "--main-pack=/srv/keys/game.pck", "level1"],
+            ),
+            (
+                &["psql", "host=db password = hunter2"],
+                &["psql", "host=db password =(hidden)"],
+            ),
+            (
+                &["game", "{\"token\" : \"hunter2\"}"],
+                &["game", "{\"token\" :(hidden)"],
+            ),
+            (
+                &["game", "--brokers=amqp://u:hunter2@h1,amqp://u:hunter2@h2"],
+                &["game", "--brokers=amqp://(hidden)@h1,amqp://(hidden)@h2"],
             ),
             (
                 &["game", "+rcon_passwd", "hunter2"],
