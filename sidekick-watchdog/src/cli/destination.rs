@@ -113,20 +113,27 @@ impl Partial {
             // What is wrong with the place shows when something is made there.
             Err(_) => None,
         };
-        let mut path = target.to_owned().into_os_string();
-        path.push(format!(".{}.part", std::process::id()));
-        let path = PathBuf::from(path);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(|error| failed(target, error))?;
-        let partial = Self { path, file };
+        let partial = Self::beside(target).map_err(|error| failed(target, error))?;
         // Who may read the old one may read the new one, and nobody else.
         match replaced.map(|found| partial.file.set_permissions(found.permissions())) {
             None | Some(Ok(())) => Ok(partial),
             Some(Err(error)) => Err(failed(target, error)),
         }
+    }
+
+    /// A file under a name that nobody has. One that was killed may have left the first.
+    fn beside(target: &Path) -> io::Result<Self> {
+        for number in 0.. {
+            let mut path = target.to_owned().into_os_string();
+            path.push(format!(".{}.{number}.part", std::process::id()));
+            let path = PathBuf::from(path);
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok(Self { path, file }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
     }
 
     fn put_in_place(&self, target: &Path, force: bool) -> io::Result<()> {
@@ -216,6 +223,17 @@ mod tests {
         assert!(matches!(error, DestinationError::NoFile { .. }));
         assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
         assert_eq!(names(folder.path()), ["all", "all.part"]);
+    }
+
+    #[test]
+    fn what_a_killed_command_left_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("all");
+        let left = format!("all.{}.0.part", std::process::id());
+        fs::write(folder.path().join(&left), "half").unwrap();
+        write(&path, false, "all").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"all");
+        assert_eq!(names(folder.path()), ["all".to_owned(), left]);
     }
 
     /// Between the look and the end somebody else makes the file.
