@@ -284,7 +284,11 @@ pub(super) fn read_one(
                     segment: segment.number,
                     at,
                 };
-                if shared.lock().mended.insert(byte) {
+                let mut inner = shared.lock();
+                let is_still_there = inner.segments.contains_key(&byte.segment);
+                let is_news = is_still_there && inner.mended.insert(byte);
+                drop(inner);
+                if is_news {
                     byte.tell(Path::new(&segment::segment_name(byte.segment)));
                 }
             }
