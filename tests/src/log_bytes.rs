@@ -73,7 +73,7 @@ pub fn frames(bytes: &[u8]) -> Vec<Frame> {
 pub fn place(bytes: &[u8], behind: f64, random: &mut fastrand::Rng) -> usize {
     let frames = frames(bytes);
     let last_batch = frames.iter().rfind(|frame| frame.flags & 1 == 1);
-    // Two bytes are damaged.
+    // Two bytes are damaged, both of one frame: one alone would be mended.
     let last_batch = last_batch.map_or(FRAMES_AT, |frame| frame.at) - 1;
     // What says whose log it is lies in the first entries; they are refused where they have to be applied again.
     let begin = frames.get(12).map_or(FRAMES_AT, |frame| frame.at);
@@ -82,7 +82,7 @@ pub fn place(bytes: &[u8], behind: f64, random: &mut fastrand::Rng) -> usize {
         let at = random.usize(begin..last_batch);
         if frames
             .iter()
-            .any(|frame| (frame.at..frame.covered).contains(&at))
+            .any(|frame| (frame.at..frame.covered - 1).contains(&at))
         {
             return at;
         }

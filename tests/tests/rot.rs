@@ -418,8 +418,8 @@ fn rots_under_a_running_watchdog(kills: bool) {
             .collect();
         assert!(!entries.is_empty(), "{} frames up to {end}", frames.len());
         let frame = entries[random.usize(..entries.len())];
-        // Once among the commands, which costs the entry.
-        let heads = frame.at + 40..frame.at + 100;
+        // Once among the commands, which costs the entry. They begin behind 20 bytes that tell of them.
+        let heads = frame.at + 60..frame.at + 100;
         let records = frame.at + 1000..frame.end - 8;
         let at = random.usize(if round == 0 { heads } else { records });
         damage(&setup, at, &mut random);
