@@ -169,6 +169,24 @@ pub(super) fn value() -> BoxedStrategy<Value> {
         .boxed()
 }
 
+/// Encodings of such values with some bytes overwritten, cut off anywhere.
+pub(super) fn damaged(values: BoxedStrategy<Value>) -> BoxedStrategy<Vec<u8>> {
+    let changes = vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
+    let damage =
+        |(value, changes, cut): (Value, Vec<(prop::sample::Index, u8)>, prop::sample::Index)| {
+            let mut bytes = encode(&value);
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes.truncate(cut.index(bytes.len() + 1));
+            bytes
+        };
+    (values, changes, any::<prop::sample::Index>())
+        .prop_map(damage)
+        .boxed()
+}
+
 /// Doubles may differ in the last digit, since `serde_json` reads them back inexactly;
 /// `floats_are_printed_exactly` looks at the digits.
 fn same_json(left: &serde_json::Value, right: &serde_json::Value) -> bool {
