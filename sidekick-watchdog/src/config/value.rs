@@ -509,6 +509,10 @@ mod tests {
         let map = HiddenMap::from_text("{ \"X-Key\" = \"hunter2\" }").unwrap();
         assert!(!format!("{map:?}").contains("hunter2"));
         assert!(format!("{map:?}").contains("X-Key"));
+        // Nor does the complaint of one that is none.
+        let value = DeValue::String("Authorization: Bearer hunter2".into());
+        let complaint = HiddenMap::from_toml(&value).unwrap_err();
+        assert!(complaint.ends_with(", not string"), "{complaint}");
     }
 
     #[test]
